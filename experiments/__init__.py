@@ -1,0 +1,1 @@
+"""Experiment files, and the entry point `python -m experiments.run`."""

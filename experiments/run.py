@@ -1,0 +1,67 @@
+"""Runs an experiment: collect, pretrain, finetune.
+
+  python -m experiments.run --config=experiments/dmc_quadruped.py
+
+Every key of the config can be overridden, as in
+--config.task=dmc_quadruped_run. Run again in the same folder, it goes on.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from vid2act_jax.analysis.summary import write_summary
+from vid2act_jax.loops import runs, stages
+from vid2act_jax.types import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'The experiment file.', lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', '', "The run's folder; by default runs/<name>-<seed>."
+)
+_STAGES = {
+  'collect': stages.run_collect,
+  'pretrain': stages.run_pretrain,
+  'finetune': stages.run_finetune,
+}
+
+
+def run(config, workdir: pathlib.Path):
+  """Runs the config's stages in order, and draws the summary.
+
+  Args:
+    config: a locked ConfigDict.
+    workdir: the run's folder.
+
+  Raises:
+    UserError: something the user can mend.
+  """
+  unknown = [stage for stage in config.stages if stage not in _STAGES]
+  if unknown:
+    known = ', '.join(_STAGES)
+    raise UserError(f'config.stages has {unknown}; stages are {known}')
+  runs.claim(workdir, config)
+  print(f'run folder: {workdir}', flush=True)
+  for stage in config.stages:
+    _STAGES[stage](config, workdir)
+  title = f'{config.task}, {config.learner.variant}, seed {config.seed}'
+  print(f'summary: {write_summary(workdir, title)}', flush=True)
+
+
+def main(_):
+  """Entry point of absl."""
+  config = _CONFIG.value
+  workdir = _WORKDIR.value or f'runs/{config.name}-{config.seed}'
+  try:
+    run(config, pathlib.Path(workdir).expanduser())
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == '__main__':
+  flags.mark_flag_as_required('config')
+  app.run(main)

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Sets up, then runs the tests; arguments go to pytest.
+#
+#   bash launch/test.sh
+#   bash launch/test.sh tests/test_logger.py -k resume
+set -euo pipefail
+
+# shellcheck source=launch/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+cd "$root"
+exec "$venv/bin/python" -m pytest "$@"

@@ -1,0 +1,1 @@
+"""Tests; `python -m tests.check_parity FILE.npz` compares golden files."""

@@ -1,0 +1,343 @@
+"""Compares updates with a golden file of the public code, array by array.
+
+Usage:
+  python -m tests.check_parity FILE.npz [--no-jit]
+
+Prints the worst relative error (by norm, per array) of every group of arrays
+and exits 0 only if all are within tolerance. All sizes come from the file.
+"""
+
+import argparse
+import contextlib
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from experiments import base
+from vid2act_jax import learner
+from vid2act_jax.learner import finetune, public, teachers
+from vid2act_jax.nets import dists
+from vid2act_jax.nets.world_model import feature
+from vid2act_jax.types import Batch, FinetuneBatch
+
+TOLERANCE = {'out': 2e-5, 'grad': 5e-5, 'after': 1e-5}
+_GRADIENTS = {'model': 'model', 'actor': 'actor', 'value': 'critic'}
+_UNSEEN = 'world_model.imp.bias'  # A softmax does not see a common shift.
+
+
+def agent_of(meta: dict) -> learner.Agent:
+  """The agent of a golden file's sizes, with constants for chance."""
+  config = base.get_config().learner
+  keys = ('deter', 'hidden', 'stoch', 'units', 'reward_layers')
+  sizes = {'depth': meta['cnn_depth'], **{k: meta[k] for k in keys}}
+  config.teacher.update(sizes)
+  config.student.update(sizes)
+  config.transfer.vae_hidden = meta['vae_hidden']
+  config.transfer.guidance = meta['vae_feat']
+  config.transfer.importance_floor = meta['importance_floor']
+  config.transfer.vae_kl = meta['vae_kl_scale']
+  config.kl.balance, config.kl.free = meta['kl_balance'], meta['kl_free']
+  config.scales.reward = meta['reward_scale']
+  config.behavior.update(
+    horizon=meta['horizon'],
+    discount=meta['discount'],
+    lambda_=meta['lambda_'],
+    entropy=meta['actor_entropy'],
+    slow_period=meta['slow_target_update'],
+    actor_layers=meta['actor_layers'],
+    critic_layers=meta['value_layers'],
+  )
+  for ours, theirs in (('model',) * 2, ('actor',) * 2, ('critic', 'value')):
+    config.optim[f'{ours}_lr'] = meta[f'{theirs}_lr']
+    config.optim[f'{ours}_clip'] = meta[f'{theirs}_grad_clip']
+  config.optim.eps = meta['opt_eps']
+  draws = learner.Draws(
+    latent=lambda key, shape: jnp.full(shape, meta['eps'], jnp.float32),
+    actor=lambda key, shape: jnp.full(shape, meta['actor_eps'], jnp.float32),
+  )
+  action_dims = (meta['action_dim'],) * meta['num_domains']
+  return learner.build_agent(config, meta['action_dim'], action_dims, draws)
+
+
+class Report:
+  """Collects errors by group."""
+
+  def __init__(self):
+    self.groups = {}
+
+  def add(self, group, kind, name, ours, golden):
+    """Relative error by norm; of a golden zero, exactly zero is asked."""
+    ours, golden = np.asarray(ours, np.float64), np.asarray(golden, np.float64)
+    if ours.size != golden.size:
+      raise ValueError(f'{name}: shape {ours.shape}, golden {golden.shape}')
+    golden = golden.reshape(ours.shape)
+    scale = np.linalg.norm(golden)
+    error = np.linalg.norm(ours - golden)
+    if scale:
+      error = error / scale
+    elif error:
+      error = np.inf
+    if not np.isfinite(ours).all():
+      error = np.inf
+    self.groups.setdefault((group, kind), []).append((error, name))
+
+  def limit(self, group, name, ours, limit):
+    """An absolute bound, for what has no true size; scaled to be <= 1."""
+    error = float(np.abs(np.asarray(ours)).max()) / limit
+    self.groups.setdefault((group, 'bound'), []).append((error, name))
+
+  def lines(self):
+    """A table, and whether everything is within tolerance."""
+    good, text = True, []
+    for (group, kind), errors in self.groups.items():
+      worst, name = max(errors)
+      tolerance = TOLERANCE.get(kind, 1.0)
+      fine = worst <= tolerance
+      good &= fine
+      text.append(
+        f'{"ok  " if fine else "FAIL"} {group:34s} {len(errors):4d} arrays'
+        f'  worst {worst:.1e} (allowed {tolerance:.0e})  {name}'
+      )
+    return text, good
+
+
+def check(path, jit=True) -> Report:
+  """Runs the updates of one golden file; returns all errors."""
+  with np.load(path, allow_pickle=False) as file:
+    golden = {k: file[k] for k in file.files}
+  meta = json.loads(golden.pop('meta').tobytes())
+  agent = agent_of(meta)
+  batch = _batch(golden, meta['num_domains'])
+  state = _state(agent, golden)
+  report = Report()
+  with contextlib.nullcontext() if jit else jax.disable_jit():
+    _check_first(report, agent, state, batch, golden)
+    step = jax.jit(agent.finetune_step)
+    for update in range(1, meta['updates'] + 1):
+      state, metrics = step(state, batch, jax.random.key(0))
+      prefix = '' if update == 1 else f'step{update}/'
+      metric = f'{prefix}metric/' if prefix else 'out/metric/'
+      _check_metrics(report, agent, metrics, golden, metric)
+      _check_after(report, agent, state, meta, golden, f'{prefix}after/')
+  return report
+
+
+def _batch(golden, domains):
+  def read(name):
+    get = lambda key: golden[f'in/{name}/{key}']
+    first = np.zeros(get('reward').shape, bool)
+    return Batch(get('image'), get('action'), get('reward'), first)
+
+  sources = [read(f'source{i}') for i in range(domains)]
+  stacked = jax.tree.map(lambda *xs: np.stack(xs), *sources)
+  batch = FinetuneBatch(read('target'), stacked)
+  return jax.tree.map(jnp.asarray, batch)
+
+
+def _state(agent, golden):
+  weights = _strip(golden, 'weight/')
+  groups = jax.tree.map(jnp.asarray, public.load(weights, agent))
+  state = agent.init(jax.random.key(0), groups['teacher'])
+  params = {k: groups[k] for k in state.params}
+  return state.replace(params=params, slow_critic=groups['slow_critic'])
+
+
+def _strip(golden, prefix):
+  return {
+    k[len(prefix) :]: v for k, v in golden.items() if k.startswith(prefix)
+  }
+
+
+def _compare_trees(report, group, kind, ours, golden):
+  ours = traverse_util.flatten_dict(ours, sep='/')
+  golden = traverse_util.flatten_dict(golden, sep='/')
+  for name in ours:
+    report.add(group, kind, name, ours[name], golden[name])
+
+
+def _check_first(report, agent, state, batch, golden):
+  """The inside of the first update, by the functions the step is made of."""
+  out = _strip(golden, 'out/')
+  model, world = state.params['model'], state.params['model']['world_model']
+  key = jax.random.key(0)
+  view = jax.jit(lambda: teachers.observe(agent, state.teacher, batch, key))()
+  _check_teacher(report, agent, state, batch, view, out)
+
+  grad_fn = jax.value_and_grad(finetune.model_loss, argnums=1, has_aux=True)
+  (_, (_, forward, extra)), grads = jax.jit(
+    lambda params: grad_fn(agent, params, batch, view, key)
+  )(model)
+  _check_student(report, agent, world, batch, forward, out)
+  _check_transfer(report, extra, out)
+  _check_gradients(report, agent, 'model', grads, golden)
+  video = jax.jit(agent.open_loop)(state, batch.target, key)
+  report.add('open loop', 'out', 'video', video, out['open_loop_video'])
+
+  state, _ = finetune.update_model(agent, state, grads)
+  label = extra.similarity.argmax(0).reshape(-1)
+  start = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), forward.latent)
+  actor_fn = jax.value_and_grad(finetune.actor_loss, argnums=2, has_aux=True)
+  slow = state.params['critic']  # Copied before the first update.
+  (_, (_, imagined, target)), grads = jax.jit(
+    lambda params: actor_fn(
+      agent, state.replace(slow_critic=slow), params, start, label, key
+    )
+  )(state.params['actor'])
+  _check_imagined(report, agent, imagined, target, out)
+  _check_gradients(report, agent, 'actor', grads, golden)
+  grads = jax.jit(jax.grad(finetune.critic_loss, argnums=1), static_argnums=0)(
+    agent, state.params['critic'], imagined.feat[:-1], target
+  )
+  _check_gradients(report, agent, 'value', grads, golden)
+
+
+def _channel_first(embed):
+  """Our embeddings run rows, columns, channels; theirs channels first."""
+  shape = embed.shape
+  return embed.reshape(*shape[:-1], 2, 2, -1).swapaxes(-1, -2).swapaxes(-2, -3)
+
+
+def _check_teacher(report, agent, state, batch, view, out):
+  embeds = teachers.embed_all(agent.teacher, state.teacher, batch.target.image)
+  for i in range(agent.num_domains):
+    golden = _strip(out, f'teacher{i}/')
+    embed = _channel_first(embeds[i]).reshape(golden['embed'].shape)
+    feat = view.target[i]
+    split = agent.teacher.sizes.stoch
+    prior = agent.teacher.prior(state.teacher, feat[..., split:])
+    eps = agent.draws.latent(None, prior.mean.shape)
+    report.add('embeddings', 'out', f'teacher{i}', embed, golden['embed'])
+    for name, ours in (
+      ('feat', feat),
+      ('prior/deter', feat[..., split:]),
+      ('prior/mean', prior.mean),
+      ('prior/std', prior.std),
+      ('prior/stoch', dists.sample(prior, eps)),
+    ):
+      report.add('teacher features', 'out', f'{i}/{name}', ours, golden[name])
+
+
+def _check_student(report, agent, world, batch, forward, out):
+  embed = _channel_first(agent.student.embed(world, batch.target.image))
+  golden = out['student/embed']
+  report.add(
+    'embeddings', 'out', 'student', embed.reshape(golden.shape), golden
+  )
+  feat = feature(forward.latent)
+  eps = agent.draws.latent(None, forward.prior.mean.shape)
+  kl = dists.kl(forward.post, forward.prior)
+  for group, name, ours in (
+    ('posterior', 'student/post/stoch', forward.latent.stoch),
+    ('posterior', 'student/post/deter', forward.latent.deter),
+    ('posterior', 'student/post/mean', forward.post.mean),
+    ('posterior', 'student/post/std', forward.post.std),
+    ('posterior', 'student/feat', feat),
+    ('prior', 'student/prior/stoch', dists.sample(forward.prior, eps)),
+    ('prior', 'student/prior/deter', forward.latent.deter),
+    ('prior', 'student/prior/mean', forward.prior.mean),
+    ('prior', 'student/prior/std', forward.prior.std),
+    ('kl', 'kl_value', kl),
+    ('kl', 'kl_loss_free1', jnp.maximum(kl.mean(), 1)),
+    ('kl', 'kl_loss_free0', kl.mean()),
+    ('decoder', 'image_mean', agent.student.decode(world, feat)),
+    ('reward', 'reward_mean', agent.student.predict_reward(world, feat)),
+  ):
+    report.add(group, 'out', name, ours, out[name])
+
+
+def _check_transfer(report, extra, out):
+  report.add(
+    'similarity', 'out', 'weights', extra.similarity, out['similarity']
+  )
+  label = extra.similarity.argmax(0)
+  report.add('similarity', 'out', 'label', label, out['label'])
+  report.add('distances', 'out', 'distance', extra.distance, out['distance'])
+  for i in range(len(extra.distilled)):
+    for name, ours in (
+      ('distilled_feat', extra.distilled[i]),
+      ('vae_recon', extra.recon[i]),
+      ('vae_mean', extra.vae.mean[i]),
+      ('vae_std', extra.vae.std[i]),
+    ):
+      group = 'VAE' if name.startswith('vae') else 'distilled features'
+      name = f'source{i}/{name}'
+      report.add(group, 'out', name, ours, out[name])
+
+
+def _check_imagined(report, agent, imagined, target, out):
+  horizon = agent.behavior.horizon
+  weights = agent.behavior.discount ** np.arange(horizon)
+  golden = out['imag/weights']
+  weights = np.broadcast_to(weights[:, None, None], golden.shape)
+  for group, name, ours in (
+    ('imagination', 'feat', imagined.feat),
+    ('imagination', 'feat_action', imagined.actor_input),
+    ('imagination', 'action', imagined.action),
+    ('imagination', 'state/stoch', imagined.latent.stoch),
+    ('imagination', 'state/deter', imagined.latent.deter),
+    ('returns', 'target', target),
+    ('returns', 'weights', weights),
+  ):
+    report.add(group, 'out', name, ours, out[f'imag/{name}'])
+
+
+def _check_gradients(report, agent, optimizer, grads, golden):
+  weights = _strip(golden, f'grad/{optimizer}:')
+  name = _GRADIENTS[optimizer]
+  expected = public.load(weights, agent, (name,))[name]
+  if name == 'model':
+    grads = jax.tree.map(lambda x: x, grads)  # A copy, to take an entry out.
+    bias = grads['transfer']['similarity']['dense'].pop('bias')
+    expected['transfer']['similarity']['dense'].pop('bias')
+    report.limit('gradient without a size', _UNSEEN, bias, 1e-7)
+  _compare_trees(report, f'gradients {optimizer}', 'grad', grads, expected)
+
+
+def _check_after(report, agent, state, meta, golden, prefix):
+  weights = {**_strip(golden, 'weight/'), **_strip(golden, prefix)}
+  groups = public.load(weights, agent)
+  ours = {**state.params, 'slow_critic': state.slow_critic}
+  ours = jax.tree.map(np.asarray, ours)
+  bias = ours['model']['transfer']['similarity']['dense'].pop('bias')
+  golden_bias = groups['model']['transfer']['similarity']['dense'].pop('bias')
+  # Adam makes of a gradient g a step of lr g / (|g| + eps); g is below 1e-7.
+  limit = int(state.step) * meta['model_lr'] * 1e-7 / meta['opt_eps']
+  name = f'{prefix}without a gradient'
+  report.limit(name, _UNSEEN, bias - golden_bias, limit)
+  for name, tree in ours.items():
+    _compare_trees(report, f'{prefix}{name}', 'after', tree, groups[name])
+
+
+def _check_metrics(report, agent, metrics, golden, prefix):
+  constants = {
+    'kl_balance': agent.loss.kl_balance,
+    'kl_free': agent.loss.kl_free,
+    'kl_scale': agent.loss.scales.kl,
+  }
+  ours = {**metrics, **constants}
+  for name, value in _strip(golden, prefix).items():
+    report.add(f'{prefix}{name}', 'out', name, ours[name], value)
+
+
+def main(argv=None) -> int:
+  """Command line; the exit status."""
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('file', type=pathlib.Path, nargs='+')
+  parser.add_argument('--no-jit', action='store_true')
+  args = parser.parse_args(argv)
+  good = True
+  for path in args.file:
+    lines, fine = check(path, jit=not args.no_jit).lines()
+    good &= fine
+    print('\n'.join([f'{path.name}:', *lines]))
+  print('all within tolerance' if good else 'NOT within tolerance')
+  return 0 if good else 1
+
+
+if __name__ == '__main__':
+  sys.exit(main())

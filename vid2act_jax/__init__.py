@@ -1,0 +1,1 @@
+"""Vid2Act in JAX and Flax."""

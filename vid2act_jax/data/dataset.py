@@ -1,0 +1,182 @@
+"""A dataset's metadata: what was collected, how, and how good it is."""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from vid2act_jax.data import episodes as eps
+from vid2act_jax.data import files
+from vid2act_jax.types import UserError
+
+FILE = 'metadata.json'
+COLLECT = '--config.stages="(\'collect\',)"'
+
+# What the environment must tell about itself.
+ENVIRONMENT_KEYS = (
+  'action_dim',
+  'action_repeat',
+  'camera',
+  'size',
+  'quality',
+  'flips',
+  'versions',
+)
+
+# What every metadata file holds; the environment's description may add more.
+KEYS = (
+  'task',
+  'collected',
+  'complete',
+  'episodes',
+  'frames',
+  'env_steps',
+  'return',
+  'success_rate',
+  *ENVIRONMENT_KEYS,
+)
+
+
+def return_statistics(summaries: Iterable[Mapping]) -> dict:
+  """Statistics of episodes, from what `episodes.summarize` gives.
+
+  Returns:
+    episodes, frames; return: {mean, std, min, max}, None without episodes;
+    success_rate: a fraction of the episodes, None where the task has no
+    success.
+  """
+  summaries = list(summaries)
+  returns = np.array([s['return'] for s in summaries], np.float64)
+  success = [s['success'] for s in summaries if 'success' in s]
+  return {
+    'episodes': len(summaries),
+    'frames': sum(s['length'] for s in summaries),
+    'return': {
+      'mean': float(returns.mean()),
+      'std': float(returns.std()),
+      'min': float(returns.min()),
+      'max': float(returns.max()),
+    }
+    if summaries
+    else None,
+    'success_rate': float(np.mean(success)) if success else None,
+  }
+
+
+def read_summaries(directory: str | os.PathLike) -> list[dict]:
+  """`episodes.summarize` of every episode on disk, without its frames."""
+  return [eps.load_summary(f.path) for f in eps.list_episodes(directory)]
+
+
+def write_metadata(
+  directory: str | os.PathLike,
+  task: str,
+  collected: Mapping,
+  description: Mapping,
+  complete: bool,
+  summaries: Iterable[Mapping] | None = None,
+) -> dict:
+  """Writes a dataset's metadata file, whole or not at all.
+
+  Args:
+    directory: the dataset folder.
+    task: its task's name.
+    collected: how: policies, proportions, seed, checkpoint...
+    description: the environment's own (`Env.description`).
+    complete: False while episodes are still to come.
+    summaries: of all episodes; None: read from the folder.
+
+  Returns:
+    What was written.
+
+  Raises:
+    UserError: the folder cannot be written.
+    ValueError: the description lacks one of `ENVIRONMENT_KEYS`.
+  """
+  missing = [key for key in ENVIRONMENT_KEYS if key not in description]
+  if missing:
+    raise ValueError(f'The description of {task} lacks {missing}.')
+  if summaries is None:
+    summaries = read_summaries(directory)
+  statistics = return_statistics(summaries)
+  # The frame of a reset cost no step.
+  steps = statistics['frames'] - statistics['episodes']
+  metadata = {
+    **description,
+    'task': task,
+    'collected': dict(collected),
+    'complete': complete,
+    **statistics,
+    'env_steps': steps * description['action_repeat'],
+    'versions': {**_versions(), **description['versions']},
+  }
+  folder = eps.make_folder(directory).parent
+  text = json.dumps(metadata, indent=2, default=_plain) + '\n'
+  files.write_durably(folder / FILE, lambda file: file.write(text.encode()))
+  return metadata
+
+
+def read_metadata(directory: str | os.PathLike, partial: bool = False) -> dict:
+  """Reads a dataset's metadata.
+
+  Args:
+    directory: the dataset folder.
+    partial: accept a dataset whose collection has not ended.
+
+  Raises:
+    UserError: the folder or the file is missing, is not JSON, lacks a key, or
+      the dataset is not complete.
+  """
+  path = pathlib.Path(directory) / FILE
+  try:
+    metadata = json.loads(path.read_text())
+  except (FileNotFoundError, NotADirectoryError) as error:
+    raise UserError(
+      f'{path}: missing, there is no dataset here; collect it with {COLLECT}, '
+      'or set config.source_dir to the folder that holds it.'
+    ) from error
+  except OSError as error:
+    raise UserError(f'{path}: cannot be read ({error.strerror}).') from error
+  except ValueError as error:
+    raise UserError(
+      f'{path}: not valid JSON ({error}); restore it, or remove it and collect '
+      f'again with {COLLECT}.'
+    ) from error
+  if not isinstance(metadata, dict):
+    raise UserError(f'{path}: should hold a JSON object.')
+  missing = [key for key in KEYS if key not in metadata]
+  if missing:
+    raise UserError(
+      f'{path}: missing the keys {", ".join(missing)}; restore it, or remove '
+      f'it and collect again with {COLLECT}.'
+    )
+  if not (metadata['complete'] or partial):
+    raise UserError(
+      f'{path}: this dataset is not complete, it has {metadata["episodes"]} '
+      f'episodes so far; finish it with {COLLECT}.'
+    )
+  return metadata
+
+
+def _versions() -> dict[str, str]:
+  """Of what every dataset is written with; the suite adds its own."""
+  versions = {'numpy': np.__version__}
+  # Run from its folder, the project is not installed and has no version.
+  with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+    versions['vid2act_jax'] = importlib.metadata.version('vid2act_jax')
+  return versions
+
+
+def _plain(value):
+  """JSON for NumPy's scalars and for read-only mappings of a config."""
+  if isinstance(value, np.generic | np.ndarray):
+    return value.tolist()
+  if isinstance(value, Mapping):
+    return dict(value)
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  raise TypeError(f'{type(value).__name__} cannot be written as JSON.')

@@ -1,0 +1,109 @@
+"""Files that are there whole or not at all."""
+
+import contextlib
+import io
+import os
+import pathlib
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Collection
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from vid2act_jax.types import UserError
+
+TEMPORARY = '.tmp'  # What the name of an unfinished file ends in.
+
+# All that NumPy and zipfile raise on bytes that are not a whole npz.
+_DAMAGE = (
+  OSError,
+  ValueError,
+  EOFError,
+  KeyError,
+  RuntimeError,
+  SyntaxError,
+  MemoryError,
+  OverflowError,
+  TypeError,
+  struct.error,
+  zipfile.BadZipFile,
+  zlib.error,
+)
+
+
+def make_folder(folder: pathlib.Path) -> pathlib.Path:
+  """Makes a folder and those above it, if need be.
+
+  Raises:
+    UserError: it cannot be made.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f'{folder}: cannot make this folder ({error.strerror}); choose another '
+      'place or mend its permissions.'
+    ) from error
+  return folder
+
+
+def write_durably(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
+  """Writes a file; when this returns, it survives a power cut.
+
+  Args:
+    path: of the file; its folder must be there.
+    write: writes the contents to the open file given.
+
+  Raises:
+    UserError: the folder cannot be written or is full; nothing is left there.
+  """
+  temporary = path.with_name(path.name + TEMPORARY)
+  try:
+    with open(temporary, 'wb') as file:
+      write(file)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+    # The rename itself is an entry of the folder.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+      os.fsync(folder)
+    finally:
+      os.close(folder)
+  except OSError as error:
+    # Where nothing can be written, nothing can be removed either.
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
+    raise UserError(
+      f'{path}: cannot be written ({error.strerror or error}); make room or '
+      'mend the permissions and run again, what is there already is kept.'
+    ) from error
+
+
+def read_npz(
+  path: str | os.PathLike, keys: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+  """The arrays of an npz: all, or those of `keys` that it has.
+
+  Raises:
+    UserError: it is missing, damaged, or holds other than plain arrays.
+  """
+  try:
+    with zipfile.ZipFile(path) as archive:
+      arrays = {}
+      for name in archive.namelist():
+        key = name.removesuffix('.npy')
+        if keys is None or key in keys:
+          # Read whole, so that its checksum is checked before its contents.
+          data = io.BytesIO(archive.read(name))
+          arrays[key] = np.lib.format.read_array(data, allow_pickle=False)
+      return arrays
+  except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+    raise UserError(f'{path}: cannot be read ({error.strerror}).') from error
+  except _DAMAGE as error:
+    raise UserError(
+      f'{path}: damaged or not an npz file of plain arrays ({error}); restore '
+      'or remove it.'
+    ) from error

@@ -1,0 +1,11 @@
+"""Environments from pixels: one interface over several suites.
+
+A suite is imported only when one of its tasks is made. Task names:
+`dmc_<domain>_<task>`, `metaworld_<task>`, `probe_<name>`.
+"""
+
+from vid2act_jax.envs.core import Env, Settings
+from vid2act_jax.envs.registry import make, scripted_policy
+from vid2act_jax.envs.vector import VectorEnv
+
+__all__ = ['Env', 'Settings', 'VectorEnv', 'make', 'scripted_policy']

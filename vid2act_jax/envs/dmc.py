@@ -1,0 +1,77 @@
+"""The DeepMind Control suite from pixels."""
+
+from importlib import metadata
+
+import mujoco
+import numpy as np
+from dm_control import suite
+
+from vid2act_jax.envs import core, render
+
+# The cameras of the published results: 0, but the quadruped's 0 is so far away
+# that at 64 x 64 its legs are single pixels.
+_CAMERAS = {'quadruped': '2'}
+_TASKS = {
+  f'{domain}_{task}': (domain, task) for domain, task in sorted(suite.ALL_TASKS)
+}
+
+
+def tasks() -> list[str]:
+  """Names of all tasks, '<domain>_<task>'."""
+  return list(_TASKS)
+
+
+def build(name: str, settings: core.Settings, seed: int) -> 'Simulator':
+  """Loads a task; UserError when it has no such camera."""
+  return Simulator(name, settings, seed)
+
+
+class Simulator:
+  """A task of the suite, stepped one control step at a time."""
+
+  has_success = False
+  state = None
+
+  def __init__(self, name: str, settings: core.Settings, seed: int):
+    domain, task = _TASKS[name]
+    self._env = suite.load(domain, task, task_kwargs={'random': seed})
+    camera = settings.camera or _CAMERAS.get(domain, '0')
+    self._camera = render.Camera(
+      self._physics.model.ptr, settings, camera, f'dmc_{name}'
+    )
+    spec = self._env.action_spec()
+    # MuJoCo's largest number stands for "unlimited": nothing to scale to.
+    unlimited = spec.maximum >= mujoco.mjMAXVAL
+    self._low = np.where(unlimited, -1, spec.minimum)
+    self._high = np.where(unlimited, 1, spec.maximum)
+    self.action_dim = spec.shape[0]
+    self.description = {
+      'camera': camera,
+      'flips': [],
+      'versions': {p: metadata.version(p) for p in ('dm_control', 'mujoco')},
+    }
+
+  @property
+  def _physics(self):
+    return self._env.physics
+
+  def reset(self):
+    self._env.reset()
+    if self._physics.model.nhfield:
+      # Such tasks draw a new terrain, which a renderer reads only at its start.
+      self._camera.reload()
+
+  def step(self, action: np.ndarray) -> core.Outcome:
+    scaled = self._low + (action + 1) / 2 * (self._high - self._low)
+    step = self._env.step(scaled)
+    terminal = step.last() and step.discount == 0
+    return core.Outcome(
+      step.reward, terminal, truncated=step.last() and not terminal
+    )
+
+  def image(self) -> np.ndarray:
+    return self._camera.draw(self._physics.data.ptr)
+
+  def close(self):
+    self._camera.close()
+    self._physics.free()

@@ -1,0 +1,103 @@
+"""Meta-World (v3) from pixels, with its scripted policies."""
+
+import warnings
+from collections.abc import Callable
+from importlib import metadata
+
+import mujoco
+import numpy as np
+from metaworld import env_dict, policies
+
+from vid2act_jax.envs import core, render
+
+_CAMERA = 'corner'
+
+
+def _suite_name(name):
+  return name.replace('_', '-') + '-v3'
+
+
+def tasks() -> list[str]:
+  """Names of all tasks, such as 'door_close'."""
+  names = sorted(env_dict.ALL_V3_ENVIRONMENTS)
+  return [name.removesuffix('-v3').replace('-', '_') for name in names]
+
+
+def build(name: str, settings: core.Settings, seed: int) -> 'Simulator':
+  """Makes a task; UserError when it has no such camera."""
+  return Simulator(name, settings, seed)
+
+
+def policy(name: str) -> Callable[[core.Env], np.ndarray]:
+  """The suite's own policy: environment -> action f32 [4] in [-1, 1]."""
+  # They steer with gains far above 1 and rely on the suite's clipping.
+  warnings.filterwarnings('ignore', r'Constant\(s\) may be too high')
+  expert = policies.ENV_POLICY_MAP[_suite_name(name)]()
+
+  def act(env):
+    return expert.get_action(env.state).clip(-1, 1).astype(np.float32)
+
+  return act
+
+
+class Simulator:
+  """A task whose goal and objects are drawn anew at every reset.
+
+  The draws come from the whole range of the task, of which MT1's 50 training
+  goals are a sample. No gymnasium wrapper is used: they reset by themselves,
+  count steps and render 480 x 480. An episode never terminates; the suite
+  cuts it after 500 steps.
+  """
+
+  has_success = True
+
+  def __init__(self, name: str, settings: core.Settings, seed: int):
+    # "Goal observable" puts the goal into the state, which scripts need.
+    kind = env_dict.ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[
+      f'{_suite_name(name)}-goal-observable'
+    ]
+    self._env = kind(seed=seed)
+    # As built, every reset repeats the first draw, and unfrozen draws come
+    # from NumPy's global generator.
+    self._env._freeze_rand_vec = False
+    self._env.seeded_rand_vec = True
+    self._env.seed(seed)
+    camera = settings.camera or _CAMERA
+    self._camera = render.Camera(
+      self._env.model, settings, camera, f'metaworld_{name}'
+    )
+    self._turned = self._is_upside_down(self._camera.index)
+    self.state = None
+    self.action_dim = self._env.action_space.shape[0]
+    self.description = {
+      'camera': camera,
+      'flips': ['vertical', 'horizontal'] if self._turned else [],
+      'versions': {p: metadata.version(p) for p in ('metaworld', 'mujoco')},
+    }
+
+  def reset(self):
+    state, _ = self._env.reset()
+    self.state = state.astype(np.float32)
+
+  def step(self, action: np.ndarray) -> core.Outcome:
+    state, reward, _, truncated, info = self._env.step(action)
+    self.state = state.astype(np.float32)
+    return core.Outcome(
+      float(reward), truncated=truncated, success=bool(info['success'])
+    )
+
+  def image(self) -> np.ndarray:
+    image = self._camera.draw(self._env.data)
+    # Half a turn, not a mirror image: left stays left of the robot.
+    return image[::-1, ::-1].copy() if self._turned else image
+
+  def close(self):
+    self._camera.close()
+    self._env.close()
+
+  def _is_upside_down(self, camera):
+    # Its "up" points down; one that rides on the robot is left as it is.
+    model, data = self._env.model, self._env.data
+    mujoco.mj_forward(model, data)
+    up = data.cam_xmat[camera].reshape(3, 3)[:, 1]
+    return model.cam_bodyid[camera] == 0 and up[2] < -0.1

@@ -1,0 +1,99 @@
+"""From a task's name to an environment; suites are imported when asked for."""
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Callable
+
+import numpy as np
+
+from vid2act_jax.envs import core, gl
+from vid2act_jax.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+  """Where a suite lives and what it needs."""
+
+  module: str  # has tasks() and build(name, settings, seed)
+  package: str = ''  # what has to be installed, '' for nothing
+  extra: str = ''  # the pip extra that installs it
+
+
+SUITES = {
+  'dmc': Suite('vid2act_jax.envs.dmc', 'dm_control', 'dmc'),
+  'metaworld': Suite('vid2act_jax.envs.meta_world', 'metaworld', 'metaworld'),
+  'probe': Suite('vid2act_jax.envs.probe'),
+}
+
+
+def make(task: str, settings: core.Settings, seed: int) -> core.Env:
+  """Makes one environment.
+
+  Args:
+    task: '<suite>_<name>', for example 'dmc_ball_in_cup_catch'.
+    settings: how it is shown and stepped.
+    seed: of its initial states, 0 to 2**32 - 1.
+
+  Raises:
+    UserError: unknown suite, task or camera, a package that is missing, or no
+      GL library to render with.
+  """
+  module, name = _find(task)
+  return core.Env(task, settings, module.build(name, settings, seed))
+
+
+def scripted_policy(task: str) -> Callable[[core.Env], np.ndarray]:
+  """Returns the suite's own policy: environment -> action f32 [A] in [-1, 1].
+
+  It reads the environment's `state`, not the picture.
+
+  Raises:
+    UserError: the suite has no scripted policies, or as `make` does.
+  """
+  module, name = _find(task)
+  if not hasattr(module, 'policy'):
+    raise UserError(
+      f'task {task!r}: its suite has no scripted policies; '
+      'only metaworld_* tasks have them.'
+    )
+  return module.policy(name)
+
+
+def prepare(task: str):
+  """Does once what every process that makes the task would else repeat."""
+  suite, _ = _split(task)
+  if suite.package:
+    gl.choose()
+
+
+def _find(task):
+  suite, name = _split(task)
+  if suite.package:
+    gl.choose()  # Before the import: MuJoCo reads its choice only then.
+  module = importlib.import_module(suite.module)
+  known = module.tasks()
+  if name not in known:
+    prefix = task.partition('_')[0] + '_'
+    near = difflib.get_close_matches(name, known, 5, 0.5)
+    names = ', '.join(prefix + n for n in near or known)
+    hint = f'did you mean {names}?' if near else f'there are {names}.'
+    raise UserError(f'unknown task {task!r}: {hint}')
+  return module, name
+
+
+def _split(task):
+  prefix, _, name = task.partition('_')
+  if prefix not in SUITES:
+    raise UserError(
+      f'unknown suite {prefix!r} in task {task!r}: a task is named '
+      f'<suite>_<name>, with a suite of {", ".join(SUITES)}.'
+    )
+  suite = SUITES[prefix]
+  if suite.package and importlib.util.find_spec(suite.package) is None:
+    raise UserError(
+      f'task {task!r} needs the package {suite.package}, which is not '
+      f'installed: pip install "vid2act_jax[{suite.extra}]"'
+    )
+  return suite, name

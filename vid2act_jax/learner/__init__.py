@@ -1,0 +1,6 @@
+"""Pure learning steps: build an agent here, then jit its step functions."""
+
+from vid2act_jax.learner.agent import Agent, Draws, Pretrainer
+from vid2act_jax.learner.build import build_agent, build_pretrainer
+
+__all__ = ['Agent', 'Draws', 'Pretrainer', 'build_agent', 'build_pretrainer']

@@ -1,0 +1,213 @@
+"""The built objects: networks, optimizers and numbers, and their pure steps.
+
+A `Pretrainer` trains the mixture teacher on the source datasets; an `Agent`
+learns a new task. Both are immutable and hold no arrays: all that changes is
+in the `LearnerState` their steps take and return.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vid2act_jax.learner import finetune, policy, pretrain, video
+from vid2act_jax.losses.world_model import Scales
+from vid2act_jax.nets import heads, transfer
+from vid2act_jax.nets.world_model import WorldModel
+from vid2act_jax.types import LearnerState, Params
+
+Draw = Callable[[jax.Array, tuple[int, ...]], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+  """Where standard normal noise comes from: (key, shape) -> array.
+
+  Tests put constants in the place of chance.
+  """
+
+  latent: Draw = jax.random.normal
+  actor: Draw = jax.random.normal
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelLoss:
+  """Numbers of the world model's loss."""
+
+  scales: Scales
+  kl_balance: float
+  kl_free: float  # nats
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferSettings:
+  """Sizes and numbers of distillation and action replay."""
+
+  vae_hidden: int
+  guidance: int
+  importance_floor: float
+  vae_kl: float
+
+
+@dataclasses.dataclass(frozen=True)
+class BehaviorSettings:
+  """Sizes and numbers of the actor-critic."""
+
+  horizon: int  # imagined states a trajectory
+  discount: float
+  lambda_: float
+  entropy: float
+  slow_period: int  # updates between copies of the critic
+  actor_layers: int
+  critic_layers: int
+
+
+def action_mask(dims: tuple[int, ...], width: int) -> np.ndarray:
+  """f32 [N, width]: 1 on the action dimensions that a domain has."""
+  return (np.arange(width) < np.array(dims)[:, None]).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrainer:
+  """Trains the mixture teacher: one world model for N labelled domains."""
+
+  teacher: WorldModel
+  source_action_dims: tuple[int, ...]
+  loss: ModelLoss
+  optimizer: optax.GradientTransformation
+  draws: Draws = Draws()
+
+  def init(self, key: jax.Array) -> LearnerState:
+    """A fresh state."""
+    params = {'model': self.teacher.init(key)}
+    opt = {'model': self.optimizer.init(params['model'])}
+    return LearnerState(jnp.zeros((), jnp.int32), params, opt, {}, {})
+
+  def pretrain_step(self, state, batch, key, axis_name=None):
+    """One update; see `vid2act_jax.learner.pretrain.step`."""
+    return pretrain.step(self, state, batch, key, axis_name)
+
+  def open_loop(self, state, batch, key):
+    """Predicted videos; see `vid2act_jax.learner.video.open_loop`."""
+    each = -(-6 // self.teacher.num_domains)
+    batch = jax.tree.map(lambda x: x[:, :each], batch)
+    rows, label = pretrain.flatten_domains(batch)
+    params = state.params['model']
+    draw = self.draws.latent
+    return video.open_loop(self.teacher, params, draw, rows, key, label)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Agent:
+  """Learns a task online, with (`teacher` given) or without transfer."""
+
+  student: WorldModel
+  action_dim: int
+  teacher: WorldModel | None
+  source_action_dims: tuple[int, ...]
+  loss: ModelLoss
+  transfer: TransferSettings
+  behavior: BehaviorSettings
+  optimizers: dict[str, optax.GradientTransformation]
+  draws: Draws = Draws()
+
+  @property
+  def num_domains(self) -> int:
+    """N; 0 without transfer."""
+    return self.teacher.num_domains if self.teacher else 0
+
+  @property
+  def source_mask(self) -> np.ndarray:
+    """f32 [N, A_teacher]: 1 on the action dimensions a domain has."""
+    return action_mask(self.source_action_dims, self.teacher.action_dim)
+
+  @property
+  def similarity(self) -> transfer.Similarity:
+    """Logits of the similarity weights."""
+    return transfer.Similarity()
+
+  @property
+  def distill(self) -> heads.MLP:
+    """A linear map from teacher to student features."""
+    return heads.MLP(0, 0, self.student.feat_dim)
+
+  @property
+  def vae(self) -> transfer.ActionVAE:
+    """The model of the sources' actions."""
+    t = self.transfer
+    return transfer.ActionVAE(
+      t.vae_hidden, t.guidance, self.teacher.action_dim, self.num_domains
+    )
+
+  @property
+  def actor(self) -> heads.Actor:
+    """Reads [s, guidance], or s alone without transfer."""
+    layers, units = self.behavior.actor_layers, self.student.sizes.units
+    return heads.Actor(layers, units, self.action_dim)
+
+  @property
+  def critic(self) -> heads.ScalarHead:
+    """Reads s."""
+    layers, units = self.behavior.critic_layers, self.student.sizes.units
+    return heads.ScalarHead(layers, units)
+
+  def init(self, key: jax.Array, teacher: Params | None = None):
+    """A fresh state around a frozen teacher.
+
+    Args:
+      key: for the parameters.
+      teacher: parameters of a pretrained teacher (of which `encoder` and
+        `rssm` are kept), needed exactly if the agent has a teacher.
+    """
+    keys = jax.random.split(key, 6)
+    feat = jnp.zeros((1, self.student.feat_dim))
+    model = {'world_model': self.student.init(keys[0]), 'transfer': {}}
+    actor_inputs, frozen = feat, {}
+    if self.teacher:
+      frozen = {k: teacher[k] for k in ('encoder', 'rssm')}
+      model['transfer'] = self._init_transfer(keys[1:4], feat)
+      guidance = jnp.zeros((1, self.transfer.guidance))
+      actor_inputs = jnp.concatenate([feat, guidance], -1)
+    critic = self.critic.init(keys[5], feat)['params']
+    params = {
+      'model': model,
+      'actor': self.actor.init(keys[4], actor_inputs)['params'],
+      'critic': critic,
+    }
+    opt = {k: self.optimizers[k].init(v) for k, v in params.items()}
+    slow = jax.tree.map(jnp.copy, critic)  # Donated buffers must not alias.
+    zero = jnp.zeros((), jnp.int32)
+    return LearnerState(zero, params, opt, slow, frozen)
+
+  def _init_transfer(self, keys, feat):
+    teacher = jnp.zeros((self.num_domains, 1, self.teacher.feat_dim))
+    action = jnp.zeros((1, self.vae.action_dim))
+    noise = jnp.zeros((1, self.vae.latent_dim))
+    label = jnp.zeros(1, int)
+    vae = self.vae.init(keys[2], feat, action, label, noise)
+    return {
+      'similarity': self.similarity.init(keys[0], teacher, feat)['params'],
+      'distill': self.distill.init(keys[1], teacher)['params'],
+      'vae': vae['params'],
+    }
+
+  def finetune_step(self, state, batch, key, axis_name=None):
+    """One update; see `vid2act_jax.learner.finetune.step`."""
+    return finetune.step(self, state, batch, key, axis_name)
+
+  def initial_carry(self, num: int):
+    """The policy's memory before the first frame of `num` environments."""
+    return policy.initial_carry(self, num)
+
+  def policy(self, state, carry, obs, key, explore: bool):
+    """Acts; see `vid2act_jax.learner.policy.policy`."""
+    return policy.policy(self, state, carry, obs, key, explore)
+
+  def open_loop(self, state, batch, key):
+    """Predicted videos; see `vid2act_jax.learner.video.open_loop`."""
+    params = state.params['model']['world_model']
+    draw = self.draws.latent
+    return video.open_loop(self.student, params, draw, batch, key)

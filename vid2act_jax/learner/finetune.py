@@ -1,0 +1,226 @@
+"""One update of the finetuning: model and transfer, then actor and critic."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vid2act_jax.learner import imagination, teachers, update
+from vid2act_jax.losses import behavior, returns, transfer
+from vid2act_jax.losses.world_model import Forward, world_model_loss
+from vid2act_jax.nets import dists
+from vid2act_jax.nets.world_model import feature
+from vid2act_jax.types import FinetuneBatch, LearnerState, Metrics, Normal
+
+
+@flax.struct.dataclass
+class TransferForward:
+  """What the transfer losses computed on their way."""
+
+  similarity: jax.Array  # f32 [N, B, L]
+  distance: jax.Array  # f32 [N, B, L]
+  distilled: jax.Array  # f32 [N, B, L, F], of the source batches
+  recon: jax.Array  # f32 [N, B, L - 1, A], actions by the VAE
+  vae: Normal  # [N, B, L - 1, 2A]
+
+
+def step(
+  agent,
+  state: LearnerState,
+  batch: FinetuneBatch,
+  key: jax.Array,
+  axis_name: str | None = None,
+) -> tuple[LearnerState, Metrics]:
+  """One update of the student, the transfer modules, the actor and the critic.
+
+  Args:
+    agent: an `Agent`.
+    state: its state.
+    batch: target [B, L, ...] and sources [N, B, L, ...] (None without
+      transfer).
+    key: the root key, the same for every update.
+    axis_name: the mapped axis that B is split over, if any.
+
+  Returns:
+    The new state, and metrics: scalars, and `similarity` [N] with transfer.
+  """
+  key = update.step_key(state, key, axis_name)
+  teacher_key, model_key, behavior_key = jax.random.split(key, 3)
+  view = None
+  if agent.teacher:
+    view = teachers.observe(agent, state.teacher, batch, teacher_key)
+
+  grad_fn = jax.value_and_grad(model_loss, argnums=1, has_aux=True)
+  (_, (metrics, forward, extra)), grads = grad_fn(
+    agent, state.params['model'], batch, view, model_key, axis_name
+  )
+  state, norms = update_model(agent, state, grads, axis_name)
+  label = None if extra is None else extra.similarity.argmax(0).reshape(-1)
+  start = jax.tree.map(
+    lambda x: jax.lax.stop_gradient(x.reshape(-1, x.shape[-1])), forward.latent
+  )
+  state, behavior_metrics, behavior_norms = behavior_step(
+    agent, state, start, label, behavior_key, axis_name
+  )
+  metrics = {**metrics, **behavior_metrics}
+  if axis_name:
+    metrics = jax.lax.pmean(metrics, axis_name)
+  metrics = {**metrics, **norms, **behavior_norms}
+  return state.replace(step=state.step + 1), metrics
+
+
+def model_loss(
+  agent, params, batch: FinetuneBatch, view, key, axis_name=None
+) -> tuple[jax.Array, tuple[Metrics, Forward, TransferForward | None]]:
+  """World-model, distillation and VAE losses.
+
+  Args:
+    agent: an `Agent`.
+    params: {world_model, transfer}.
+    batch: what this update sees.
+    view: the `TeacherView`, or None without transfer.
+    key: for the noise.
+    axis_name: the mapped axis that B is split over, if any.
+  """
+  world_key, vae_key = jax.random.split(key)
+  spec, target = agent.loss, batch.target
+  shape = (*target.reward.shape, agent.student.sizes.stoch)
+  loss, (metrics, forward) = world_model_loss(
+    agent.student,
+    params['world_model'],
+    target,
+    agent.draws.latent(world_key, shape),
+    spec.scales,
+    spec.kl_balance,
+    spec.kl_free,
+    axis_name=axis_name,
+  )
+  extra = None
+  if view is not None:
+    student = feature(forward.latent)
+    terms, extra = _transfer_losses(
+      agent, params['transfer'], student, view, batch.sources, vae_key
+    )
+    loss = loss + sum(terms.values())
+    mean_weight = extra.similarity.mean((1, 2))
+    metrics = {**metrics, **terms, 'similarity': mean_weight}
+  return loss, ({'model_loss': loss, **metrics}, forward, extra)
+
+
+def _transfer_losses(agent, params, student, view, sources, key):
+  """Distillation on the target batch, the action VAE on the source batches."""
+  logits = agent.similarity.apply(
+    {'params': params['similarity']}, view.target, student
+  )
+  weights = jax.nn.softmax(logits, 0)
+  distill = lambda x: agent.distill.apply({'params': params['distill']}, x)
+  distillation, distance = transfer.distillation_loss(
+    weights, distill(view.target), student, agent.transfer.importance_floor
+  )
+
+  mask = agent.source_mask
+  distilled = jax.lax.stop_gradient(distill(view.source))
+  action = (sources.action * mask[:, None, None])[:, :, 1:]
+  noise = agent.draws.latent(key, (*action.shape[:-1], agent.vae.latent_dim))
+  label = jnp.arange(agent.num_domains)[:, None, None]
+  recon, latent = agent.vae.apply(
+    {'params': params['vae']},
+    distilled[:, :, :-1],
+    action,
+    jnp.broadcast_to(label, action.shape[:-1]),
+    noise,
+  )
+  vae = transfer.vae_loss(recon, action, latent, mask, agent.transfer.vae_kl)
+  scales = agent.loss.scales
+  terms = {
+    'distillation_loss': scales.distillation * distillation,
+    'vae_loss': scales.vae * vae,
+  }
+  return terms, TransferForward(weights, distance, distilled, recon, latent)
+
+
+def update_model(agent, state, grads, axis_name=None):
+  """Applies the model's gradients: -> state, {model_grad_norm}."""
+  state, norm = update.apply_gradients(
+    agent.optimizers['model'], state, 'model', grads, axis_name
+  )
+  return state, {'model_grad_norm': norm}
+
+
+def behavior_step(agent, state, start, label, key, axis_name=None):
+  """Actor and critic, imagined with the updated model.
+
+  Args:
+    agent: an `Agent`.
+    state: with the model's parameters of this update.
+    start: states to imagine from, [M, ...].
+    label: i32 [M], the domain whose guidance holds, or None.
+    key: for the noise.
+    axis_name: the mapped axis that the states are split over, if any.
+
+  Returns:
+    The new state, metrics, and gradient norms.
+  """
+  due = state.step % agent.behavior.slow_period == 0
+  slow = jax.tree.map(
+    lambda new, old: jnp.where(due, new, old),
+    state.params['critic'],
+    state.slow_critic,
+  )
+  state = state.replace(slow_critic=slow)
+
+  actor_fn = jax.value_and_grad(actor_loss, argnums=2, has_aux=True)
+  (loss, (metrics, imagined, target)), actor_grads = actor_fn(
+    agent, state, state.params['actor'], start, label, key
+  )
+  feat = jax.lax.stop_gradient(imagined.feat[:-1])
+  critic_fn = jax.value_and_grad(critic_loss, argnums=1)
+  value_loss, critic_grads = critic_fn(
+    agent, state.params['critic'], feat, target
+  )
+  metrics = {'actor_loss': loss, 'value_loss': value_loss, **metrics}
+  norms = {}
+  for name, key, grads in (
+    ('actor', 'actor_grad_norm', actor_grads),
+    ('critic', 'value_grad_norm', critic_grads),
+  ):
+    state, norms[key] = update.apply_gradients(
+      agent.optimizers[name], state, name, grads, axis_name
+    )
+  return state, metrics, norms
+
+
+def actor_loss(
+  agent, state, actor_params, start, label, key
+) -> tuple[jax.Array, tuple[Metrics, Any, jax.Array]]:
+  """Imagines, and scores the actor by λ-returns of the slow critic.
+
+  Returns:
+    The loss; metrics, the `Imagined` trajectories [H, M, ...] and their
+    λ-returns [H - 1, M].
+  """
+  b = agent.behavior
+  model = state.params['model']
+  imagined = imagination.imagine(agent, model, actor_params, start, label, key)
+  world = model['world_model']
+  reward = agent.student.predict_reward(world, imagined.feat)
+  value = agent.critic.apply({'params': state.slow_critic}, imagined.feat)
+  target = returns.lambda_returns(reward, value, b.discount, b.lambda_)
+  weights = returns.discount_weights(b.horizon, b.discount)[:-1]
+  entropy = dists.entropy(imagined.dist)
+  loss = behavior.actor_loss(target, entropy[:-1], weights, b.entropy)
+  metrics = {
+    'actor_ent': entropy.mean(),
+    'imagined_return': target.mean(),
+    **behavior.reward_spread(reward),
+  }
+  return loss, (metrics, imagined, target)
+
+
+def critic_loss(agent, params, feat, target) -> jax.Array:
+  """Regression of the critic to the λ-returns; feat [H - 1, M, F]."""
+  value = agent.critic.apply({'params': params}, feat)
+  b = agent.behavior
+  weights = returns.discount_weights(b.horizon, b.discount)[:-1]
+  return behavior.critic_loss(value, target, weights)

@@ -1,0 +1,92 @@
+"""Imagined rollouts of the policy inside the student's world model."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vid2act_jax.nets import dists
+from vid2act_jax.nets.world_model import feature
+from vid2act_jax.types import Latent, Normal
+
+
+@flax.struct.dataclass
+class Imagined:
+  """Trajectories of H states from M starts; actions are taken AT a state."""
+
+  latent: Latent  # [H, M, ...], the first is the start
+  feat: jax.Array  # f32 [H, M, F]
+  actor_input: jax.Array  # f32 [H, M, F (+ guidance)]
+  action: jax.Array  # f32 [H, M, A]
+  dist: Normal  # [H, M, A], what the actions were drawn from
+
+
+def actor_input(agent, params, latent, label, noise):
+  """What the policy reads: [s, guidance], or s alone without transfer.
+
+  Args:
+    agent: an `Agent`.
+    params: {world_model, transfer}.
+    latent: student states [M, ...].
+    label: i32 [M], each state's most similar domain, or None.
+    noise: f32 [M, 2A], standard normal, clipped here; None without transfer.
+  """
+  feat = feature(latent)
+  if not agent.teacher:
+    return feat
+  guidance = agent.vae.apply(
+    {'params': params['transfer']['vae']},
+    feat,
+    jnp.clip(noise, -0.5, 0.5),
+    label,
+    method='guidance',
+  )
+  return jnp.concatenate([feat, guidance], -1)
+
+
+def imagine(agent, model, actor, start: Latent, label, key) -> Imagined:
+  """Follows the policy for `agent.behavior.horizon` states.
+
+  Gradients flow from the states to the actor through the dynamics; the
+  actor's own input is cut off.
+
+  Args:
+    agent: an `Agent`.
+    model: parameters {world_model, transfer}.
+    actor: parameters of the actor.
+    start: [M, ...].
+    label: i32 [M], held for the whole rollout, or None.
+    key: for the noise.
+  """
+  num, horizon = start.deter.shape[0], agent.behavior.horizon
+  keys = jax.random.split(key, 3)
+  draw = agent.draws.latent
+  noise = {
+    'latent': draw(keys[0], (horizon, num, agent.student.sizes.stoch)),
+    'action': agent.draws.actor(keys[1], (horizon, num, agent.action_dim)),
+    'guidance': None,
+  }
+  if agent.teacher:
+    shape = (horizon, num, agent.vae.latent_dim)
+    noise['guidance'] = draw(keys[2], shape)
+
+  def act(latent, noise):
+    inputs = actor_input(agent, model, latent, label, noise['guidance'])
+    inputs = jax.lax.stop_gradient(inputs)
+    dist = agent.actor.apply({'params': actor}, inputs)
+    action = dists.sample(dist, noise['action'])
+    action = dists.clip_straight_through(action)
+    return Imagined(latent, feature(latent), inputs, action, dist)
+
+  def step(latent, noise):
+    record = act(latent, noise)
+    latent, _ = agent.student.imagine_step(
+      model['world_model'], latent, record.action, noise['latent']
+    )
+    return latent, record
+
+  # The last state needs no transition.
+  before = jax.tree.map(lambda x: x[:-1], noise)
+  at_last = jax.tree.map(lambda x: x[-1], noise)
+  last, records = jax.lax.scan(step, start, before)
+  join = lambda xs, x: jnp.concatenate([xs, x[None]])
+  return jax.tree.map(join, records, act(last, at_last))

@@ -1,0 +1,96 @@
+"""Acting: the policy with an explicit carry."""
+
+import jax
+import jax.numpy as jnp
+
+from vid2act_jax.learner import imagination, teachers
+from vid2act_jax.nets import dists
+from vid2act_jax.nets.world_model import feature
+from vid2act_jax.types import Carry
+
+
+def initial_carry(agent, num: int) -> Carry:
+  """Zero states of student and teachers for `num` environments."""
+  teacher = None
+  if agent.teacher:
+    teacher = agent.teacher.initial(agent.num_domains, num)
+  return Carry(
+    student=agent.student.initial(num),
+    teacher=teacher,
+    action=jnp.zeros((num, agent.action_dim)),
+  )
+
+
+def policy(agent, state, carry: Carry, obs, key, explore: bool):
+  """Acts in E environments at once.
+
+  Every domain's teacher follows with a state of its own, as it does in
+  training.
+
+  Args:
+    agent: an `Agent`.
+    state: its LearnerState, of which parameters and teacher are read.
+    carry: from the step before, or `initial_carry`.
+    obs: {image: u8 [E, 64, 64, 3], is_first: bool [E]}; more keys are ignored.
+    key: for the noise; another one for every step.
+    explore: sample everything, as in training; otherwise take the means of
+      states, guidance and action, as in evaluation.
+
+  Returns:
+    The new carry, actions f32 [E, A] in [-1, 1], and extras: with transfer,
+    `similarity` f32 [N, E].
+  """
+  model = state.params['model']
+  world = model['world_model']
+  keys = jax.random.split(key, 4)
+
+  def noise(key, draw, *shape):
+    return draw(key, shape) if explore else jnp.zeros(shape)
+
+  image, first = obs['image'], obs['is_first']
+  num = image.shape[0]
+  draw, student = agent.draws.latent, agent.student
+  embed = student.embed(world, image[:, None])[:, 0]
+  latent, _ = student.observe_step(
+    world,
+    carry.student,
+    embed,
+    carry.action,
+    first,
+    noise(keys[0], draw, num, student.sizes.stoch),
+  )
+
+  teacher, label, vae_noise, extras = None, None, None, {}
+  if agent.teacher:
+    teacher = _teacher_step(
+      agent, state.teacher, carry, image, first,
+      noise(keys[1], draw, agent.num_domains, num, agent.teacher.sizes.stoch),
+    )  # fmt: skip
+    logits = agent.similarity.apply(
+      {'params': model['transfer']['similarity']},
+      feature(teacher),
+      feature(latent),
+    )
+    extras['similarity'] = jax.nn.softmax(logits, 0)
+    label = logits.argmax(0)
+    vae_noise = noise(keys[2], draw, num, agent.vae.latent_dim)
+
+  inputs = imagination.actor_input(agent, model, latent, label, vae_noise)
+  dist = agent.actor.apply({'params': state.params['actor']}, inputs)
+  actor_noise = noise(keys[3], agent.draws.actor, num, agent.action_dim)
+  action = jnp.clip(dists.sample(dist, actor_noise), -1, 1)
+  return Carry(latent, teacher, action), action, extras
+
+
+def _teacher_step(agent, params, carry, image, first, noise):
+  """Advances the teachers' states [N, E, ...] by one frame."""
+  model = agent.teacher
+  embed = teachers.embed_all(model, params, image[:, None])[:, :, 0]
+  action = teachers.fit_actions(carry.action, agent.source_mask)
+  domains = jnp.arange(agent.num_domains)[:, None]
+  label = jnp.broadcast_to(domains, action.shape[:2])
+  first = jnp.broadcast_to(first, action.shape[:2])
+  latent, _ = model.observe_step(
+    params, carry.teacher, embed, action, first, noise, label
+  )
+  return latent

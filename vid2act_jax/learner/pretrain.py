@@ -1,0 +1,65 @@
+"""Pretraining of the mixture teacher: one world model for N labelled domains."""
+
+import jax
+import jax.numpy as jnp
+
+from vid2act_jax.learner import update
+from vid2act_jax.losses.world_model import world_model_loss
+from vid2act_jax.types import Batch, LearnerState, Metrics
+
+
+def flatten_domains(batch: Batch) -> tuple[Batch, jax.Array]:
+  """[N, B, ...] -> rows [N * B, ...] and the label of each, i32 [N * B]."""
+  rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+  domains, size = batch.reward.shape[:2]
+  return rows, jnp.repeat(jnp.arange(domains), size)
+
+
+def step(
+  pretrainer,
+  state: LearnerState,
+  batch: Batch,
+  key: jax.Array,
+  axis_name: str | None = None,
+) -> tuple[LearnerState, Metrics]:
+  """One update of the teacher on all source domains.
+
+  Args:
+    pretrainer: a `Pretrainer`.
+    state: its state.
+    batch: [N, B, L, ...]; actions zero-padded to the widest domain.
+    key: the root key, the same for every update.
+    axis_name: the mapped axis that B is split over, if any.
+
+  Returns:
+    The new state, and scalar metrics.
+  """
+  teacher, spec = pretrainer.teacher, pretrainer.loss
+  rows, label = flatten_domains(batch)
+  key = update.step_key(state, key, axis_name)
+  shape = (*rows.reward.shape, teacher.sizes.stoch)
+  noise = pretrainer.draws.latent(key, shape)
+
+  def loss_fn(params):
+    return world_model_loss(
+      teacher,
+      params,
+      rows,
+      noise,
+      spec.scales,
+      spec.kl_balance,
+      spec.kl_free,
+      label,
+      axis_name,
+    )
+
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+  (loss, (metrics, _)), grads = grad_fn(state.params['model'])
+  state, norm = update.apply_gradients(
+    pretrainer.optimizer, state, 'model', grads, axis_name
+  )
+  metrics = {'model_loss': loss, **metrics}
+  if axis_name:
+    metrics = jax.lax.pmean(metrics, axis_name)
+  metrics['model_grad_norm'] = norm
+  return state.replace(step=state.step + 1), metrics

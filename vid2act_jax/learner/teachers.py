@@ -1,0 +1,86 @@
+"""The frozen teacher, watching with the eyes of each of its domains."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vid2act_jax.nets.world_model import feature
+from vid2act_jax.types import FinetuneBatch
+
+
+@flax.struct.dataclass
+class TeacherView:
+  """Features of the frozen teacher; no gradient reaches it."""
+
+  target: jax.Array  # f32 [N, B, L, F], every domain on the target's frames
+  source: jax.Array  # f32 [N, B, L, F], every domain on its own frames
+
+
+def fit_actions(action: jax.Array, mask: jax.Array) -> jax.Array:
+  """Shows an action to every domain as one of its own.
+
+  Args:
+    action: f32 [..., A].
+    mask: f32 [N, A_teacher], the dimensions each domain has.
+
+  Returns:
+    f32 [N, ..., A_teacher]: cut off or zero-padded, and masked.
+  """
+  width = mask.shape[-1]
+  action = action[..., :width]
+  margin = [(0, 0)] * (action.ndim - 1) + [(0, width - action.shape[-1])]
+  mask = mask.reshape(mask.shape[0], *(1,) * (action.ndim - 1), width)
+  return jnp.pad(action, margin) * mask
+
+
+def embed_all(model, params, image: jax.Array) -> jax.Array:
+  """Embeds frames under every label: u8 [B, L, ...] -> f32 [N, B, L, E]."""
+
+  def one(domain):
+    label = jnp.full(image.shape[0], domain)
+    return model.embed(params, image, label)
+
+  return jax.vmap(one)(jnp.arange(model.num_domains))
+
+
+def observe(agent, params, batch: FinetuneBatch, key) -> TeacherView:
+  """Features of every domain on the target batch and on its own batch.
+
+  All 2N sequences of batches advance in one scan.
+
+  Args:
+    agent: an `Agent` with a teacher.
+    params: the frozen teacher's {encoder, rssm}.
+    batch: what this update sees.
+    key: for the noise.
+  """
+  model, mask = agent.teacher, agent.source_mask
+  target, sources = batch.target, batch.sources
+  domains, size, length = sources.reward.shape
+  rows = lambda x: x.reshape(-1, *x.shape[2:])
+  every = lambda x: jnp.broadcast_to(x, (domains, *x.shape))
+
+  source_label = jnp.repeat(jnp.arange(domains), size)
+  embed_source = model.embed(params, rows(sources.image), source_label)
+  embed = [rows(embed_all(model, params, target.image)), embed_source]
+  own_action = sources.action * mask[:, None, None]
+  action = [rows(fit_actions(target.action, mask)), rows(own_action)]
+  is_first = [rows(every(target.is_first)), rows(sources.is_first)]
+  target_label = jnp.repeat(jnp.arange(domains), target.reward.shape[0])
+  label = jnp.concatenate([target_label, source_label])
+
+  noise = agent.draws.latent(key, (len(label), length, model.sizes.stoch))
+  latent, _ = model.observe(
+    params,
+    jnp.concatenate(embed),
+    jnp.concatenate(action),
+    jnp.concatenate(is_first),
+    noise,
+    label,
+  )
+  feat = jax.lax.stop_gradient(feature(latent))
+  target_feat, source_feat = jnp.split(feat, [len(target_label)])
+  return TeacherView(
+    target_feat.reshape(domains, -1, length, model.feat_dim),
+    source_feat.reshape(domains, -1, length, model.feat_dim),
+  )

@@ -1,0 +1,1 @@
+"""What runs a stage: the only place with side effects."""

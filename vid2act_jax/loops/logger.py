@@ -1,0 +1,253 @@
+"""What a run tells: metrics.jsonl, TensorBoard, videos, strips, progress.
+
+One `Logger` per stage. Everything written is bound to a step, so that a stage
+resumed from a checkpoint at step S takes back what was told after S.
+"""
+
+import io
+import json
+import math
+import pathlib
+import re
+import shutil
+import sys
+import time
+
+import numpy as np
+import tensorboardX
+from PIL import Image
+from tensorboardX.proto.summary_pb2 import Summary
+
+from vid2act_jax import types
+from vid2act_jax.data import files
+from vid2act_jax.loops import progress
+
+METRICS = 'metrics.jsonl'
+_KEEP_VIDEOS = 5  # The newest of each name; the older ones are deleted.
+_FPS = 15
+
+
+def read_metrics(workdir, stage=None):
+  """Reads a run's metrics: list of dicts, in the order written.
+
+  Args:
+    workdir: the run's folder; one without metrics gives an empty list.
+    stage: only this stage's lines, or None for all.
+
+  Returns:
+    Dicts with 'stage', 'step', 'time' (seconds since the stage's start) and
+    the scalars; a scalar that was not finite comes back as NaN. The last line
+    is left out when it is torn, as a killed run leaves it.
+
+  Raises:
+    UserError: a line other than the last one is not JSON.
+  """
+  path = pathlib.Path(workdir) / METRICS
+  if not path.exists():
+    return []
+  lines = path.read_bytes().split(b'\n')
+  records = []
+  for number, line in enumerate(lines, 1):
+    try:
+      record = json.loads(line) if line else None
+    except ValueError as error:
+      if number == len(lines):  # No newline after it: torn.
+        break
+      raise types.UserError(
+        f'{path}, line {number} is not JSON: delete that line, or the file '
+        'when the curves of this run are no longer wanted'
+      ) from error
+    if record and stage in (None, record['stage']):
+      records.append(
+        {k: math.nan if v is None else v for k, v in record.items()}
+      )
+  return records
+
+
+def encode_gif(frames, fps=_FPS):
+  """Encodes frames u8 [T, H, W, 3] as the bytes of an endless GIF."""
+  images = [Image.fromarray(frame) for frame in np.asarray(frames, np.uint8)]
+  buffer = io.BytesIO()
+  images[0].save(
+    buffer,
+    format='GIF',
+    save_all=True,
+    append_images=images[1:],
+    duration=round(1000 / fps),
+    loop=0,
+  )
+  return buffer.getvalue()
+
+
+class Logger:
+  """Writes what one stage of a run tells; use it as a context manager."""
+
+  def __init__(self, workdir, stage, resume_step=None):
+    """Opens the log of a stage.
+
+    Args:
+      workdir: the run's folder, made when it is not there.
+      stage: 'collect', 'pretrain' or 'finetune'; prefix of every tag.
+      resume_step: the step the stage goes on from: what was told after it is
+        removed, so sys.maxsize removes nothing. None: the stage begins, and
+        whatever an earlier attempt at it told is removed.
+
+    Raises:
+      UserError: the folder cannot be written, or its metrics are damaged.
+    """
+    self.workdir = pathlib.Path(workdir)
+    self.stage = stage
+    purge_step = None
+    if resume_step is not None:  # An event's step has 63 bits.
+      purge_step = min(int(resume_step) + 1, sys.maxsize)
+    self._line = progress.ProgressLine(stage)
+    try:
+      self.workdir.mkdir(parents=True, exist_ok=True)
+      seconds = self._take_back(resume_step)
+      # A folder per stage: purge_step hides later events of the whole folder.
+      self._tensorboard = tensorboardX.SummaryWriter(
+        str(self.workdir / 'tensorboard' / stage),
+        purge_step=purge_step,
+        flush_secs=10,
+      )
+    except OSError as error:
+      raise types.UserError(
+        f'cannot write into the run folder {self.workdir}: {error}; '
+        'choose another with --workdir'
+      ) from error
+    self._start = time.monotonic() - seconds
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *unused_exception):
+    self.close()
+
+  def scalars(self, step, values):
+    """Writes one line of metrics and as many TensorBoard scalars.
+
+    A value that is not finite becomes null in the file, for JSON has no word
+    for it; TensorBoard gets it as it is.
+
+    Args:
+      step: int, in the stage's own unit.
+      values: {name: float}; anything float() takes.
+    """
+    values = {name: float(value) for name, value in values.items()}
+    record = {
+      'stage': self.stage,
+      'step': int(step),
+      'time': round(time.monotonic() - self._start, 3),
+    }
+    for name, value in values.items():
+      record[name] = value if math.isfinite(value) else None
+    # Opened anew each time: another stage's logger may replace the file.
+    with open(self.workdir / METRICS, 'a', encoding='utf-8') as file:
+      file.write(json.dumps(record, allow_nan=False) + '\n')
+    for name, value in values.items():
+      self._tensorboard.add_scalar(f'{self.stage}/{name}', value, int(step))
+
+  def video(self, step, name, frames):
+    """Writes a GIF into videos/ and TensorBoard; the newest few are kept.
+
+    Args:
+      step: int, in the stage's own unit.
+      name: of the kind of video, such as 'eval'.
+      frames: u8 [T, H, W, 3]; small ones are doubled in size.
+
+    Returns:
+      The path of the GIF.
+    """
+    frames = np.asarray(frames)
+    if frames.shape[1] < 200:
+      frames = frames.repeat(2, axis=1).repeat(2, axis=2)
+    data = encode_gif(frames)
+    folder = self.workdir / 'videos'
+    folder.mkdir(exist_ok=True)
+    path = folder / f'{self.stage}-{name}-{int(step):09d}.gif'
+    files.write_durably(path, lambda file: file.write(data))
+    for _, old in sorted(self._videos(name))[:-_KEEP_VIDEOS]:
+      old.unlink()
+    image = Summary.Image(
+      height=frames.shape[1],
+      width=frames.shape[2],
+      colorspace=3,
+      encoded_image_string=data,
+    )
+    self._tensorboard.file_writer.add_summary(
+      Summary(value=[Summary.Value(tag=f'{self.stage}/{name}', image=image)]),
+      int(step),
+    )
+    return path
+
+  def strip(self, name, image):
+    """Writes an image u8 [H, W, 3] to strips/<stage>-<name>.png; its path."""
+    folder = self.workdir / 'strips'
+    folder.mkdir(exist_ok=True)
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(image, np.uint8)).save(buffer, format='PNG')
+    path = folder / f'{self.stage}-{name}.png'
+    files.write_durably(path, lambda file: file.write(buffer.getbuffer()))
+    return path
+
+  def progress(self, step, total, unit, **text):
+    """Shows how far the stage is; cheap enough to be called at every step.
+
+    Args:
+      step: int, done so far.
+      total: int, when the stage ends.
+      unit: of the steps, such as 'updates'.
+      **text: what else to show, such as last_return=123.4.
+    """
+    self._line.show(int(step), int(total), unit, text)
+
+  def message(self, text):
+    """Prints a line of its own, above the live line where there is one."""
+    self._line.message(text)
+
+  def close(self):
+    """Ends the live line and flushes TensorBoard."""
+    self._line.close()
+    self._tensorboard.close()
+
+  def _take_back(self, resume_step):
+    """Removes what was told after resume_step; the seconds told up to it."""
+    last = -1 if resume_step is None else int(resume_step)
+    kept, seconds = [], 0.0
+    for record in read_metrics(self.workdir):
+      if record['stage'] == self.stage:
+        if record['step'] > last or resume_step is None:
+          continue
+        seconds = max(seconds, record['time'])
+      kept.append(_to_line(record))
+    files.write_durably(
+      self.workdir / METRICS,
+      lambda file: file.write(''.join(kept).encode()),
+    )
+    # Left where it is, a later video would outlive the newer ones.
+    for step, path in self._videos('.+', literal=False):
+      if step > last:
+        path.unlink()
+    if resume_step is None:
+      shutil.rmtree(
+        self.workdir / 'tensorboard' / self.stage, ignore_errors=True
+      )
+      for path in self.workdir.glob(f'strips/{self.stage}-*.png'):
+        path.unlink()
+    return seconds
+
+  def _videos(self, name, literal=True):
+    name = re.escape(name) if literal else name
+    pattern = re.compile(rf'{re.escape(self.stage)}-{name}-(\d+)\.gif')
+    for path in self.workdir.glob('videos/*.gif'):
+      if match := pattern.fullmatch(path.name):
+        yield int(match[1]), path
+
+
+def _to_line(record):
+  """One line of the file; the inverse of what read_metrics does to it."""
+  record = {
+    k: None if isinstance(v, float) and math.isnan(v) else v
+    for k, v in record.items()
+  }
+  return json.dumps(record, allow_nan=False) + '\n'

@@ -1,0 +1,96 @@
+"""The live progress line of a stage, and its plain form for log files."""
+
+import math
+import time
+
+import rich.console
+import rich.progress
+
+_PLAIN_SECONDS = 10.0  # Between two plain progress lines.
+_RATE_SECONDS = 60.0  # The window the rate is the mean of.
+
+
+class ProgressLine:
+  """The live line on a terminal; a plain line now and then elsewhere."""
+
+  def __init__(self, stage):
+    self._stage = stage
+    self._console = rich.console.Console()
+    self._bar = None
+    self._marks = []  # (seconds, step), about one a second.
+    self._shown = (-math.inf, -1)  # (seconds, step) of the last plain line.
+
+  def show(self, step, total, unit, text):
+    """Shows step of total (ints), the unit (str) and {name: value} of text."""
+    rate = self._rate(step)
+    if self._console.is_terminal:
+      self._draw(step, total, _describe(step, total, unit, rate, text))
+    elif self._is_due(step, total):
+      self._shown = time.monotonic(), step
+      told = _describe(step, total, unit, rate, text)
+      print(f'{self._stage}  {told}', flush=True)
+
+  def message(self, text):
+    """Prints a line of its own, above the live line where there is one."""
+    if self._console.is_terminal:
+      self._console.print(text, markup=False, highlight=False)
+    else:
+      print(text, flush=True)
+
+  def close(self):
+    """Leaves the live line as it is last shown."""
+    if self._bar is not None:
+      self._bar.stop()
+      self._bar = None
+
+  def _draw(self, step, total, told):
+    if self._bar is None:
+      self._bar = rich.progress.Progress(
+        rich.progress.TextColumn('[bold]{task.description}'),
+        rich.progress.BarColumn(bar_width=24),
+        rich.progress.TextColumn('{task.fields[told]}', markup=False),
+        console=self._console,
+        refresh_per_second=4,
+      )
+      self._task = self._bar.add_task(self._stage, told=told)
+      self._bar.start()
+    self._bar.update(self._task, completed=step, total=total, told=told)
+
+  def _is_due(self, step, total):
+    seconds, shown = self._shown
+    ended = step >= total and step != shown
+    return ended or time.monotonic() - seconds >= _PLAIN_SECONDS
+
+  def _rate(self, step):
+    """Steps a second over the last minute, or None when nothing is known."""
+    now = time.monotonic()
+    if self._marks and step < self._marks[-1][1]:
+      self._marks = []  # Another count has begun.
+    if not self._marks or now - self._marks[-1][0] >= 1.0:
+      self._marks.append((now, step))
+    while len(self._marks) > 2 and now - self._marks[1][0] > _RATE_SECONDS:
+      self._marks.pop(0)
+    seconds, done = self._marks[0]
+    return (step - done) / (now - seconds) if step > done else None
+
+
+def _describe(step, total, unit, rate, text):
+  """'1,200/5,000 updates  24%  31.2/s  2m02s left  last return 12.3'."""
+  parts = [f'{step:,}/{total:,} {unit}']
+  if total > 0:
+    parts.append(f'{100 * step / total:.0f}%')
+  if rate is not None:
+    parts.append(f'{rate:.1f}/s' if rate >= 1 else f'{1 / rate:.1f} s each')
+    parts.append(f'{_duration(max(0, total - step) / rate)} left')
+  for key, value in text.items():
+    value = f'{value:.4g}' if isinstance(value, float) else value
+    parts.append(f'{key.replace("_", " ")} {value}')
+  return '  '.join(parts)
+
+
+def _duration(seconds):
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours}h{minutes:02d}m'
+  return f'{minutes}m{seconds:02d}s' if minutes else f'{seconds}s'

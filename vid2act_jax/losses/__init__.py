@@ -1,0 +1,1 @@
+"""Losses as free functions: arrays in, scalar loss and metrics out."""

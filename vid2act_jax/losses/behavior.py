@@ -1,0 +1,38 @@
+"""Actor and critic losses on imagined trajectories (DreamerV2)."""
+
+import jax
+import jax.numpy as jnp
+
+from vid2act_jax.nets import dists
+
+
+def actor_loss(
+  returns: jax.Array,
+  entropy: jax.Array,
+  weights: jax.Array,
+  entropy_scale: float,
+) -> jax.Array:
+  """Dynamics gradients: the returns themselves depend on the actions.
+
+  Args:
+    returns: λ-returns [H - 1, M].
+    entropy: the actor's, nats, [H - 1, M].
+    weights: discounts, [H - 1].
+    entropy_scale: of the entropy against the return.
+  """
+  objective = returns + entropy_scale * entropy
+  return -(weights[:, None] * objective).mean()
+
+
+def critic_loss(
+  value: jax.Array, returns: jax.Array, weights: jax.Array
+) -> jax.Array:
+  """Unit-Gaussian regression of values [H - 1, M] to returns [H - 1, M]."""
+  target = jax.lax.stop_gradient(returns)
+  logp = dists.unit_log_prob(value, target, 0)
+  return -(weights[:, None] * logp).mean()
+
+
+def reward_spread(reward: jax.Array) -> dict[str, jax.Array]:
+  """Mean and unbiased standard deviation of imagined rewards, for the log."""
+  return {'reward_mean': reward.mean(), 'reward_std': jnp.std(reward, ddof=1)}

@@ -1,0 +1,35 @@
+"""Returns of imagined trajectories."""
+
+import jax
+import jax.numpy as jnp
+
+
+def lambda_returns(
+  reward: jax.Array, value: jax.Array, discount: float, lambda_: float
+) -> jax.Array:
+  """The λ-returns of DreamerV2 (arXiv 2010.02193, equation 4), in order.
+
+      R_t = r_t + γ ((1 - λ) v_{t+1} + λ R_{t+1}),  R_{H-1} := v_{H-1}
+
+  Args:
+    reward: [H, ...], at every state.
+    value: [H, ...], at every state; the last one bootstraps.
+    discount: γ.
+    lambda_: λ.
+
+  Returns:
+    [H - 1, ...], the returns of all states but the last.
+  """
+
+  def step(future, x):
+    r, v_next = x
+    ret = r + discount * ((1 - lambda_) * v_next + lambda_ * future)
+    return ret, ret
+
+  xs = (reward[:-1], value[1:])
+  return jax.lax.scan(step, value[-1], xs, reverse=True)[1]
+
+
+def discount_weights(horizon: int, discount: float) -> jax.Array:
+  """The cumulative product of the discount, starting at one: [horizon]."""
+  return discount ** jnp.arange(horizon, dtype=jnp.float32)

@@ -1,0 +1,57 @@
+"""Losses of domain-selective distillation and generative action replay."""
+
+import jax
+import jax.numpy as jnp
+
+from vid2act_jax.types import Normal
+
+
+def distillation_loss(
+  weights: jax.Array, distilled: jax.Array, student: jax.Array, floor: float
+) -> tuple[jax.Array, jax.Array]:
+  """Draws the student's features to those of the domains that resemble it.
+
+  Vid2Act (arXiv 2306.03360): the distance to each domain's features counts by
+  its similarity weight, but never by less than a floor, which keeps every
+  domain alive.
+
+  Args:
+    weights: similarity weights [N, B, L], a softmax over N.
+    distilled: teacher features mapped to the student's size, [N, B, L, F].
+    student: [B, L, F].
+    floor: least weight of a domain.
+
+  Returns:
+    The loss, and the distances [N, B, L].
+  """
+  distance = jnp.square(distilled - student).mean(-1)
+  floored = jnp.maximum(weights, floor)
+  return (floored * distance).mean((1, 2)).sum(), distance
+
+
+def vae_loss(
+  recon: jax.Array,
+  action: jax.Array,
+  latent: Normal,
+  mask: jax.Array,
+  kl_scale: float,
+) -> jax.Array:
+  """Reconstruction and KL of the action VAE, summed over domains.
+
+  Args:
+    recon: reconstructed actions [N, ..., A].
+    action: recorded actions [N, ..., A].
+    latent: the VAE's posterior, [N, ..., 2A].
+    mask: f32 [N, A]; 1 where a domain has the action dimension, else 0. The
+      error's mean runs over a domain's own dimensions.
+    kl_scale: weight of the KL, which is a mean over all its elements.
+  """
+  domains, dims = mask.shape
+  mask = mask.reshape(domains, *(1,) * (recon.ndim - 2), dims)
+  axes = tuple(range(1, recon.ndim))
+  own = mask.sum(-1).reshape(domains)
+  rows = recon[0, ..., 0].size
+  error = (mask * jnp.square(recon - action)).sum(axes) / (rows * own)
+  variance = jnp.square(latent.std)
+  kl = -0.5 * (1 + jnp.log(variance) - jnp.square(latent.mean) - variance)
+  return (error + kl_scale * kl.mean(axes)).sum()

@@ -1,0 +1,1 @@
+"""Networks: flax.linen modules that do one step each, and no losses."""

@@ -1,0 +1,111 @@
+"""Strided convolutions in two forms with the same numbers.
+
+`native` is XLA's own convolution: the right one on GPU and TPU. `subpixel` is
+for CPU, where XLA's strided and dilated convolutions, and above all their
+weight gradients, are many times slower than a matrix product. There a stride
+of two becomes a rearrangement of pixels around one convolution of stride one,
+whose weight gradient is written as a matrix product per kernel tap.
+"""
+
+import jax
+import jax.numpy as jnp
+
+FORMS = ('native', 'subpixel')
+_DIMS = ('NHWC', 'HWIO', 'NHWC')
+
+
+def conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
+  """Convolution with stride 2 and no padding.
+
+  Args:
+    x: [M, S, S, C].
+    kernel: [k, k, C, D], k even.
+    form: one of `FORMS`.
+
+  Returns:
+    [M, S', S', D] with S' = (S - k) // 2 + 1.
+  """
+  if form == 'native':
+    return jax.lax.conv_general_dilated(
+      x, kernel, (2, 2), 'VALID', dimension_numbers=_DIMS
+    )
+  m, size, _, c = x.shape
+  half = kernel.shape[0] // 2
+  grid = (size - kernel.shape[0]) // 2 + half
+  x = x[:, : 2 * grid, : 2 * grid].reshape(m, grid, 2, grid, 2, c)
+  x = x.transpose(0, 1, 3, 2, 4, 5).reshape(m, grid, grid, 4 * c)
+  kernel = kernel.reshape(half, 2, half, 2, c, -1)
+  kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(half, half, 4 * c, -1)
+  return _conv_unit_stride(x, kernel)
+
+
+def conv_transpose(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
+  """Transposed convolution with stride 2 and no padding.
+
+  Pixel (i, j) of `x` adds x[i, j] @ kernel[a, b] to the output's pixel
+  (2i + a, 2j + b).
+
+  Args:
+    x: [M, S, S, C].
+    kernel: [k, k, C, D].
+    form: one of `FORMS`.
+
+  Returns:
+    [M, S', S', D] with S' = 2 (S - 1) + k.
+  """
+  k, out = kernel.shape[0], kernel.shape[3]
+  m, size, _, c = x.shape
+  if size == 1:  # One product, in whatever form the rest is.
+    kernel = kernel.transpose(2, 0, 1, 3).reshape(c, -1)
+    return (x.reshape(m, c) @ kernel).reshape(m, k, k, out)
+  if form == 'native':
+    return jax.lax.conv_general_dilated(
+      x,
+      kernel[::-1, ::-1],
+      (1, 1),
+      [(k - 1, k - 1)] * 2,
+      lhs_dilation=(2, 2),
+      dimension_numbers=_DIMS,
+    )
+  half = (k + 1) // 2
+  odd = k % 2
+  kernel = jnp.pad(kernel, ((0, odd), (0, odd), (0, 0), (0, 0)))
+  # Each of the four output phases is a convolution with every second tap.
+  kernel = kernel.reshape(half, 2, half, 2, c, out)[::-1, :, ::-1]
+  kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(half, half, c, 4 * out)
+  margin = (half - 1, half - 1)
+  y = _conv_unit_stride(jnp.pad(x, ((0, 0), margin, margin, (0, 0))), kernel)
+  grid = y.shape[1]
+  y = y.reshape(m, grid, grid, 2, 2, out).transpose(0, 1, 3, 2, 4, 5)
+  stop = 2 * (size - 1) + k
+  return y.reshape(m, 2 * grid, 2 * grid, out)[:, :stop, :stop]
+
+
+@jax.custom_vjp
+def _conv_unit_stride(x, kernel):
+  return jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), 'VALID', dimension_numbers=_DIMS
+  )
+
+
+def _forward(x, kernel):
+  return _conv_unit_stride(x, kernel), (x, kernel)
+
+
+def _backward(residuals, grad):
+  x, kernel = residuals
+  k, size = kernel.shape[0], grad.shape[1]
+  margin = (k - 1, k - 1)
+  padded = jnp.pad(grad, ((0, 0), margin, margin, (0, 0)))
+  flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+  rows = grad.reshape(-1, grad.shape[-1])
+  taps = [
+    x[:, i : i + size, j : j + size].reshape(-1, x.shape[-1]).T @ rows
+    for i in range(k)
+    for j in range(k)
+  ]
+  kernel_grad = jnp.stack(taps).reshape(kernel.shape)
+  return _conv_unit_stride(padded, flipped), kernel_grad
+
+
+_conv_unit_stride.defvjp(_forward, _backward)

@@ -1,0 +1,52 @@
+"""The few operations on diagonal Gaussians that the method needs."""
+
+import jax
+import jax.numpy as jnp
+
+from vid2act_jax.types import Normal
+
+_LOG_2PI = 1.8378770664093453
+
+
+def bounded_std(raw: jax.Array, min_std: float = 0.1) -> jax.Array:
+  """Maps a raw output to (min_std, 2 + min_std); 1 + min_std at zero."""
+  return 2 * jax.nn.sigmoid(raw / 2) + min_std
+
+
+def from_stats(stats: jax.Array) -> Normal:
+  """Splits [..., 2D] into mean (first half) and bounded std."""
+  mean, raw = jnp.split(stats, 2, -1)
+  return Normal(mean, bounded_std(raw))
+
+
+def sample(dist: Normal, noise: jax.Array) -> jax.Array:
+  """Reparameterised sample; `noise` is standard normal, of the mean's shape."""
+  return dist.mean + dist.std * noise
+
+
+def stop_gradient(dist: Normal) -> Normal:
+  """The same distribution, cut off from differentiation."""
+  return jax.tree.map(jax.lax.stop_gradient, dist)
+
+
+def kl(left: Normal, right: Normal) -> jax.Array:
+  """KL(left || right), summed over the last axis: [...]."""
+  ratio = jnp.square(left.std / right.std)
+  shift = jnp.square((left.mean - right.mean) / right.std)
+  return 0.5 * (ratio + shift - 1 - jnp.log(ratio)).sum(-1)
+
+
+def entropy(dist: Normal) -> jax.Array:
+  """Entropy in nats, summed over the last axis: [...]."""
+  return (0.5 * (1 + _LOG_2PI) + jnp.log(dist.std)).sum(-1)
+
+
+def unit_log_prob(mean: jax.Array, value: jax.Array, ndims: int) -> jax.Array:
+  """log Normal(value; mean, 1), summed over the last `ndims` axes."""
+  logp = -0.5 * (jnp.square(value - mean) + _LOG_2PI)
+  return logp.sum(tuple(range(-ndims, 0))) if ndims else logp
+
+
+def clip_straight_through(x: jax.Array) -> jax.Array:
+  """Clips to [-1, 1]; the gradient passes as if it had not."""
+  return x + jax.lax.stop_gradient(jnp.clip(x, -1, 1) - x)

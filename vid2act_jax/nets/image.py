@@ -1,0 +1,93 @@
+"""Image encoder and decoder of the world model (64 x 64 pixels)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vid2act_jax.nets import conv
+
+_ENCODER_KERNEL = 4
+_DECODER_KERNELS = (5, 5, 6, 6)
+_kernel_init = nn.initializers.glorot_uniform()
+_bias_init = nn.initializers.zeros_init()
+
+
+class _Conv(nn.Module):
+  """Kernel and bias of one convolution; `apply_form` says which direction."""
+
+  features: int
+  kernel: int
+  inputs: int
+
+  def setup(self):
+    shape = (self.kernel, self.kernel, self.inputs, self.features)
+    self.weight = self.param('kernel', _kernel_init, shape)
+    self.bias = self.param('bias', _bias_init, (self.features,))
+
+
+class Encoder(nn.Module):
+  """Four convolutions; with domains, also a one-hot label in the first.
+
+  The label is meant as N constant planes in front of the image's channels.
+  With no padding such a plane adds the same number to every pixel: the sum of
+  its kernel. So the planes are never made; the kernel keeps their rows.
+  """
+
+  depth: int
+  num_domains: int = 0
+  form: str = 'native'
+
+  @property
+  def embed_dim(self) -> int:
+    """Size of the flattened output for an image of 64 x 64 pixels."""
+    return 2 * 2 * 8 * self.depth
+
+  def setup(self):
+    widths = [self.depth * 2**i for i in range(4)]
+    inputs = [3 + self.num_domains] + widths[:-1]
+    self.layers = [
+      _Conv(w, _ENCODER_KERNEL, c) for w, c in zip(widths, inputs, strict=True)
+    ]
+
+  def __call__(self, image: jax.Array, label: jax.Array | None = None):
+    """Embeds images.
+
+    Args:
+      image: u8 [M, 64, 64, 3].
+      label: i32 [M], the domain of each image; None without domains.
+
+    Returns:
+      f32 [M, embed_dim], rows, columns and channels flattened in that order.
+    """
+    x = image.astype(jnp.float32) / 255 - 0.5
+    for i, layer in enumerate(self.layers):
+      kernel, bias = layer.weight, layer.bias
+      if i == 0 and self.num_domains:
+        planes, kernel = jnp.split(kernel, [self.num_domains], 2)
+        bias = bias + planes.sum((0, 1))[label][:, None, None]
+      x = nn.elu(conv.conv(x, kernel, self.form) + bias)
+    return x.reshape(x.shape[0], -1)
+
+
+class Decoder(nn.Module):
+  """Four transposed convolutions from a feature to the mean of the image."""
+
+  depth: int
+  form: str = 'native'
+
+  def setup(self):
+    d = self.depth
+    widths, inputs = [4 * d, 2 * d, d, 3], [32 * d, 4 * d, 2 * d, d]
+    self.inp = nn.Dense(32 * d, kernel_init=_kernel_init)
+    self.layers = [
+      _Conv(w, k, c)
+      for w, k, c in zip(widths, _DECODER_KERNELS, inputs, strict=True)
+    ]
+
+  def __call__(self, feat: jax.Array) -> jax.Array:
+    """[M, F] -> mean of the pixels [M, 64, 64, 3], in units of u8/255 - 0.5."""
+    x = self.inp(feat)[:, None, None]
+    for i, layer in enumerate(self.layers):
+      x = conv.conv_transpose(x, layer.weight, self.form) + layer.bias
+      x = nn.elu(x) if i < len(self.layers) - 1 else x
+    return x

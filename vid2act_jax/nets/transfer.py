@@ -1,0 +1,77 @@
+"""The modules that carry knowledge from the frozen teacher to the student.
+
+Vid2Act (arXiv 2306.03360): domain-selective distillation and generative action
+replay.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vid2act_jax.nets import dists
+from vid2act_jax.types import Normal
+
+_kernel_init = nn.initializers.glorot_uniform()
+
+
+class Similarity(nn.Module):
+  """One logit for how well a teacher's state matches the student's."""
+
+  @nn.compact
+  def __call__(self, teacher: jax.Array, student: jax.Array) -> jax.Array:
+    """[N, ..., F_teacher], [..., F_student] -> logits [N, ...]."""
+    student = jnp.broadcast_to(
+      student, (*teacher.shape[:-1], student.shape[-1])
+    )
+    pair = jnp.concatenate([teacher, student], -1)
+    return nn.Dense(1, kernel_init=_kernel_init, name='dense')(pair)[..., 0]
+
+
+class ActionVAE(nn.Module):
+  """Conditional VAE over the actions of the source domains.
+
+  The decoder's last hidden layer is the guidance that the policy reads.
+  """
+
+  hidden: int
+  guidance_dim: int
+  action_dim: int
+  num_domains: int
+
+  @property
+  def latent_dim(self) -> int:
+    """Size of the VAE's latent vector."""
+    return 2 * self.action_dim
+
+  def setup(self):
+    def dense(features):
+      return nn.Dense(features, kernel_init=_kernel_init)
+
+    self.e1, self.e2 = dense(self.hidden), dense(self.hidden)
+    self.mean, self.log_std = dense(self.latent_dim), dense(self.latent_dim)
+    self.d1, self.d2 = dense(self.hidden), dense(self.guidance_dim)
+    self.d3 = dense(self.action_dim)
+
+  def encode(self, feat, action, label) -> Normal:
+    """feat [..., F], action [..., A], label i32 [...] -> latent Normal."""
+    domain = jax.nn.one_hot(label, self.num_domains)
+    x = jnp.concatenate([feat, action, domain], -1)
+    x = nn.relu(self.e2(nn.relu(self.e1(x))))
+    log_std = jnp.clip(self.log_std(x), -4, 15)
+    return Normal(self.mean(x), jnp.exp(log_std))
+
+  def guidance(self, feat, latent, label) -> jax.Array:
+    """feat [..., F], latent [..., 2A], label i32 [...] -> [..., guidance]."""
+    domain = jax.nn.one_hot(label, self.num_domains)
+    x = jnp.concatenate([feat, latent, domain], -1)
+    return nn.relu(self.d2(nn.relu(self.d1(x))))
+
+  def decode(self, guidance: jax.Array) -> jax.Array:
+    """[..., guidance] -> actions [..., A] in [-1, 1]."""
+    return jnp.tanh(self.d3(guidance))
+
+  def __call__(self, feat, action, label, noise):
+    """Reconstructs actions: -> (actions [..., A], latent Normal)."""
+    latent = self.encode(feat, action, label)
+    guidance = self.guidance(feat, dists.sample(latent, noise), label)
+    return self.decode(guidance), latent

@@ -1,0 +1,199 @@
+"""The world model: its networks together, and its scans over time.
+
+All functions are pure: parameters and noise come in as arguments. Scans run
+outside `apply`, over time-major arrays.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from vid2act_jax.nets import dists, heads, image, rssm
+from vid2act_jax.types import Latent, Normal, Params
+
+
+def map_chunks(fn, chunk: int, *args):
+  """Applies `fn` to [M, ...] arrays, `chunk` rows at a time; 0: all at once.
+
+  On a CPU the layers of one chunk stay in the caches, and the peak of the
+  memory falls. When `chunk` does not divide M, the largest divisor of M below
+  it is taken.
+  """
+  rows = args[0].shape[0]
+  if not chunk or chunk >= rows:
+    return fn(*args)
+  chunk = max(c for c in range(1, chunk + 1) if rows % c == 0)
+  split = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), args)
+  out = jax.lax.map(lambda xs: fn(*xs), split)
+  return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Widths of one world model."""
+
+  depth: int  # channels of the first convolution
+  stoch: int  # Gaussian latents
+  deter: int  # recurrent units
+  hidden: int  # hidden units of the recurrent model
+  units: int  # hidden units of the heads, the actor and the critic
+  reward_layers: int  # hidden layers of the reward head
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldModel:
+  """Networks of one world model; parameters are {encoder, rssm, ...} trees."""
+
+  sizes: Sizes
+  action_dim: int
+  num_domains: int = 0  # > 0: conditioned on a domain label
+  form: str = 'native'  # of the convolutions
+  chunk: int = 0  # images at a time through encoder and decoder; 0: all
+
+  @property
+  def feat_dim(self) -> int:
+    """F = stoch + deter."""
+    return self.sizes.stoch + self.sizes.deter
+
+  @property
+  def encoder(self) -> image.Encoder:
+    """Image -> embedding."""
+    return image.Encoder(self.sizes.depth, self.num_domains, self.form)
+
+  @property
+  def rssm(self) -> rssm.RSSM:
+    """The recurrent part."""
+    s = self.sizes
+    return rssm.RSSM(
+      s.stoch,
+      s.deter,
+      s.hidden,
+      self.encoder.embed_dim,
+      self.action_dim,
+      self.num_domains,
+    )
+
+  @property
+  def decoder(self) -> image.Decoder:
+    """Feature -> image."""
+    return image.Decoder(self.sizes.depth, self.form)
+
+  @property
+  def reward(self) -> heads.ScalarHead:
+    """Feature -> reward."""
+    return heads.ScalarHead(self.sizes.reward_layers, self.sizes.units)
+
+  def init(self, key: jax.Array) -> Params:
+    """Fresh parameters."""
+    keys = jax.random.split(key, 4)
+    label = jnp.zeros(1, int) if self.num_domains else None
+    frame = jnp.zeros((1, 64, 64, 3), jnp.uint8)
+    embed = jnp.zeros((1, self.encoder.embed_dim))
+    action = jnp.zeros((1, self.action_dim))
+    feat = jnp.zeros((1, self.feat_dim))
+    return {
+      'encoder': self.encoder.init(keys[0], frame, label)['params'],
+      'rssm': self.rssm.init(keys[1], embed, action, label)['params'],
+      'decoder': self.decoder.init(keys[2], feat)['params'],
+      'reward': self.reward.init(keys[3], feat)['params'],
+    }
+
+  def initial(self, *rows: int) -> Latent:
+    """The zero state."""
+    return Latent(
+      jnp.zeros((*rows, self.sizes.stoch)),
+      jnp.zeros((*rows, self.sizes.deter)),
+    )
+
+  def embed(self, params, images, label=None) -> jax.Array:
+    """Images u8 [B, L, 64, 64, 3], label i32 [B] or None -> [B, L, E]."""
+    rows = images.shape[:2]
+    flat = [images.reshape(-1, *images.shape[2:])]
+    if self.num_domains:
+      flat.append(jnp.repeat(label, rows[1]))
+    fn = lambda *xs: self.encoder.apply({'params': params['encoder']}, *xs)
+    return map_chunks(fn, self.chunk, *flat).reshape(*rows, -1)
+
+  def observe(
+    self, params, embed, action, is_first, noise, label=None
+  ) -> tuple[Latent, Normal]:
+    """Runs the posterior along sequences, from the zero state.
+
+    Args:
+      params: this model's parameters.
+      embed: f32 [B, L, E].
+      action: f32 [B, L, A], each the one that led to its frame.
+      is_first: bool [B, L]; where set, state and action before are forgotten.
+      noise: f32 [B, L, stoch], standard normal.
+      label: i32 [B], the domain; None without domains.
+
+    Returns:
+      States and posteriors, [B, L, ...].
+    """
+    action = jnp.where(is_first[..., None], 0, action)
+    if label is not None:
+      label = jnp.broadcast_to(label[:, None], action.shape[:2])
+    pre_action = self._rssm(params, 'project_action', action, label)
+    pre_embed = self._rssm(params, 'project_embed', embed)
+    xs = (pre_action, pre_embed, is_first, noise)
+    xs = jax.tree.map(lambda x: x.swapaxes(0, 1), xs)
+
+    def step(latent, x):
+      latent, post = self._observe_projected(params, latent, *x)
+      return latent, (latent, post)
+
+    _, out = jax.lax.scan(step, self.initial(action.shape[0]), xs)
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), out)
+
+  def observe_step(
+    self, params, latent, embed, action, is_first, noise, label=None
+  ) -> tuple[Latent, Normal]:
+    """One step of `observe`, for [B, ...] arrays and an explicit state."""
+    action = jnp.where(is_first[..., None], 0, action)
+    pre_action = self._rssm(params, 'project_action', action, label)
+    pre_embed = self._rssm(params, 'project_embed', embed)
+    return self._observe_projected(
+      params, latent, pre_action, pre_embed, is_first, noise
+    )
+
+  def _observe_projected(
+    self, params, latent, pre_action, pre_embed, is_first, noise
+  ):
+    latent = jax.tree.map(
+      lambda x: jnp.where(is_first[..., None], 0, x), latent
+    )
+    deter = self._rssm(params, 'advance', latent, pre_action)
+    post = self._rssm(params, 'posterior', deter, pre_embed)
+    return Latent(dists.sample(post, noise), deter), post
+
+  def prior(self, params, deter: jax.Array) -> Normal:
+    """Prior over [..., stoch] given the recurrent state [..., deter]."""
+    return self._rssm(params, 'prior', deter)
+
+  def imagine_step(
+    self, params, latent, action, noise, label=None
+  ) -> tuple[Latent, Normal]:
+    """One step without a frame: the next state [..., ] and its prior."""
+    pre_action = self._rssm(params, 'project_action', action, label)
+    deter = self._rssm(params, 'advance', latent, pre_action)
+    prior = self.prior(params, deter)
+    return Latent(dists.sample(prior, noise), deter), prior
+
+  def decode(self, params, feat: jax.Array) -> jax.Array:
+    """[..., F] -> mean image [..., 64, 64, 3] in units of u8/255 - 0.5."""
+    fn = lambda x: self.decoder.apply({'params': params['decoder']}, x)
+    out = map_chunks(fn, self.chunk, feat.reshape(-1, feat.shape[-1]))
+    return out.reshape(*feat.shape[:-1], *out.shape[1:])
+
+  def predict_reward(self, params, feat: jax.Array) -> jax.Array:
+    """[..., F] -> mean reward [...]."""
+    return self.reward.apply({'params': params['reward']}, feat)
+
+  def _rssm(self, params, method, *args):
+    return self.rssm.apply({'params': params['rssm']}, *args, method=method)
+
+
+def feature(latent: Latent) -> jax.Array:
+  """s = [z, h]: [..., F]."""
+  return jnp.concatenate([latent.stoch, latent.deter], -1)
