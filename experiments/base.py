@@ -26,11 +26,15 @@ def get_config() -> ConfigDict:
       'stages': ('collect', 'pretrain', 'finetune'),  # run in this order
       'env': _env(),
       'learner': _learner(),
+      'replay': {  # bounds of what is held in memory, 12 KB a frame
+        'source_frames': 250_000,  # of each source dataset
+        'online_frames': 500_000,  # of the target task; older ones are deleted
+      },
       'collect': _collect(),
       'pretrain': _pretrain(),
       'finetune': _finetune(),
       'evaluate': {
-        'every': 6_000,  # env steps between evaluations; 0: at the end alone
+        'every': 3_000,  # env steps between evaluations; 0: at the end alone
         'episodes': 10,  # a mean is taken over so many
         'envs': 1,  # environments at once
       },
@@ -117,7 +121,7 @@ def _collect():
       # 'random' else; or one of 'agent', 'random', 'scripted', 'checkpoint'.
       'method': 'auto',
       'episodes': 200,  # a dataset ('agent': its replay, however long)
-      'agent_env_steps': 500_000,  # training of the agent ('agent')
+      'agent_env_steps': 250_000,  # training of the agent ('agent')
       'checkpoint': '',  # run folder of the agent that acts ('checkpoint')
       'proportions': {  # of episodes by behaviour ('scripted')
         'scripted': 0.5,
@@ -135,7 +139,6 @@ def _pretrain():
       'steps': 200_000,  # updates
       'batch': 50,  # sequences, shared out among the sources (rounded up)
       'length': 50,  # frames a sequence
-      'capacity': 2_000_000,  # frames of each source held in memory
       'log_every': 500,  # updates
       'video_every': 10_000,  # updates
       'save_every': 5_000,  # updates
@@ -152,7 +155,6 @@ def _finetune():
       'update_every': 5,  # agent steps between updates
       'batch': 50,  # sequences, of the target and of each source
       'length': 50,  # frames a sequence
-      'capacity': 1_000_000,  # frames held of the online replay
       'log_every': 500,  # updates
       'video_every': 5_000,  # updates
       'save_every': 2_000,  # updates

@@ -9,11 +9,11 @@ Every key of the config can be overridden, as in
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from vid2act_jax.analysis.summary import write_summary
-from vid2act_jax.loops import runs, stages
+from vid2act_jax.loops import inputs, runs, stages
 from vid2act_jax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -43,7 +43,9 @@ def run(config, workdir: pathlib.Path):
   if unknown:
     known = ', '.join(_STAGES)
     raise UserError(f'config.stages has {unknown}; stages are {known}')
+  inputs.check(config)
   runs.claim(workdir, config)
+  runs.record_start(workdir, sys.argv[1:])
   print(f'run folder: {workdir}', flush=True)
   for stage in config.stages:
     _STAGES[stage](config, workdir)
@@ -53,15 +55,36 @@ def run(config, workdir: pathlib.Path):
 
 def main(_):
   """Entry point of absl."""
-  config = _CONFIG.value
-  workdir = _WORKDIR.value or f'runs/{config.name}-{config.seed}'
+  logging.set_verbosity(logging.WARNING)  # JAX tells of absent accelerators.
   try:
+    config = _CONFIG.value
+    workdir = _WORKDIR.value or _default_workdir(config)
     run(config, pathlib.Path(workdir).expanduser())
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(1)
 
 
+def _default_workdir(config):
+  try:
+    return f'runs/{config.name}-{config.seed}'
+  except OSError as error:  # Of a file that is missing, told at first use.
+    raise UserError(' '.join(str(error).split())) from error
+
+
+def _parse(argv):
+  """Flags, with the user's mistakes in one line instead of a traceback."""
+  try:
+    return flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
+    text = ' '.join(str(error).split()) or type(error).__name__
+    if isinstance(error, AttributeError | KeyError):
+      text = f'the config has no key {text}'
+    hint = 'keys and their meaning: experiments/base.py'
+    print(f'error: {text} ({hint})', file=sys.stderr)
+    sys.exit(1)
+
+
 if __name__ == '__main__':
   flags.mark_flag_as_required('config')
-  app.run(main)
+  app.run(main, flags_parser=_parse)

@@ -9,6 +9,7 @@ and exits 0 only if all are within tolerance. All sizes come from the file.
 
 import argparse
 import contextlib
+import functools
 import json
 import pathlib
 import sys
@@ -106,19 +107,29 @@ class Report:
     return text, good
 
 
-def check(path, jit=True) -> Report:
-  """Runs the updates of one golden file; returns all errors."""
+def check(path, jit=True, updates=None, options=None) -> Report:
+  """Runs the updates of one golden file; returns all errors.
+
+  Args:
+    path: the golden file.
+    jit: False to run every operation by itself.
+    updates: how many of the file's updates to run; None for all. The inside
+      of the first one is looked at in any case.
+    options: XLA's compiler options.
+  """
   with np.load(path, allow_pickle=False) as file:
     golden = {k: file[k] for k in file.files}
   meta = json.loads(golden.pop('meta').tobytes())
   agent = agent_of(meta)
   batch = _batch(golden, meta['num_domains'])
   state = _state(agent, golden)
+  updates = meta['updates'] if updates is None else updates
+  compiled = functools.partial(jax.jit, compiler_options=options)
   report = Report()
   with contextlib.nullcontext() if jit else jax.disable_jit():
-    _check_first(report, agent, state, batch, golden)
-    step = jax.jit(agent.finetune_step)
-    for update in range(1, meta['updates'] + 1):
+    _check_first(report, agent, state, batch, golden, compiled)
+    step = compiled(agent.finetune_step)
+    for update in range(1, updates + 1):
       state, metrics = step(state, batch, jax.random.key(0))
       prefix = '' if update == 1 else f'step{update}/'
       metric = f'{prefix}metric/' if prefix else 'out/metric/'
@@ -142,9 +153,13 @@ def _batch(golden, domains):
 def _state(agent, golden):
   weights = _strip(golden, 'weight/')
   groups = jax.tree.map(jnp.asarray, public.load(weights, agent))
-  state = agent.init(jax.random.key(0), groups['teacher'])
+  # Only the shapes of the rest are needed: the optimizers begin at zero.
+  state = jax.eval_shape(agent.init, jax.random.key(0), groups['teacher'])
+  state = jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), state)
   params = {k: groups[k] for k in state.params}
-  return state.replace(params=params, slow_critic=groups['slow_critic'])
+  return state.replace(
+    params=params, slow_critic=groups['slow_critic'], teacher=groups['teacher']
+  )
 
 
 def _strip(golden, prefix):
@@ -160,37 +175,38 @@ def _compare_trees(report, group, kind, ours, golden):
     report.add(group, kind, name, ours[name], golden[name])
 
 
-def _check_first(report, agent, state, batch, golden):
+def _check_first(report, agent, state, batch, golden, compiled):
   """The inside of the first update, by the functions the step is made of."""
   out = _strip(golden, 'out/')
   model, world = state.params['model'], state.params['model']['world_model']
   key = jax.random.key(0)
-  view = jax.jit(lambda: teachers.observe(agent, state.teacher, batch, key))()
+  observe = compiled(teachers.observe, static_argnums=0)
+  view = observe(agent, state.teacher, batch, key)
   _check_teacher(report, agent, state, batch, view, out)
 
   grad_fn = jax.value_and_grad(finetune.model_loss, argnums=1, has_aux=True)
-  (_, (_, forward, extra)), grads = jax.jit(
-    lambda params: grad_fn(agent, params, batch, view, key)
-  )(model)
+  (_, (_, forward, extra)), grads = compiled(grad_fn, static_argnums=0)(
+    agent, model, batch, view, key
+  )
   _check_student(report, agent, world, batch, forward, out)
   _check_transfer(report, extra, out)
   _check_gradients(report, agent, 'model', grads, golden)
-  video = jax.jit(agent.open_loop)(state, batch.target, key)
+  video = compiled(agent.open_loop)(state, batch.target, key)
   report.add('open loop', 'out', 'video', video, out['open_loop_video'])
 
-  state, _ = finetune.update_model(agent, state, grads)
+  update = compiled(finetune.update_model, static_argnums=0)
+  state, _ = update(agent, state, grads)
   label = extra.similarity.argmax(0).reshape(-1)
   start = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), forward.latent)
+  # The slow critic is copied before the first update.
+  state = state.replace(slow_critic=state.params['critic'])
   actor_fn = jax.value_and_grad(finetune.actor_loss, argnums=2, has_aux=True)
-  slow = state.params['critic']  # Copied before the first update.
-  (_, (_, imagined, target)), grads = jax.jit(
-    lambda params: actor_fn(
-      agent, state.replace(slow_critic=slow), params, start, label, key
-    )
-  )(state.params['actor'])
+  (_, (_, imagined, target)), grads = compiled(actor_fn, static_argnums=0)(
+    agent, state, state.params['actor'], start, label, key
+  )
   _check_imagined(report, agent, imagined, target, out)
   _check_gradients(report, agent, 'actor', grads, golden)
-  grads = jax.jit(jax.grad(finetune.critic_loss, argnums=1), static_argnums=0)(
+  grads = compiled(jax.grad(finetune.critic_loss, argnums=1), static_argnums=0)(
     agent, state.params['critic'], imagined.feat[:-1], target
   )
   _check_gradients(report, agent, 'value', grads, golden)

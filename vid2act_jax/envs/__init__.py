@@ -5,7 +5,7 @@ A suite is imported only when one of its tasks is made. Task names:
 """
 
 from vid2act_jax.envs.core import Env, Settings
-from vid2act_jax.envs.registry import make, scripted_policy
+from vid2act_jax.envs.registry import check, make, scripted_policy
 from vid2act_jax.envs.vector import VectorEnv
 
-__all__ = ['Env', 'Settings', 'VectorEnv', 'make', 'scripted_policy']
+__all__ = ['Env', 'Settings', 'VectorEnv', 'check', 'make', 'scripted_policy']

@@ -18,7 +18,7 @@ renderer = mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8)
 renderer.render()
 renderer.close()
 """
-_INSTALL = 'apt-get install libegl1 (or libosmesa6)'
+_INSTALL = 'apt-get install libegl1 libgl1 (or libosmesa6)'
 
 
 def choose() -> str:

@@ -61,6 +61,11 @@ def scripted_policy(task: str) -> Callable[[core.Env], np.ndarray]:
   return module.policy(name)
 
 
+def check(task: str):
+  """Raises the UserError that `make` would, as far as the name tells."""
+  _find(task)
+
+
 def prepare(task: str):
   """Does once what every process that makes the task would else repeat."""
   suite, _ = _split(task)

@@ -16,11 +16,12 @@ from vid2act_jax.nets import conv
 from vid2act_jax.nets.world_model import Sizes, WorldModel
 from vid2act_jax.types import UserError
 
+CHANCE = Draws()
 VARIANTS = ('vid2act', 'dreamerv2')
 
 
 def build_pretrainer(
-  config, source_action_dims: tuple[int, ...], draws: Draws = Draws()
+  config, source_action_dims: tuple[int, ...], draws: Draws = CHANCE
 ) -> Pretrainer:
   """The pretraining of a teacher for these source domains.
 
@@ -42,7 +43,7 @@ def build_agent(
   config,
   action_dim: int,
   source_action_dims: tuple[int, ...],
-  draws: Draws = Draws(),
+  draws: Draws = CHANCE,
 ) -> Agent:
   """The learner of a new task.
 

@@ -1,4 +1,4 @@
-"""Pretraining of the mixture teacher: one world model for N labelled domains."""
+"""Pretraining of the teacher: one world model for N labelled domains."""
 
 import jax
 import jax.numpy as jnp

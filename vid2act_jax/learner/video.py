@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import Batch
 
+CONTEXT = 5  # frames
+
 
 def open_loop(
   model,
@@ -14,7 +16,7 @@ def open_loop(
   batch: Batch,
   key: jax.Array,
   label: jax.Array | None = None,
-  context: int = 5,
+  context: int = CONTEXT,
   rows: int = 6,
 ) -> jax.Array:
   """Reconstructs a few frames, then predicts the rest from the actions alone.

@@ -10,7 +10,7 @@ from vid2act_jax import envs as environments
 from vid2act_jax.data import dataset
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.assemble import Assembler
-from vid2act_jax.loops import acting, runs
+from vid2act_jax.loops import acting, inputs, runs
 from vid2act_jax.types import UserError
 
 BEHAVIOURS = ('scripted', 'noisy', 'random')
@@ -117,13 +117,11 @@ def collect(config, task: str, folder: pathlib.Path, method: str, logger):
   Raises:
     UserError: the method, its settings or the folder will not do.
   """
-  c, e = config.collect, config.env
+  c = config.collect
   names = [method] * c.episodes
   if method == 'scripted':
     names = mixture(c.proportions.to_dict(), c.episodes)
-  settings = environments.Settings(
-    e.size, e.action_repeat, e.time_limit, e.camera, e.quality
-  )
+  settings = inputs.env_settings(config)
   eps.make_folder(folder)
   eps.clean(folder)
   start = len(eps.list_episodes(folder))
@@ -144,7 +142,7 @@ def collect(config, task: str, folder: pathlib.Path, method: str, logger):
     play = Behaviours(env, task, c.noise, c.checkpoint, seed)
     for index in range(start, c.episodes):
       # Numbered through, so that no two episodes draw the same noise.
-      first = index * (e.time_limit + 1)
+      first = index * (config.env.time_limit + 1)
       episode = _episode(env, getattr(play, names[index]), first)
       eps.save(folder, index, episode)
       told = eps.summarize(episode)

@@ -53,9 +53,8 @@ class Finetuner:
     logger,
     checkpoint,
     schedule: Schedule,
-    source_names: tuple[str, ...] = (),
-    counters: Counters | None = None,
-    notes: dict | None = None,
+    counters: Counters,
+    notes: dict,
   ):
     """Takes everything that the loop uses.
 
@@ -69,23 +68,23 @@ class Finetuner:
       logger: of this stage.
       checkpoint: of this stage.
       schedule: when what happens.
-      source_names: the N tasks, for the log.
-      counters: of the checkpoint that `state` came from.
-      notes: what else to write into every checkpoint.
+      counters: fresh, or of the checkpoint that `state` came from.
+      notes: what else to write into every checkpoint: `sources`, the names of
+        the N source tasks, and what is needed to build the agent again.
     """
     self.agent, self.state = agent, state
     self.replay, self.sources = replay, sources
     self.evaluator, self.logger = evaluator, logger
     self.checkpoint, self.schedule = checkpoint, schedule
-    self.counters = counters or Counters()
-    self._notes = notes or {}
+    self.counters = counters
+    self._notes = notes
     self._driver = acting.Driver(envs)
     root = jax.random.key(schedule.seed)
     act_key, self._step_key, self._video_key = jax.random.split(root, 3)
     self._player = acting.Player(agent, envs.num, act_key, explore=True)
     self._update = jax.jit(agent.finetune_step, donate_argnums=0)
     self._open_loop = jax.jit(agent.open_loop)
-    self._tally = telling.Tally(source_names)
+    self._tally = telling.Tally(notes['sources'])
     self._recent: dict[str, float] = {}
     self._random_returns: list[float] = []
 

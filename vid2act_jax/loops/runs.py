@@ -1,7 +1,14 @@
 """Run folders: what is in them, whose they are, and loading a finished one."""
 
 import json
+import os
 import pathlib
+import platform
+import shlex
+import shutil
+import subprocess
+import time
+from importlib import metadata
 
 import jax
 from ml_collections import ConfigDict
@@ -12,6 +19,7 @@ from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
 CONFIG = 'config.json'
+STARTS = 'starts.jsonl'
 TEACHER = 'teacher'
 STUDENT = 'student'
 
@@ -51,6 +59,44 @@ def claim(workdir: pathlib.Path, config) -> None:
   files.make_folder(workdir)
   text = json.dumps(new, indent=2) + '\n'
   files.write_durably(path, lambda file: file.write(text.encode()))
+
+
+def record_start(workdir: pathlib.Path, arguments: list[str]) -> None:
+  """Appends to starts.jsonl with what the run was started, and where.
+
+  Args:
+    workdir: the run's folder.
+    arguments: of the command line.
+  """
+  device = jax.devices()[0]
+  record = {
+    'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
+    'command': shlex.join(['python', '-m', 'experiments.run', *arguments]),
+    'commit': _commit(),
+    'machine': f'{os.cpu_count()} cores {platform.machine()},'
+    f' {jax.device_count()} x {device.device_kind}',
+    'versions': {
+      name: metadata.version(name) for name in ('jax', 'flax', 'optax')
+    },
+  }
+  with open(workdir / STARTS, 'a', encoding='utf-8') as file:
+    file.write(json.dumps(record) + '\n')
+
+
+def _commit() -> str:
+  """The commit of this checkout, or 'unknown': installed, or without git."""
+  if not shutil.which('git'):
+    return 'unknown'
+  here = str(pathlib.Path(__file__).parent)
+  command = ['git', '-C', here, 'describe', '--always', '--dirty']
+  told = subprocess.run(command, capture_output=True, text=True)
+  return told.stdout.strip() or 'unknown'
+
+
+def read_starts(workdir: pathlib.Path) -> list[dict]:
+  """What `record_start` wrote, one entry for each start of the run."""
+  lines = (pathlib.Path(workdir) / STARTS).read_text().splitlines()
+  return [json.loads(line) for line in lines]
 
 
 def read_config_dict(workdir: pathlib.Path) -> dict:
@@ -115,11 +161,8 @@ def load_agent(workdir: str | pathlib.Path):
   workdir = pathlib.Path(workdir)
   config = ConfigDict(read_config_dict(workdir))
   checkpoint = Checkpoint(workdir / STUDENT)
-  raw, notes, _ = checkpoint.restore_raw()
-  del raw
+  _, notes, _ = checkpoint.restore_raw()
   dims = tuple(notes['source_action_dims'])
-  if not dims:  # An agent that collected: its folder keeps the run's config.
-    config.learner.variant = 'dreamerv2'
   agent = learner.build_agent(config.learner, notes['action_dim'], dims)
   key = jax.random.key(0)
   teacher = agent.teacher and jax.eval_shape(agent.teacher.init, key)

@@ -5,23 +5,26 @@ whose result is there is skipped, one that is half done is resumed.
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import sys
 
 import jax
-import numpy as np
 
 from vid2act_jax import envs as environments
 from vid2act_jax import learner
-from vid2act_jax.data import dataset, sources
+from vid2act_jax.data import dataset
 from vid2act_jax.data.replay import Replay
-from vid2act_jax.learner import public
-from vid2act_jax.loops import acting, collect, finetune, pretrain, runs
+from vid2act_jax.loops import (
+  acting,
+  collect,
+  finetune,
+  inputs,
+  pretrain,
+  runs,
+)
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import Logger
-from vid2act_jax.types import UserError
-
-METHODS = ('auto', 'agent', 'random', 'scripted', 'checkpoint')
 
 
 def run_collect(config, workdir: pathlib.Path):
@@ -31,38 +34,23 @@ def run_collect(config, workdir: pathlib.Path):
     config: the run's.
     workdir: the run's folder.
   """
-  if not transfers(config):
-    print('collect: nothing to do without transfer', flush=True)
+  if not inputs.transfers(config):
+    _say('collect: nothing to do without transfer')
     return
-  todo = []
   for task in config.sources:
-    folder = source_folder(config, workdir, task)
+    folder = inputs.source_folder(config, workdir, task)
     if (folder / dataset.FILE).exists():
       about = dataset.read_metadata(folder, partial=True)
       if about['complete']:
-        text = f'{task}: {about["episodes"]} episodes are there in {folder}'
-        print(f'collect: {text}', flush=True)
+        _say(f'collect: {task} is there, {about["episodes"]} episodes')
         continue
-    todo.append((task, folder))
-  for task, folder in todo:
-    method = collect_method(config, task)
+    method = inputs.collect_method(config, task)
     if method == 'agent':
       _collect_by_agent(config, task, folder)
       continue
+    # Several datasets, one log: nothing told before is taken back.
     with Logger(workdir, 'collect', resume_step=sys.maxsize) as logger:
       collect.collect(config, task, folder, method, logger)
-
-
-def collect_method(config, task: str) -> str:
-  """How this task's dataset is to be made; 'auto' is resolved."""
-  method = config.collect.method
-  if method not in METHODS:
-    known = ', '.join(METHODS)
-    raise UserError(f'config.collect.method={method!r}; one of {known}')
-  if method != 'auto':
-    return method
-  kinds = {'dmc': 'agent', 'metaworld': 'scripted'}
-  return kinds.get(task.split('_')[0], 'random')
 
 
 def _collect_by_agent(config, task, folder):
@@ -72,15 +60,12 @@ def _collect_by_agent(config, task, folder):
     own.task, own.sources = task, ()
     own.learner.variant = 'dreamerv2'
     own.finetune.env_steps = config.collect.agent_env_steps
-    own.finetune.capacity = config.collect.agent_env_steps
-  run_finetune(own, folder / 'agent', folder)
-  with environments.VectorEnv(task, env_settings(own), 1, 0, False) as envs:
-    collected = {
-      'method': 'agent',
-      'env_steps': own.finetune.env_steps,
-      'seed': own.seed,
-    }
-    dataset.write_metadata(folder, task, collected, envs.description, True)
+    own.replay.online_frames = config.collect.agent_env_steps
+  _say(f'collect: {task}, by an agent that learns it')
+  workdir = folder / 'agent'
+  runs.claim(workdir, own)
+  how = {'method': 'agent', 'seed': own.seed}
+  run_finetune(own, workdir, replay_dir=folder, how=how)
 
 
 def run_pretrain(config, workdir: pathlib.Path):
@@ -90,197 +75,132 @@ def run_pretrain(config, workdir: pathlib.Path):
     config: the run's.
     workdir: the run's folder.
   """
-  if not transfers(config) or config.teacher_from:
-    why = 'the teacher is given' if config.teacher_from else 'no transfer'
-    print(f'pretrain: nothing to do, {why}', flush=True)
+  if not inputs.transfers(config):
+    _say('pretrain: nothing to do without transfer')
+    return
+  if config.teacher_from:
+    _say(f'pretrain: nothing to do, the teacher is {config.teacher_from}')
     return
   checkpoint = Checkpoint(workdir / runs.TEACHER)
+  steps = config.pretrain.steps
   done = checkpoint.finished()
-  if done and done['step'] >= config.pretrain.steps:
-    print(f'pretrain: done, {done["step"]} updates', flush=True)
+  if done and done['step'] >= steps:
+    _say(f'pretrain: done, {done["step"]} updates')
     return
-  p = config.pretrain
-  replays, about = load_sources(config, workdir, p.capacity)
-  dims = tuple(a['action_dim'] for a in about)
+  replays, notes = inputs.load_sources(config, workdir)
+  dims = tuple(notes['source_action_dims'])
   pretrainer = learner.build_pretrainer(config.learner, dims)
-  notes = {'sources': list(config.sources), 'source_action_dims': list(dims)}
   state, resumed = runs.start(
     checkpoint, pretrainer.init, config.seed, notes, 'pretrain'
   )
-  schedule = pretrain.Schedule(
-    steps=p.steps,
-    batch=p.batch,
-    length=p.length,
-    log_every=p.log_every,
-    video_every=p.video_every,
-    save_every=p.save_every,
-    seed=config.seed,
-  )
-  step = int(state.step) if resumed else None
-  with Logger(workdir, 'pretrain', step) as logger:
+  schedule = pretrain.Schedule(seed=config.seed, **config.pretrain)
+  with Logger(workdir, 'pretrain', resumed and int(state.step)) as logger:
     pretrain.pretrain(
       pretrainer, state, replays, logger, checkpoint, schedule, notes
     )
-  checkpoint.finish(p.steps, notes)
+  checkpoint.finish(steps, notes)
 
 
-def run_finetune(config, workdir: pathlib.Path, replay_dir=None):
+def run_finetune(
+  config,
+  workdir: pathlib.Path,
+  replay_dir: pathlib.Path | None = None,
+  how: dict | None = None,
+):
   """Learns the target task online.
 
   Args:
     config: the run's.
     workdir: the run's folder.
     replay_dir: of the online episodes; None: replay/ in the run's folder.
+    how: what their metadata says of how they came about.
   """
-  f = config.finetune
   checkpoint = Checkpoint(workdir / runs.STUDENT)
   done = checkpoint.finished()
-  if done and done['env_steps'] >= f.env_steps:
-    text = f'{done["env_steps"]} env steps on {config.task}'
-    print(f'finetune: done, {text}', flush=True)
-    return
-  replays, dims, teacher = [], (), None
-  if transfers(config):
-    replays, about = load_sources(config, workdir, config.pretrain.capacity)
-    dims = tuple(a['action_dim'] for a in about)
-  with contextlib.ExitStack() as stack:
-    settings = env_settings(config)
-    make = lambda num, seed: stack.enter_context(
-      environments.VectorEnv(
-        config.task, settings, num, seed, config.env.parallel
-      )
-    )
-    envs = make(config.env.num, config.seed)
-    eval_envs = make(config.evaluate.envs, config.seed + 1)
-    agent = learner.build_agent(config.learner, envs.action_dim, dims)
-    if agent.teacher:
-      teacher = load_teacher(config, workdir, agent)
-    notes = {
-      'task': config.task,
-      'action_dim': envs.action_dim,
-      'sources': list(config.sources) if agent.teacher else [],
-      'source_action_dims': list(dims),
-    }
-    state, resumed = runs.start(
-      checkpoint,
-      lambda key: agent.init(key, teacher),
-      config.seed,
-      notes,
-      'finetune',
-    )
-    counters = None
-    if resumed:
-      fields = finetune.Counters.__dataclass_fields__
-      counters = finetune.Counters(**{k: resumed[k] for k in fields})
-    replay = Replay(
-      replay_dir or workdir / 'replay',
-      f.capacity,
-      config.seed,
-      envs.action_dim,
-      config.env.size,
-      owner=True,
-      keep_episodes=resumed['total_episodes'] if resumed else 0,
-    )
-    repeat = config.env.action_repeat
-    step = counters.agent_steps * repeat if counters else None
-    logger = stack.enter_context(Logger(workdir, 'finetune', step))
-    eval_key = jax.random.key(config.seed + 1)
-    loop = finetune.Finetuner(
-      agent,
-      state,
-      envs,
-      acting.Evaluator(agent, eval_envs, config.evaluate.episodes, eval_key),
-      replay,
-      replays,
-      logger,
-      checkpoint,
-      finetune.Schedule(
-        env_steps=f.env_steps,
-        prefill=f.prefill,
-        first_updates=f.first_updates,
-        update_every=f.update_every,
-        batch=f.batch,
-        length=f.length,
-        log_every=f.log_every,
-        video_every=f.video_every,
-        save_every=f.save_every,
-        eval_every=config.evaluate.every,
-        action_repeat=repeat,
-        seed=config.seed,
-      ),
-      tuple(notes['sources']),
-      counters,
-      notes,
-    )
-    loop.run()
-    dataset.write_metadata(
-      replay.directory,
+  if done and done['env_steps'] >= config.finetune.env_steps:
+    _say(f'finetune: done, {done["env_steps"]} env steps of {config.task}')
+  else:
+    with contextlib.ExitStack() as stack:
+      loop = _build_finetuner(config, workdir, replay_dir, checkpoint, stack)
+      loop.run()
+      done = {'env_steps': loop.env_steps}
+    checkpoint.finish(loop.counters.updates, done)
+  # Written when it is missing: an interruption before here costs nothing.
+  folder = replay_dir or workdir / 'replay'
+  if not (folder / dataset.FILE).exists():
+    how = how or {'method': 'online replay', 'seed': config.seed}
+    env = environments.make(config.task, inputs.env_settings(config), 0)
+    how = {**how, 'env_steps': done['env_steps']}
+    dataset.write_metadata(folder, config.task, how, env.description, True)
+    env.close()
+
+
+def _build_finetuner(config, workdir, replay_dir, checkpoint, stack):
+  """Everything the online loop uses, fresh or as the checkpoint left it."""
+  replays, sources = [], {'sources': [], 'source_action_dims': []}
+  if inputs.transfers(config):
+    replays, sources = inputs.load_sources(config, workdir)
+  envs = _open_envs(config, config.env.num, 0, stack)
+  eval_envs = _open_envs(config, config.evaluate.envs, 1, stack)
+  agent = learner.build_agent(
+    config.learner, envs.action_dim, tuple(sources['source_action_dims'])
+  )
+  teacher = None
+  if agent.teacher:
+    teacher = inputs.load_teacher(config, workdir, agent)
+  notes = {'task': config.task, 'action_dim': envs.action_dim, **sources}
+  init = lambda key: agent.init(key, teacher)
+  state, resumed = runs.start(checkpoint, init, config.seed, notes, 'finetune')
+  counters = finetune.Counters()
+  if resumed:
+    fields = dataclasses.asdict(counters)
+    counters = finetune.Counters(**{k: resumed[k] for k in fields})
+  replay = Replay(
+    replay_dir or workdir / 'replay',
+    config.replay.online_frames,
+    config.seed,
+    envs.action_dim,
+    config.env.size,
+    owner=True,
+    keep_episodes=resumed['total_episodes'] if resumed else 0,
+  )
+  schedule = finetune.Schedule(
+    **config.finetune,
+    eval_every=config.evaluate.every,
+    action_repeat=config.env.action_repeat,
+    seed=config.seed,
+  )
+  told = counters.agent_steps * schedule.action_repeat if resumed else None
+  eval_key = jax.random.key(config.seed + 1)
+  return finetune.Finetuner(
+    agent=agent,
+    state=state,
+    envs=envs,
+    evaluator=acting.Evaluator(
+      agent, eval_envs, config.evaluate.episodes, eval_key
+    ),
+    replay=replay,
+    sources=replays,
+    logger=stack.enter_context(Logger(workdir, 'finetune', told)),
+    checkpoint=checkpoint,
+    schedule=schedule,
+    counters=counters,
+    notes=notes,
+  )
+
+
+def _open_envs(config, num, stream, stack):
+  """The target task's environments; streams have seeds of their own."""
+  return stack.enter_context(
+    environments.VectorEnv(
       config.task,
-      {'method': 'online replay', 'env_steps': loop.env_steps},
-      envs.description,
-      True,
+      inputs.env_settings(config),
+      num,
+      2 * config.seed + stream,
+      config.env.parallel,
     )
-    checkpoint.finish(loop.counters.updates, {'env_steps': loop.env_steps})
-
-
-def transfers(config) -> bool:
-  """Whether this config uses source tasks at all."""
-  return config.learner.variant != 'dreamerv2'
-
-
-def env_settings(config) -> environments.Settings:
-  """How the run's environments are shown and stepped."""
-  e = config.env
-  return environments.Settings(
-    e.size, e.action_repeat, e.time_limit, e.camera, e.quality
   )
 
 
-def source_folder(config, workdir: pathlib.Path, task: str) -> pathlib.Path:
-  """Where the dataset of a source task is, or will be."""
-  root = config.source_dir or workdir / 'sources'
-  return pathlib.Path(root).expanduser() / task
-
-
-def load_sources(config, workdir, capacity: int):
-  """Opens the source datasets: (replays, metadata), in the labels' order."""
-  folders = [source_folder(config, workdir, t) for t in config.sources]
-  size = config.env.size
-  return sources.load_sources(folders, capacity, config.seed, size)
-
-
-def load_teacher(config, workdir: pathlib.Path, agent):
-  """The frozen teacher's parameters: this run's, another's, or public ones.
-
-  Raises:
-    UserError: it is missing, has other sizes, or knows other domains.
-  """
-  origin = config.teacher_from
-  if origin.endswith('.npz'):
-    try:
-      with np.load(origin, allow_pickle=False) as file:
-        return public.load_teacher(file, agent)
-    except (OSError, ValueError) as error:
-      raise UserError(
-        f'config.teacher_from={origin}: not a readable .npz ({error})'
-      ) from error
-  folder = pathlib.Path(origin).expanduser() if origin else workdir
-  pretrainer = learner.build_pretrainer(
-    config.learner, agent.source_action_dims
-  )
-  target = jax.eval_shape(pretrainer.init, jax.random.key(0))
-  checkpoint = Checkpoint(folder / runs.TEACHER)
-  if not checkpoint.finished() and checkpoint.latest() is None:
-    raise UserError(
-      f'no teacher in {checkpoint.directory}: run the stage that makes it'
-      " (--config.stages=\"('pretrain','finetune')\"), or name a run folder"
-      ' or a public .npz by --config.teacher_from=...'
-    )
-  state, notes, _ = checkpoint.restore(target)
-  if notes['sources'] != list(config.sources):
-    raise UserError(
-      f'the teacher in {folder} was pretrained on {notes["sources"]}, but'
-      f' config.sources is {list(config.sources)}: its labels mean other'
-      ' domains; set config.sources to the same tasks in the same order'
-    )
-  return state.params['model']
+def _say(text):
+  print(text, flush=True)

@@ -1,0 +1,35 @@
+"""All stages on probe environments, in seconds: does everything run?
+
+python -m experiments.run --config=experiments/debug.py
+"""
+
+from experiments import base
+
+
+def get_config():
+  """base.py with everything tiny."""
+  config = base.get_config()
+  config.name = 'debug'
+  config.task = 'probe_action'
+  config.sources = ('probe_wide', 'probe_count')
+  config.env.update(action_repeat=1, time_limit=20)
+  for sizes in (config.learner.teacher, config.learner.student):
+    sizes.update(depth=2, stoch=6, deter=16, hidden=16, units=16)
+  config.learner.transfer.vae_hidden = 16
+  config.learner.behavior.horizon = 5
+  config.collect.episodes = 3
+  config.pretrain.update(
+    steps=6, batch=4, length=10, log_every=2, video_every=3, save_every=3
+  )
+  config.finetune.update(
+    env_steps=100,
+    prefill=40,
+    first_updates=4,
+    batch=4,
+    length=10,
+    log_every=2,
+    video_every=5,
+    save_every=5,
+  )
+  config.evaluate.update(every=40, episodes=2)
+  return config

@@ -1,0 +1,18 @@
+"""Quadruped from four locomotion sources (DeepMind Control), full size.
+
+  python -m experiments.run --config=experiments/dmc_quadruped.py
+  python -m experiments.run --config=experiments/dmc_quadruped.py \
+    --config.task=dmc_quadruped_run --workdir=runs/quadruped_run
+
+For one GPU; a CPU computes it too, in weeks. Published at 402k env steps, under
+the nearest protocol: DreamerV2 514 (walk) and 410 (run), APV 797 and 647.
+"""
+
+from experiments import base
+
+
+def get_config():
+  """base.py is this experiment."""
+  config = base.get_config()
+  config.name = 'dmc_quadruped'
+  return config

@@ -1,0 +1,280 @@
+"""The pure steps of pretraining and finetuning."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import small
+from tests.small import KEY
+from tests.small import assert_close as _close
+from tests.small import assert_equal as _equal
+from tests.small import differ as _differ
+from vid2act_jax import learner
+from vid2act_jax.learner import finetune, teachers, update
+from vid2act_jax.learner.agent import action_mask
+from vid2act_jax.nets import dists
+from vid2act_jax.types import UserError
+
+
+def _assert_finite(tree):
+  for leaf in jax.tree.leaves(tree):
+    assert np.isfinite(leaf).all()
+
+
+@pytest.fixture
+def setup():
+  return small.setup()
+
+
+# Target action size, those of the sources, B, L, H and the student's sizes.
+_CASES = {
+  'one domain, all at their least': (3, (3,), 1, 2, 2, {}),
+  'target larger than the sources': (5, (2, 3), 3, 4, 4, {}),
+  'target smaller, student smaller': (
+    1, (4, 2, 2), 2, 5, 3, {'depth': 1, 'deter': 5, 'stoch': 2, 'hidden': 4},
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', _CASES.values(), ids=_CASES)
+def test_any_sizes_will_do(case):
+  action_dim, sources, size, length, horizon, student = case
+  config = small.config(**student)
+  config.behavior.horizon = horizon
+  agent = learner.build_agent(config, action_dim, sources)
+  state = small.state_of(agent)
+  batch = small.finetune_batch(agent, size, length)
+  new, metrics = small.jit(agent.finetune_step)(state, batch, KEY)
+  _assert_finite((new, metrics))
+  assert metrics['similarity'].shape == (len(sources),)
+  np.testing.assert_allclose(metrics['similarity'].sum(), 1, rtol=1e-5)
+  _equal(new.teacher, state.teacher)
+  for name in state.params:
+    assert _differ(new.params[name], state.params[name])
+  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert shapes(new) == shapes(state)
+
+
+def test_updates_are_counted_and_the_slow_critic_copied_in_time(setup):
+  state = setup.state
+  for done in range(5):
+    due = done in (0, 2, 4)  # the period is 2
+    expected = state.params['critic'] if due else state.slow_critic
+    new, _ = setup.step(state, setup.batch, KEY)
+    _equal(new.slow_critic, expected)
+    assert _differ(new.params['critic'], expected)
+    assert int(new.step) == done + 1
+    state = new
+  _equal(state.teacher, setup.state.teacher)
+
+
+def test_model_loss_is_the_sum_of_its_terms(setup):
+  _, metrics = setup.step(setup.state, setup.batch, KEY)
+  names = ('kl_loss', 'image_loss', 'reward_loss')
+  names += ('distillation_loss', 'vae_loss')
+  total = sum(float(metrics[name]) for name in names)
+  assert float(metrics['model_loss']) == pytest.approx(total, rel=1e-5)
+
+
+def test_padded_action_dimensions_change_nothing(setup):
+  out = setup.step(setup.state, setup.batch, KEY)
+  sources = setup.batch.sources
+  assert np.abs(sources.action[0, ..., 1:]).min() > 0
+  action = sources.action.at[0, ..., 1:].set(7)
+  batch = setup.batch.replace(sources=sources.replace(action=action))
+  _equal(setup.step(setup.state, batch, KEY), out)
+  # An own dimension does matter, and the one of the first frame does not.
+  action = sources.action.at[0, :, 2, 0].add(0.1)
+  batch = setup.batch.replace(sources=sources.replace(action=action))
+  other = setup.step(setup.state, batch, KEY)
+  assert float(other[1]['vae_loss']) != float(out[1]['vae_loss'])
+
+
+def test_teachers_see_of_the_targets_action_what_they_know(setup):
+  observe = small.jit(teachers.observe, static_argnums=0)
+
+  def view(change):
+    batch = setup.batch
+    action = batch.target.action.at[:, 1:, change].add(0.5)
+    batch = batch.replace(target=batch.target.replace(action=action))
+    return observe(setup.agent, setup.state.teacher, batch, KEY).target
+
+  plain = observe(setup.agent, setup.state.teacher, setup.batch, KEY).target
+  # The first domain knows one dimension only.
+  _equal(view(1)[0], plain[0])
+  assert _differ(view(1)[1], plain[1])
+  assert _differ(view(0)[0], plain[0])
+
+
+def test_actions_are_fitted_to_every_domain():
+  mask = action_mask((1, 3), 3)
+  fitted = teachers.fit_actions(jnp.array([[1.0, 2]]), mask)
+  np.testing.assert_array_equal(fitted, [[[1, 0, 0]], [[1, 2, 0]]])
+  fitted = teachers.fit_actions(jnp.array([[1.0, 2, 3, 4]]), mask)
+  np.testing.assert_array_equal(fitted, [[[1, 0, 0]], [[1, 2, 3]]])
+
+
+def test_no_transfer():
+  config = small.config()
+  config.variant = 'dreamerv2'
+  agent = learner.build_agent(config, 2, ())
+  state, batch = small.state_of(agent), small.finetune_batch(agent)
+  assert state.params['model']['transfer'] == {} == state.teacher
+  assert batch.sources is None
+  new, metrics = small.jit(agent.finetune_step)(state, batch, KEY)
+  _assert_finite((new, metrics))
+  assert not {'similarity', 'vae_loss', 'distillation_loss'} & set(metrics)
+  obs = {'image': batch.target.image[:, 0], 'is_first': np.ones(2, bool)}
+  act = small.jit(agent.policy, static_argnums=4)
+  carry, action, extras = act(new, agent.initial_carry(2), obs, KEY, True)
+  assert carry.teacher is None and extras == {}
+  assert np.abs(action).max() <= 1
+
+
+def test_chance_comes_from_the_key_and_the_step():
+  agent = learner.build_agent(small.config(), 2, (2,))
+  state, batch = small.state_of(agent), small.finetune_batch(agent)
+  step = small.jit(agent.finetune_step)
+  out = step(state, batch, KEY)
+  _equal(step(state, batch, KEY), out)
+  for other in (
+    step(state.replace(step=state.step + 1), batch, KEY),
+    step(state, batch, jax.random.key(1)),
+  ):
+    for name in ('image_loss', 'vae_loss', 'actor_loss'):
+      assert float(other[1][name]) != float(out[1][name])
+
+
+def _halves(batch):
+  """Rows apart along a new first axis: targets of B, sources of N, B."""
+  target = jax.tree.map(lambda x: x[:, None], batch.target)
+  sources = jax.tree.map(lambda x: x.swapaxes(0, 1)[:, :, None], batch.sources)
+  return batch.replace(target=target, sources=sources)
+
+
+def test_a_batch_split_over_an_axis_is_the_whole_batch(setup):
+  agent, state, batch = setup.agent, setup.state, setup.batch
+
+  def divergence(params):
+    view = teachers.observe(agent, state.teacher, batch, KEY)
+    loss = finetune.model_loss(agent, params, batch, view, KEY)
+    forward = loss[1][1]
+    return dists.kl(forward.post, forward.prior).mean(1)
+
+  kl = small.jit(divergence)(state.params['model'])
+  # Free nats between the halves' KLs, below that of the whole.
+  free = float((kl.min() + kl.mean()) / 2)
+  assert kl.min() < free < kl.mean()
+  loss = dataclasses.replace(agent.loss, kl_free=free)
+  agent = dataclasses.replace(agent, loss=loss)
+
+  def split_step(state, batch, key):
+    return agent.finetune_step(state, batch, key, axis_name='batch')
+
+  mapped = jax.vmap(split_step, (None, 0, None), axis_name='batch')
+  ours, metrics = small.jit(mapped)(state, _halves(batch), KEY)
+  whole, expected = small.jit(agent.finetune_step)(state, batch, KEY)
+  del metrics['reward_std'], expected['reward_std']  # no mean of the halves'
+  for device in range(2):
+    mine = lambda x, i=device: x[i]
+    _close(jax.tree.map(mine, metrics), expected, 1e-4)
+    # Adam's moments tell the gradients' sizes, which its steps hide.
+    _close(jax.tree.map(mine, ours.opt), whole.opt, 1e-4)
+    _close(jax.tree.map(mine, ours.params), whole.params)
+
+
+def test_devices_along_an_axis_draw_their_own_noise(setup):
+  def draw(_):
+    key = update.step_key(setup.state, KEY, 'batch')
+    return jax.random.normal(key)
+
+  one, other = jax.vmap(draw, axis_name='batch')(jnp.zeros(2))
+  assert one != other
+
+
+def test_it_learns_a_small_batch_by_heart():
+  config = small.config(stoch=6, deter=16, hidden=16, units=16)
+  config.optim.update(model_lr=1e-2, actor_lr=1e-3, critic_lr=1e-2)
+  config.optim.model_clip = 1e6
+  agent = learner.build_agent(config, 2, (2, 2))
+  batch = small.finetune_batch(agent)
+  # Frames of one shade each: few updates are enough.
+  shade = np.linspace(40, 215, 6).astype(np.uint8)[:, None, None, None]
+  paint = lambda x: x.replace(image=jnp.broadcast_to(shade, x.image.shape))
+  batch = batch.replace(
+    target=paint(batch.target), sources=paint(batch.sources)
+  )
+  step = small.jit(agent.finetune_step, donate_argnums=0)
+  state, history = small.state_of(agent), []
+  for _ in range(60):
+    state, metrics = step(state, batch, KEY)
+    history.append(jax.device_get(metrics))
+  constants = {'image_loss': 64 * 64 * 3 * 0.918939, 'reward_loss': 1.837877}
+  for name, constant in constants.items():
+    first, last = (h[name] - constant for h in (history[0], history[-1]))
+    assert last < 0.5 * first, name
+  mean = lambda name, part: np.mean([h[name] for h in history[part]])
+  for name in ('vae_loss', 'distillation_loss', 'value_loss'):
+    assert mean(name, slice(-5, None)) < 0.9 * mean(name, slice(5)), name
+
+
+def test_pretraining_minds_no_padding():
+  pretrainer = learner.build_pretrainer(small.config(), (1, 3), small.CONSTANT)
+  state = small.state_of(pretrainer)
+  batch = small.batch_of(2, 1, 4, action_dim=3)
+  step = small.jit(pretrainer.pretrain_step)
+  new, metrics = out = step(state, batch, KEY)
+  _assert_finite(out)
+  assert int(new.step) == 1 and _differ(new.params, state.params)
+  names = ('kl_loss', 'image_loss', 'reward_loss')
+  total = sum(float(metrics[name]) for name in names)
+  assert float(metrics['model_loss']) == pytest.approx(total, rel=1e-5)
+  padded = batch.replace(action=batch.action.at[0, ..., 1:].set(7))
+  _equal(step(state, padded, KEY), out)
+  own = batch.replace(action=batch.action.at[1, ..., 1:].add(0.1))
+  assert _differ(step(state, own, KEY)[0], new)
+
+
+def test_videos_have_few_rows_of_every_domain(setup):
+  video = jax.eval_shape(
+    setup.agent.open_loop, setup.state,
+    small.batch_of(8, 7, action_dim=2), KEY,
+  )  # fmt: skip
+  assert video.shape == (6, 7, 3 * 64, 64, 3)
+  pretrainer = learner.build_pretrainer(small.config(), (1, 3, 2, 2))
+  video = jax.eval_shape(
+    pretrainer.open_loop, small.state_of(pretrainer),
+    small.batch_of(4, 3, 7, action_dim=3), KEY,
+  )  # fmt: skip
+  assert video.shape == (6, 7, 3 * 64, 64, 3)
+
+
+def test_a_fresh_state(setup):
+  agent = setup.agent
+  teacher = small.model_params(agent.teacher)
+  state = small.jit(agent.init)(KEY, teacher)
+  assert set(state.teacher) == {'encoder', 'rssm'}
+  _equal(state.teacher, {k: teacher[k] for k in state.teacher})
+  _equal(state.slow_critic, state.params['critic'])
+  assert int(state.step) == 0
+  _assert_finite(state)
+  same = lambda x, y: x.shape == y.shape and x.dtype == y.dtype
+  assert all(jax.tree.leaves(jax.tree.map(same, state, setup.state)))
+
+
+@pytest.mark.parametrize(
+  'key, value, sources, named',
+  [
+    ('variant', 'dreamer', (2,), "'dreamer'"),
+    ('conv', 'fft', (2,), "'fft'"),
+    ('variant', 'vid2act', (), 'config.sources'),
+  ],
+)
+def test_a_wrong_config_is_told(key, value, sources, named):
+  config = small.config()
+  config[key] = value
+  with pytest.raises(UserError, match=named):
+    learner.build_agent(config, 2, sources)

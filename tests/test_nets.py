@@ -1,0 +1,242 @@
+"""Networks against their formulas, computed in another way."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import small
+from vid2act_jax.nets import conv, dists, image, rssm
+from vid2act_jax.nets.world_model import Sizes, WorldModel, map_chunks
+from vid2act_jax.types import Latent
+
+_DIMS = ('NHWC', 'HWIO', 'NHWC')
+_SIZES = Sizes(
+  depth=2, stoch=3, deter=8, hidden=7, units=6, reward_layers=1
+)  # fmt: skip
+
+
+def _rng():
+  return np.random.default_rng(0)
+
+
+def _normal(*shape):
+  return jnp.asarray(_rng().normal(size=shape), jnp.float32)
+
+
+def _close(ours, expected, tolerance=1e-5):
+  """Relative by norm."""
+  ours, expected = np.asarray(ours), np.asarray(expected)
+  assert ours.shape == expected.shape
+  error = np.linalg.norm(ours - expected)
+  assert error <= tolerance * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize('size', [64, 31, 14, 6])
+def test_conv_forms_agree(size):
+  _forms_agree(conv.conv, _normal(2, size, size, 3), _normal(4, 4, 3, 5))
+
+
+@pytest.mark.parametrize('kernel', [5, 6])
+@pytest.mark.parametrize('size', [1, 5, 13, 30])
+def test_conv_transpose_forms_agree(size, kernel):
+  inputs = _normal(2, size, size, 3), _normal(kernel, kernel, 3, 5)
+  _forms_agree(conv.conv_transpose, *inputs)
+
+
+def _forms_agree(fn, x, kernel):
+  def run(form):
+    loss = lambda x, kernel: jnp.sin(fn(x, kernel, form)).sum()
+    both = lambda *args: (fn(*args, form), jax.grad(loss, (0, 1))(*args))
+    return small.jit(both)(x, kernel)
+
+  jax.tree.map(_close, run('subpixel'), run('native'))
+
+
+@pytest.mark.parametrize('form', conv.FORMS)
+def test_convolutions_by_their_definition(form):
+  x, kernel = np.asarray(_normal(1, 7, 7, 2)), np.asarray(_normal(4, 4, 2, 3))
+  expected = np.zeros((1, 2, 2, 3))
+  for i, j in np.ndindex(2, 2):
+    patch = x[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4]
+    expected[:, i, j] = np.einsum('mabc,abcd->md', patch, kernel)
+  _close(conv.conv(x, kernel, form), expected)
+  expected = np.zeros((1, 16, 16, 3))
+  for i, j, a, b in np.ndindex(7, 7, 4, 4):
+    expected[:, 2 * i + a, 2 * j + b] += x[:, i, j] @ kernel[a, b]
+  _close(conv.conv_transpose(x, kernel, form), expected)
+
+
+@pytest.mark.parametrize('form', conv.FORMS)
+def test_label_as_bias_is_label_as_planes(form):
+  """In the first convolution of the encoder, with its gradients."""
+  encoder = image.Encoder(depth=2, num_domains=3, form=form)
+  frames = small.batch_of(3, action_dim=1).image
+  label = jnp.array([2, 0, 1])
+  shapes = jax.eval_shape(encoder.init, jax.random.key(0), frames, label)
+  params = small.fill(shapes)['params']
+
+  def with_planes(params):
+    planes = jnp.broadcast_to(
+      jax.nn.one_hot(label, 3)[:, None, None], (3, 64, 64, 3)
+    )
+    x = jnp.concatenate([planes, frames / 255.0 - 0.5], -1)
+    for i in range(4):
+      layer = params[f'layers_{i}']
+      x = jax.lax.conv_general_dilated(
+        x, layer['kernel'], (2, 2), 'VALID', dimension_numbers=_DIMS
+      )
+      x = jax.nn.elu(x + layer['bias'])
+    return x.reshape(3, -1)
+
+  def with_bias(params):
+    return encoder.apply({'params': params}, frames, label)
+
+  def both(fn):
+    grad = jax.grad(lambda params: jnp.sin(fn(params)).sum())
+    return small.jit(lambda params: (fn(params), grad(params)))(params)
+
+  ours, expected = both(with_bias), both(with_planes)
+  assert np.ptp(np.asarray(ours[0]), axis=0).max() > 0.1
+  jax.tree.map(_close, ours, expected)
+
+
+def test_label_in_a_dense_layer_is_a_row():
+  layer = rssm.SplitDense(5, (3, 2, 4))
+  parameters = {'kernel': _normal(9, 5), 'bias': _normal(5)}
+  z, a, label = _normal(6, 3), _normal(6, 2), jnp.array([3, 0, 1, 2, 2, 3])
+  dense = layer.bind({'params': parameters})
+  ours = dense(0, z) + dense(1, a) + dense(2, label) + dense.bias
+  whole = jnp.concatenate([z, a, jax.nn.one_hot(label, 4)], -1)
+  _close(ours, whole @ parameters['kernel'] + parameters['bias'])
+
+
+def _sigmoid(x):
+  return 1 / (1 + np.exp(-x))
+
+
+def test_gru_by_its_formula():
+  """Gates in the order reset, candidate, update."""
+  cell, rng = rssm.GRUCell(4), _rng()
+  x, h = rng.normal(size=(5, 3)), rng.normal(size=(5, 4))
+  kernel, bias = rng.normal(size=(7, 12)), rng.normal(size=12)
+  scale, shift = rng.normal(size=(2, 12))
+  # So small that the epsilon of the normalisation is seen.
+  kernel, bias = 1e-3 * kernel, 1e-3 * bias
+  y = np.concatenate([x, h], -1) @ kernel + bias
+  y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
+  reset, candidate, update = np.split(y * scale + shift, 3, -1)
+  candidate = np.tanh(_sigmoid(reset) * candidate)
+  update = _sigmoid(update - 1)
+  expected = update * candidate + (1 - update) * h
+  parameters = {
+    'dense': {'kernel': kernel, 'bias': bias},
+    'norm': {'scale': scale, 'bias': shift},
+  }
+  parameters, x, h = jax.tree.map(jnp.float32, (parameters, x, h))
+  _close(cell.apply({'params': parameters}, x, h), expected)
+
+
+def test_std_is_bounded():
+  raw = jnp.array([-100.0, 0, 2, 100])
+  expected = [0.1, 1.1, 2 * _sigmoid(1) + 0.1, 2.1]
+  np.testing.assert_allclose(dists.bounded_std(raw), expected, rtol=1e-6)
+  stats = dists.from_stats(jnp.array([1.0, 2, 0, -100]))
+  np.testing.assert_allclose(stats.mean, [1, 2])
+  np.testing.assert_allclose(stats.std, [1.1, 0.1], rtol=1e-6)
+
+
+def test_samples_are_mean_plus_noise_times_std():
+  dist = dists.from_stats(jnp.array([1.0, 2, 0, 0]))
+  ours = dists.sample(dist, jnp.array([2.0, -1]))
+  np.testing.assert_allclose(ours, [1 + 2.2, 2 - 1.1], rtol=1e-6)
+
+
+@pytest.fixture(scope='module')
+def world():
+  """A model with domains, its parameters, and inputs of [2, 6] to observe."""
+  model = WorldModel(_SIZES, action_dim=2, num_domains=3)
+  params = small.model_params(model)
+  rng = _rng()
+  draw = lambda *shape: jnp.asarray(rng.normal(size=(2, 6, *shape)), 'float32')
+  inputs = {
+    'embed': draw(model.encoder.embed_dim),
+    'action': draw(2),
+    'is_first': jnp.zeros((2, 6), bool),
+    'noise': draw(3),
+  }
+  label = jnp.array([2, 0])
+  observe = small.jit(lambda xs: model.observe(params, **xs, label=label))
+  return model, params, inputs, label, observe
+
+
+def test_a_first_frame_forgets_what_was_before(world):
+  _, _, inputs, _, observe = world
+  first = inputs['is_first'].at[0, 3].set(True)
+  whole, post = observe({**inputs, 'is_first': first})
+  plain, _ = observe(inputs)
+  # The second sequence and the frames before are as without a reset.
+  _close(whole.deter[1], plain.deter[1])
+  _close(whole.deter[0, :3], plain.deter[0, :3])
+  assert np.abs(whole.deter[0, 3:] - plain.deter[0, 3:]).max() > 1e-2
+  # From there it is a sequence of its own, whatever the action says.
+  fresh = jax.tree.map(lambda x: jnp.roll(x, -3, 1), inputs)
+  fresh['action'] = fresh['action'].at[0, 0].set(0)
+  alone, alone_post = observe(fresh)
+  for ours, expected in ((whole, alone), (post, alone_post)):
+    jax.tree.map(lambda x, y: _close(x[0, 3:], y[0, :3]), ours, expected)
+
+
+def test_observe_is_observe_step_repeated(world):
+  model, params, inputs, label, observe = world
+  inputs = {**inputs, 'is_first': inputs['is_first'].at[1, 2].set(True)}
+  expected = observe(inputs)
+  step = small.jit(
+    lambda latent, xs: model.observe_step(params, latent, **xs, label=label)
+  )
+  latent = model.initial(2)
+  for t in range(6):
+    latent, post = step(latent, {k: v[:, t] for k, v in inputs.items()})
+    now = jax.tree.map(lambda x, t=t: x[:, t], expected)
+    jax.tree.map(_close, (latent, post), now)
+
+
+def test_imagining_is_the_recurrence_with_the_prior(world):
+  model, params, inputs, label, observe = world
+  latent, _ = observe(inputs)
+  before = jax.tree.map(lambda x: x[:, 2], latent)
+  noise = inputs['noise'][:, 0]
+  after, prior = model.imagine_step(
+    params, before, inputs['action'][:, 3], noise, label
+  )
+  _close(after.deter, latent.deter[:, 3])
+  expected = model.prior(params, latent.deter)
+  jax.tree.map(lambda x, y: _close(x, y[:, 3]), prior, expected)
+  _close(after.stoch, prior.mean + prior.std * noise)
+
+
+def test_the_domain_matters(world):
+  model, params, inputs, _, observe = world
+  state = Latent(jnp.ones((2, 3)), jnp.ones((2, 8)))
+  args = params, state, inputs['action'][:, 0], inputs['noise'][:, 0]
+  one, _ = model.imagine_step(*args, jnp.array([0, 1]))
+  other, _ = model.imagine_step(*args, jnp.array([0, 2]))
+  np.testing.assert_array_equal(one.deter[0], other.deter[0])
+  assert np.abs(one.deter[1] - other.deter[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+  'rows, chunk', [(7, 3), (12, 5), (12, 4), (6, 0), (5, 9)]
+)
+def test_chunks_make_no_difference(rows, chunk):
+  x, y = _normal(rows, 4), _normal(rows, 2, 3)
+  sizes = []
+
+  def fn(x, y):
+    sizes.append(x.shape[0])
+    return {'sum': x.sum(1), 'product': x[:, :3] * y[:, 1]}
+
+  expected = {'sum': x.sum(1), 'product': x[:, :3] * y[:, 1]}
+  ours = map_chunks(fn, chunk, x, y)
+  jax.tree.map(_close, ours, expected)
+  assert max(sizes) <= (chunk or rows)

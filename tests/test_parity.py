@@ -1,0 +1,100 @@
+"""The golden files: this project's numbers are those of the public code."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from tests import check_parity, small
+
+_FILES = sorted((pathlib.Path(__file__).parent / 'golden').glob('*.npz'))
+
+
+def _assert_good(report):
+  lines, good = report.lines()
+  assert good, '\n' + '\n'.join(lines)
+
+
+def test_the_files_are_there():
+  names = [path.stem for path in _FILES]
+  assert {'step_eps0', 'step_eps05', 'three_steps'} <= set(names)
+
+
+@pytest.mark.parametrize('path', _FILES, ids=lambda path: path.stem)
+def test_with_jit(path):
+  _assert_good(check_parity.check(path, options=small.quick_options()))
+
+
+@pytest.fixture
+def little_optimization():
+  """Thousands of small compilations take a fifth less time."""
+  name = 'jax_disable_most_optimizations'
+  before = jax.config.read(name)
+  jax.config.update(name, True)
+  yield
+  jax.config.update(name, before)
+
+
+@pytest.mark.usefixtures('little_optimization')
+@pytest.mark.parametrize('path', _FILES, ids=lambda path: path.stem)
+def test_without_jit(path):
+  """One update: operation by operation, each has to be compiled by itself."""
+  _assert_good(check_parity.check(path, jit=False, updates=1))
+
+
+def test_a_wrong_weight_is_found(tmp_path):
+  """One weight is off by a percent: its groups fail, those before do not."""
+  with np.load(_FILES[0], allow_pickle=False) as file:
+    golden = {k: file[k] for k in file.files}
+  name = 'weight/world_model.heads.reward._mean_layers.4.weight'
+  weight = golden[name].copy()
+  place = np.unravel_index(np.abs(weight).argmax(), weight.shape)
+  weight[place] *= 1.01
+  golden[name] = weight
+  path = tmp_path / 'wrong.npz'
+  np.savez(path, **golden)
+  options = small.quick_options()
+  report = check_parity.check(path, updates=0, options=options)
+  lines, good = report.lines()
+  assert not good
+  failed = {line.split()[1] for line in lines if line.startswith('FAIL')}
+  assert {'reward', 'returns', 'gradients'} <= failed
+  fine = {line.split()[1] for line in lines if line.startswith('ok')}
+  assert {'embeddings', 'posterior', 'prior', 'decoder', 'similarity'} <= fine
+
+
+def test_a_report_names_the_worst_array():
+  report = check_parity.Report()
+  golden = np.array([3.0, 4.0])
+  report.add('a group', 'out', 'good', golden * (1 + 1e-6), golden)
+  assert report.lines()[1]
+  report.add('a group', 'out', 'bad', golden + [0, 0.05], golden)
+  (line,), good = report.lines()
+  assert not good
+  assert line.startswith('FAIL a group') and line.endswith('bad')
+  assert 'worst 1.0e-02' in line and '2 arrays' in line
+
+
+@pytest.mark.parametrize(
+  'ours, golden', [([np.nan], [1.0]), ([1e-30], [0.0]), ([np.inf], [np.inf])]
+)
+def test_a_report_lets_nothing_odd_pass(ours, golden):
+  report = check_parity.Report()
+  report.add('group', 'out', 'fine', [0.0], [0.0])
+  assert report.lines()[1]
+  report.add('group', 'out', 'odd', ours, golden)
+  assert not report.lines()[1]
+
+
+def test_the_exit_status(monkeypatch, capsys):
+  good, bad = check_parity.Report(), check_parity.Report()
+  good.add('group', 'grad', 'array', [1.0], [1.0])
+  bad.add('group', 'grad', 'array', [1.0], [2.0])
+  reports = {'good.npz': good, 'bad.npz': bad}
+  check = lambda path, jit: reports[path.name]
+  monkeypatch.setattr(check_parity, 'check', check)
+  assert check_parity.main(['good.npz']) == 0
+  assert 'NOT' not in capsys.readouterr().out
+  assert check_parity.main(['bad.npz', 'good.npz']) == 1
+  assert 'FAIL group' in capsys.readouterr().out

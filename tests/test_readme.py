@@ -1,0 +1,43 @@
+"""The README's Python, run as it stands there."""
+
+import pathlib
+import re
+
+import pytest
+
+from experiments import debug, run
+
+README = pathlib.Path(__file__).parent.parent / 'README.md'
+BLOCKS = re.findall(r'```python\n(.*?)```', README.read_text(), re.S)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('readme') / 'run'
+  config = debug.get_config()
+  config.finetune.env_steps = 44
+  config.evaluate.every = 0
+  run.run(config.lock(), workdir)
+  return workdir
+
+
+def test_loading_a_run_and_acting(finished):
+  assert BLOCKS[0].count('runs/quickstart-0') == 1
+  names = {}
+  exec(BLOCKS[0].replace('runs/quickstart-0', str(finished)), names)
+  assert names['action'].shape == (1, 2)
+  assert abs(names['action']).max() <= 1
+
+
+def test_importing_the_steps():
+  names = {}
+  exec(BLOCKS[1], names)
+  assert names['taught'].step == 1 and names['state'].step == 1
+  assert names['metrics']['similarity'].shape == (2,)
+
+
+def test_every_experiment_is_listed():
+  text = README.read_text()
+  for path in (README.parent / 'experiments').glob('*.py'):
+    if path.stem not in ('__init__', 'run', 'base'):
+      assert f'`{path.name}`' in text, path.name

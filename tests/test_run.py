@@ -1,0 +1,339 @@
+"""End to end: every stage, skipping, going on after a kill, and mistakes."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import base, debug, run
+from vid2act_jax import envs
+from vid2act_jax.data import dataset
+from vid2act_jax.data import episodes as eps
+from vid2act_jax.loops import finetune, runs
+from vid2act_jax.loops.checkpoint import Checkpoint
+from vid2act_jax.loops.logger import read_metrics
+from vid2act_jax.types import UserError
+
+ROOT = pathlib.Path(__file__).parent.parent
+NAMES = sorted(
+  p.stem
+  for p in (ROOT / 'experiments').glob('*.py')
+  if p.stem not in ('__init__', 'run')
+)
+
+
+def config_with(**overrides):
+  """The debug config with flattened overrides, locked."""
+  config = debug.get_config()
+  config.update_from_flattened_dict(
+    {k.replace('__', '.'): v for k, v in overrides.items()}
+  )
+  return config.lock()
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """A finished run of the debug experiment."""
+  workdir = tmp_path_factory.mktemp('run') / 'debug'
+  run.run(config_with(), workdir)
+  return workdir
+
+
+def test_run_leaves_everything(finished):
+  config = debug.get_config()
+  metrics = read_metrics(finished)
+  by_stage = {
+    stage: [m for m in metrics if m['stage'] == stage]
+    for stage in ('collect', 'pretrain', 'finetune')
+  }
+  assert len(by_stage['collect']) == 2 * config.collect.episodes
+  keys = {k for m in by_stage['pretrain'] for k in m}
+  assert {'train/model_loss', 'train/image_loss', 'train/kl'} <= keys
+  assert not any('distillation' in k for k in keys)
+  keys = {k for m in by_stage['finetune'] for k in m}
+  for wanted in (
+    'train/distillation_loss',
+    'train/vae_loss',
+    'train/actor_loss',
+    'similarity/probe_wide',
+    'similarity/probe_count',
+    'eval/return',
+    'episode/return',
+    'random/return',
+  ):
+    assert wanted in keys
+  for row in by_stage['finetune']:
+    if 'similarity/probe_wide' in row:
+      total = row['similarity/probe_wide'] + row['similarity/probe_count']
+      assert total == pytest.approx(1, abs=1e-5)
+  for pattern in (
+    'summary.png',
+    'videos/pretrain-open_loop-*.gif',
+    'videos/finetune-open_loop-*.gif',
+    'videos/finetune-eval-*.gif',
+    'strips/pretrain-open_loop.png',
+    'tensorboard/finetune/events*',
+  ):
+    assert list(finished.glob(pattern)), pattern
+  assert not any(
+    np.isnan(v) for m in metrics for v in m.values() if v != m['stage']
+  )
+
+
+def test_schedule_is_kept(finished):
+  config = debug.get_config()
+  extra = Checkpoint(finished / runs.STUDENT).restore_raw()[1]
+  f = config.finetune
+  due = (
+    f.first_updates + (extra['agent_steps'] - extra['warm']) // f.update_every
+  )
+  assert extra['updates'] == due
+  assert extra['agent_steps'] >= f.env_steps / config.env.action_repeat
+  assert extra['warm'] >= f.prefill
+
+
+def test_datasets_say_how_they_came_about(finished):
+  about = dataset.read_metadata(finished / 'sources' / 'probe_wide')
+  assert about['collected']['method'] == 'random'
+  assert about['episodes'] == debug.get_config().collect.episodes
+  assert about['action_dim'] == 5
+  online = dataset.read_metadata(finished / 'replay')
+  assert online['task'] == 'probe_action'
+
+
+def test_second_start_skips_what_is_done(finished, capsys):
+  before = (finished / 'metrics.jsonl').read_text()
+  run.run(config_with(), finished)
+  said = capsys.readouterr().out
+  assert 'collect: probe_wide is there' in said
+  assert 'pretrain: done' in said and 'finetune: done' in said
+  assert (finished / 'metrics.jsonl').read_text() == before
+
+
+class Killed(Exception):
+  """Stands for a process that dies."""
+
+
+def test_goes_on_after_a_kill(finished, tmp_path, monkeypatch, capsys):
+  workdir = tmp_path / 'killed'
+  shutil.copytree(finished, workdir)
+  shutil.rmtree(workdir / runs.STUDENT)
+  shutil.rmtree(workdir / 'replay')
+  learn = finetune.Finetuner._learn
+
+  def die(self):
+    learn(self)
+    if self.counters.updates == 12:  # Two after the checkpoint of update 10.
+      raise Killed
+
+  monkeypatch.setattr(finetune.Finetuner, '_learn', die)
+  with pytest.raises(Killed):
+    run.run(config_with(), workdir)
+  monkeypatch.undo()
+  run.run(config_with(), workdir)
+  assert 'finetune: going on after update 10' in capsys.readouterr().out
+  steps = [
+    m['step']
+    for m in read_metrics(workdir, 'finetune')
+    if 'train/model_loss' in m
+  ]
+  assert len(steps) == len(set(steps))
+  done = Checkpoint(workdir / runs.STUDENT).finished()
+  assert done['env_steps'] >= debug.get_config().finetune.env_steps
+
+
+def test_a_longer_run_goes_on_in_its_folder(finished, tmp_path):
+  workdir = tmp_path / 'longer'
+  shutil.copytree(finished, workdir)
+  before = Checkpoint(workdir / runs.STUDENT).finished()['env_steps']
+  run.run(config_with(finetune__env_steps=before + 40), workdir)
+  after = Checkpoint(workdir / runs.STUDENT).finished()['env_steps']
+  assert after >= before + 40
+
+
+def test_finished_run_acts(finished):
+  agent, state = runs.load_agent(finished)
+  with envs.VectorEnv(
+    'probe_action', envs.Settings(time_limit=20), 2, 0, False
+  ) as env:
+    obs, carry = env.step(None), agent.initial_carry(2)
+    carry, action, extras = agent.policy(
+      state, carry, obs, jax.random.key(0), explore=False
+    )
+    obs = env.step(np.asarray(action))
+  assert action.shape == (2, 2) and np.abs(action).max() <= 1
+  np.testing.assert_allclose(extras['similarity'].sum(0), 1, rtol=1e-5)
+  assert not obs['is_first'].any()
+
+
+def test_agent_collects_and_checkpoint_collects(tmp_path):
+  quick = {
+    'sources': ('probe_action',),
+    'finetune__env_steps': 60,
+    'collect__agent_env_steps': 60,
+    'evaluate__every': 0,
+    'stages': ('collect',),
+  }
+  run.run(config_with(collect__method='agent', **quick), tmp_path / 'a')
+  folder = tmp_path / 'a' / 'sources' / 'probe_action'
+  about = dataset.read_metadata(folder)
+  assert about['collected']['method'] == 'agent'
+  assert about['episodes'] == len(eps.list_episodes(folder)) >= 3
+  config = config_with(
+    collect__method='checkpoint',
+    collect__checkpoint=str(folder / 'agent'),
+    collect__episodes=2,
+    **quick,
+  )
+  run.run(config, tmp_path / 'b')
+  about = dataset.read_metadata(tmp_path / 'b' / 'sources' / 'probe_action')
+  assert about['collected']['method'] == 'checkpoint'
+  assert about['episodes'] == 2
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_experiment_builds(name):
+  module = __import__(f'experiments.{name}', fromlist=['get_config'])
+  config = module.get_config()
+  reference = base.get_config()
+  assert set(config.to_dict()) == set(reference.to_dict())
+  from vid2act_jax import learner
+
+  agent = learner.build_agent(config.learner, 6, (6, 4, 3, 3))
+  key = jax.random.key(0)
+  teacher = jax.eval_shape(agent.teacher.init, key)
+  state = jax.eval_shape(agent.init, key, teacher)
+  assert set(state.params) == {'model', 'actor', 'critic'}
+
+
+def test_base_has_the_sizes_of_the_paper():
+  config = base.get_config()
+  s = config.learner.student
+  assert (s.depth, s.stoch, s.deter, s.hidden, s.units) == (
+    32, 50, 200, 200, 400,
+  )  # fmt: skip
+  assert config.finetune.batch == config.finetune.length == 50
+  assert (config.finetune.prefill, config.finetune.update_every) == (2500, 5)
+
+
+MISTAKES = {
+  'task': ({'task': 'dmc_walker_wlak'}, 'dmc_walker_walk'),
+  'suite': ({'task': 'atari_pong'}, 'unknown suite'),
+  'sources': ({'sources': ()}, 'config.sources is empty'),
+  'variant': ({'learner__variant': 'x'}, 'config.learner.variant'),
+  'stage': ({'stages': ('colect',)}, 'colect'),
+  'size': ({'env__size': 32}, 'config.env.size'),
+  'length': ({'finetune__length': 4}, 'config.finetune'),
+  'method': ({'collect__method': 'x'}, 'config.collect.method'),
+  'conv': ({'learner__conv': 'x', 'stages': ('finetune',)}, 'learner.conv'),
+  'script': (
+    {'collect__method': 'scripted'},
+    'scripted policies',
+  ),
+  'no dataset': ({'stages': ('pretrain',)}, 'metadata.json: missing'),
+  'no agent': ({'collect__method': 'checkpoint'}, 'collect.checkpoint'),
+}
+
+
+@pytest.mark.parametrize('name', MISTAKES)
+def test_mistakes_are_told(name, tmp_path):
+  overrides, message = MISTAKES[name]
+  if name == 'conv':
+    overrides = {**overrides, 'learner__variant': 'dreamerv2'}
+  with pytest.raises(UserError, match=message):
+    run.run(config_with(**overrides), tmp_path / 'run')
+
+
+def test_another_config_in_the_folder(finished):
+  with pytest.raises(UserError, match=r'learner\.student\.deter: 16 there, 8'):
+    run.run(config_with(learner__student__deter=8), finished)
+
+
+def test_teacher_of_other_sizes(finished, tmp_path):
+  config = config_with(
+    source_dir=str(finished / 'sources'),
+    teacher_from=str(finished),
+    learner__teacher__deter=8,
+  )
+  with pytest.raises(UserError, match='does not fit this run') as error:
+    run.run(config, tmp_path / 'run')
+  assert 'rssm/cell' in str(error.value)
+
+
+def test_teacher_of_other_domains(finished, tmp_path):
+  config = config_with(
+    source_dir=str(finished / 'sources'),
+    teacher_from=str(finished),
+    sources=('probe_count', 'probe_wide'),
+    stages=('finetune',),
+  )
+  with pytest.raises(UserError, match='pretrained on|made with|action'):
+    run.run(config, tmp_path / 'run')
+
+
+def test_student_smaller_than_its_teacher(finished, tmp_path):
+  config = config_with(
+    source_dir=str(finished / 'sources'),
+    teacher_from=str(finished),
+    learner__student__deter=8,
+    learner__student__stoch=3,
+    learner__student__units=8,
+  )
+  run.run(config, tmp_path / 'run')
+  assert Checkpoint(tmp_path / 'run' / runs.STUDENT).finished()
+
+
+def test_corrupt_and_short_episodes(finished, tmp_path):
+  sources = tmp_path / 'sources'
+  shutil.copytree(finished / 'sources', sources)
+  overrides = {'source_dir': str(sources), 'stages': ('pretrain',)}
+  long = config_with(pretrain__length=40, **overrides)
+  with pytest.raises(UserError, match='no episode is long enough.*40'):
+    run.run(long, tmp_path / 'long')
+  victim = eps.list_episodes(sources / 'probe_count')[1].path
+  data = victim.read_bytes()
+  victim.write_bytes(data[: len(data) // 2])
+  with pytest.raises(UserError, match=victim.name):
+    run.run(config_with(**overrides), tmp_path / 'corrupt')
+  assert victim.read_bytes() == data[: len(data) // 2]
+
+
+def test_another_repeat_than_the_datasets(finished, tmp_path):
+  config = config_with(
+    source_dir=str(finished / 'sources'), env__action_repeat=2
+  )
+  with pytest.raises(UserError, match='action_repeat=1'):
+    run.run(config, tmp_path / 'run')
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (['--config=experiments/debug.py', '--config.nokey=1'], 'nokey'),
+    (['--config=experiments/nofile.py'], 'nofile.py'),
+    (['--config=experiments/debug.py', '--config.seed=abc'], 'seed'),
+    (['--config=experiments/debug.py', '--workdir=/dev/null/x'], '/dev/null'),
+    ([], '--config'),
+  ],
+)
+def test_command_line_mistakes(arguments, message):
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.run', *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  assert 'Traceback' not in done.stderr
+  errors = [x for x in done.stderr.splitlines() if x.startswith('error:')]
+  assert len(errors) == 1 and message in errors[0]
+
+
+def test_config_file_is_readable(finished):
+  config = json.loads((finished / runs.CONFIG).read_text())
+  assert config['task'] == 'probe_action'

@@ -1,0 +1,151 @@
+"""What the stages work on, as the config names it: settings, data, teacher."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from vid2act_jax import envs as environments
+from vid2act_jax import learner
+from vid2act_jax.data import sources
+from vid2act_jax.learner import public, video
+from vid2act_jax.loops import runs
+from vid2act_jax.loops.checkpoint import Checkpoint
+from vid2act_jax.types import UserError
+
+COLLECT_METHODS = ('auto', 'agent', 'random', 'scripted', 'checkpoint')
+
+
+def transfers(config) -> bool:
+  """Whether this config uses source tasks at all."""
+  return config.learner.variant != 'dreamerv2'
+
+
+def check(config) -> None:
+  """Finds mistakes that would else show only hours later.
+
+  Raises:
+    UserError: names the key and what it may be.
+  """
+  tasks = [config.task]
+  if transfers(config):
+    if not config.sources:
+      raise UserError(
+        'config.sources is empty, but there is something to transfer only from'
+        ' sources: name tasks, or set --config.learner.variant=dreamerv2'
+      )
+    tasks += config.sources
+  for task in tasks:
+    environments.check(task)
+  if config.env.size != 64:
+    raise UserError(
+      f'config.env.size={config.env.size}: the networks are made for 64'
+    )
+  if config.env.num < 1 or config.evaluate.envs < 1:
+    raise UserError('config.env.num and config.evaluate.envs must be positive')
+  for stage in ('pretrain', 'finetune'):
+    part = config[stage]
+    if part.batch < 1 or part.length <= video.CONTEXT:
+      raise UserError(
+        f'config.{stage}: batch={part.batch} must be positive and'
+        f' length={part.length} more than {video.CONTEXT}, the frames that an'
+        ' open-loop prediction is given'
+      )
+
+
+def env_settings(config) -> environments.Settings:
+  """How the run's environments are shown and stepped."""
+  e = config.env
+  return environments.Settings(
+    e.size, e.action_repeat, e.time_limit, e.camera, e.quality
+  )
+
+
+def collect_method(config, task: str) -> str:
+  """How this task's dataset is to be made; 'auto' is resolved.
+
+  Raises:
+    UserError: the method is unknown.
+  """
+  method = config.collect.method
+  if method not in COLLECT_METHODS:
+    known = ', '.join(COLLECT_METHODS)
+    raise UserError(f'config.collect.method={method!r}; one of {known}')
+  if method != 'auto':
+    return method
+  kinds = {'dmc': 'agent', 'metaworld': 'scripted'}
+  return kinds.get(task.split('_')[0], 'random')
+
+
+def source_folder(config, workdir: pathlib.Path, task: str) -> pathlib.Path:
+  """Where the dataset of a source task is, or will be."""
+  root = config.source_dir or workdir / 'sources'
+  return pathlib.Path(root).expanduser() / task
+
+
+def load_sources(config, workdir: pathlib.Path):
+  """Opens the source datasets, in the labels' order.
+
+  Returns:
+    N `Replay`s, and what every checkpoint must agree on: the tasks' names and
+    action sizes.
+
+  Raises:
+    UserError: a dataset is missing, damaged or of other pictures or repeats.
+  """
+  folders = [source_folder(config, workdir, t) for t in config.sources]
+  frames, size = config.replay.source_frames, config.env.size
+  replays, about = sources.load_sources(folders, frames, config.seed, size)
+  for folder, facts in zip(folders, about, strict=True):
+    if facts['action_repeat'] != config.env.action_repeat:
+      raise UserError(
+        f'{folder}: collected with action_repeat={facts["action_repeat"]}, but'
+        f' config.env.action_repeat={config.env.action_repeat}; set it to the'
+        ' same, or collect anew into another folder (config.source_dir)'
+      )
+  notes = {
+    'sources': list(config.sources),
+    'source_action_dims': [facts['action_dim'] for facts in about],
+  }
+  return replays, notes
+
+
+def load_teacher(config, workdir: pathlib.Path, agent):
+  """The frozen teacher's parameters: this run's, another's, or public ones.
+
+  Raises:
+    UserError: it is missing, has other sizes, or knows other domains.
+  """
+  origin = config.teacher_from
+  if origin.endswith('.npz'):
+    try:
+      with np.load(origin, allow_pickle=False) as file:
+        return public.load_teacher(file, agent)
+    except (OSError, ValueError) as error:
+      raise UserError(
+        f'config.teacher_from={origin}: not a readable .npz ({error})'
+      ) from error
+  folder = pathlib.Path(origin).expanduser() if origin else workdir
+  dims = agent.source_action_dims
+  pretrainer = learner.build_pretrainer(config.learner, dims)
+  target = jax.eval_shape(pretrainer.init, jax.random.key(0))
+  checkpoint = Checkpoint(folder / runs.TEACHER)
+  if checkpoint.latest() is None:
+    raise UserError(
+      f'no teacher in {checkpoint.directory}: run the stage that makes it'
+      " (--config.stages=\"('pretrain','finetune')\"), or name a run folder"
+      ' or a public .npz by --config.teacher_from=...'
+    )
+  state, notes, step = checkpoint.restore(target)
+  if not checkpoint.finished():
+    raise UserError(
+      f'the teacher in {checkpoint.directory} is half done ({step} updates):'
+      ' finish its stage first (--config.stages="(\'pretrain\',)")'
+    )
+  if notes['sources'] != list(config.sources):
+    raise UserError(
+      f'the teacher in {folder} was pretrained on {notes["sources"]}, but'
+      f' config.sources is {list(config.sources)}: its labels mean other'
+      ' domains; set config.sources to the same tasks in the same order'
+    )
+  return state.params['model']
