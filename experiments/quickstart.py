@@ -14,14 +14,20 @@ def get_config():
   """learning_check.py, shorter and smaller."""
   config = learning_check.get_config()
   config.name = 'quickstart'
-  config.collect.episodes = 8
+  config.collect.episodes = 6
   config.pretrain.update(
-    steps=500, batch=8, length=12, log_every=50, video_every=250,
-    save_every=250,
-  )  # fmt: skip
+    steps=500, batch=6, length=12, log_every=25, video_every=250
+  )
   config.finetune.update(
-    env_steps=16_000, prefill=500, update_every=2, batch=8, length=12,
-    log_every=50, video_every=250, save_every=250,
-  )  # fmt: skip
-  config.evaluate.update(every=4_000, episodes=4)
+    env_steps=7_000,
+    prefill=750,
+    first_updates=200,
+    update_every=2,
+    batch=6,
+    length=12,
+    log_every=25,
+    video_every=200,
+    save_every=250,
+  )
+  config.evaluate.update(every=1_000, episodes=3)
   return config

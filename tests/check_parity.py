@@ -31,9 +31,10 @@ _GRADIENTS = {'model': 'model', 'actor': 'actor', 'value': 'critic'}
 _UNSEEN = 'world_model.imp.bias'  # A softmax does not see a common shift.
 
 
-def agent_of(meta: dict) -> learner.Agent:
+def agent_of(meta: dict, conv: str = 'auto') -> learner.Agent:
   """The agent of a golden file's sizes, with constants for chance."""
   config = base.get_config().learner
+  config.conv = conv
   keys = ('deter', 'hidden', 'stoch', 'units', 'reward_layers')
   sizes = {'depth': meta['cnn_depth'], **{k: meta[k] for k in keys}}
   config.teacher.update(sizes)
@@ -107,12 +108,13 @@ class Report:
     return text, good
 
 
-def check(path, jit=True, updates=None, options=None) -> Report:
+def check(path, jit=True, conv='auto', updates=None, options=None) -> Report:
   """Runs the updates of one golden file; returns all errors.
 
   Args:
     path: the golden file.
     jit: False to run every operation by itself.
+    conv: the form of the convolutions, as in the config.
     updates: how many of the file's updates to run; None for all. The inside
       of the first one is looked at in any case.
     options: XLA's compiler options.
@@ -120,7 +122,7 @@ def check(path, jit=True, updates=None, options=None) -> Report:
   with np.load(path, allow_pickle=False) as file:
     golden = {k: file[k] for k in file.files}
   meta = json.loads(golden.pop('meta').tobytes())
-  agent = agent_of(meta)
+  agent = agent_of(meta, conv)
   batch = _batch(golden, meta['num_domains'])
   state = _state(agent, golden)
   updates = meta['updates'] if updates is None else updates

@@ -5,6 +5,7 @@ python -m vid2act_jax.analysis.summary WORKDIR
 
 import argparse
 import collections
+import io
 import json
 import math
 import pathlib
@@ -24,6 +25,8 @@ _COLORS = (  # Told apart by colour-blind readers too.
     '#a6611a', '#666666',
 )  # fmt: skip
 _LOSSES = 'image_loss kl reward_loss distillation_loss vae_loss'.split()
+# What an image of 64 x 64 pixels costs at least: its likelihood's constant.
+_LEAST_IMAGE_LOSS = 64 * 64 * 3 * 0.5 * math.log(2 * math.pi)
 _POINTS = 400  # At most so many a curve: more cannot be seen.
 
 
@@ -59,8 +62,18 @@ def write_summary(workdir, title, path=None):
     _draw_losses(figure.add_subplot(grid[1, column]), metrics, stage)
   _draw_strip(figure.add_subplot(grid[2, :]), workdir)
   path = pathlib.Path(path or workdir / 'summary.png')
-  figure.savefig(path, pil_kwargs={'optimize': True})
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format='png')
+  # A palette: strips of noisy frames would make the page three times as large.
+  page = Image.open(buffer).convert('RGB').quantize(256)
+  page.save(path, optimize=True)
   return path
+
+
+def _label(name):
+  if name == 'image_loss':
+    return 'image (above its least)'
+  return name.removesuffix('_loss')
 
 
 def series(metrics, stage, key):
@@ -140,6 +153,8 @@ def _draw_losses(axes, metrics, stage):
   curves = {}
   for name in _LOSSES:
     steps, values = series(metrics, stage, f'train/{name}')
+    if name == 'image_loss':
+      values = values - _LEAST_IMAGE_LOSS
     if len(steps):
       curves[name] = _thin(steps, values)
   if not curves:
@@ -154,7 +169,7 @@ def _draw_losses(axes, metrics, stage):
     handles += axes.plot(
         *curve, color=_COLORS[_LOSSES.index(name)], linewidth=1.4,
         marker='o' if len(curve[0]) < 3 else None, markersize=4,
-        label=name.removesuffix('_loss'),
+        label=_label(name),
     )  # fmt: skip
   _legend(axes, handles)
 

@@ -25,7 +25,7 @@ def apply_gradients(optimizer, state, name, grads, axis_name=None):
     params={**state.params, name: optax.apply_updates(params, updates)},
     opt={**state.opt, name: opt},
   )
-  return state, optax.global_norm(grads)
+  return state, optax.tree.norm(grads)
 
 
 def step_key(state, key, axis_name=None):

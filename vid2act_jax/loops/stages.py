@@ -60,7 +60,8 @@ def _collect_by_agent(config, task, folder):
     own.task, own.sources = task, ()
     own.learner.variant = 'dreamerv2'
     own.finetune.env_steps = config.collect.agent_env_steps
-    own.replay.online_frames = config.collect.agent_env_steps
+    # All of it: no more frames than steps, and one for every reset.
+    own.replay.online_frames = 2 * config.collect.agent_env_steps
   _say(f'collect: {task}, by an agent that learns it')
   workdir = folder / 'agent'
   runs.claim(workdir, own)
