@@ -80,6 +80,11 @@ class Pretrainer:
   optimizer: optax.GradientTransformation
   draws: Draws = Draws()
 
+  @property
+  def source_mask(self) -> np.ndarray:
+    """f32 [N, A]: 1 on the action dimensions a domain has."""
+    return action_mask(self.source_action_dims, self.teacher.action_dim)
+
   def init(self, key: jax.Array) -> LearnerState:
     """A fresh state."""
     params = {'model': self.teacher.init(key)}
@@ -94,7 +99,7 @@ class Pretrainer:
     """Predicted videos; see `vid2act_jax.learner.video.open_loop`."""
     each = -(-6 // self.teacher.num_domains)
     batch = jax.tree.map(lambda x: x[:, :each], batch)
-    rows, label = pretrain.flatten_domains(batch)
+    rows, label = pretrain.flatten_domains(self, batch)
     params = state.params['model']
     draw = self.draws.latent
     return video.open_loop(self.teacher, params, draw, rows, key, label)

@@ -56,12 +56,17 @@ def build_agent(
     draws: where noise comes from.
 
   Raises:
-    UserError: an unknown variant or convolution form.
+    UserError: an unknown variant or convolution form, or a horizon below 2.
   """
   if config.variant not in VARIANTS:
     known = ', '.join(VARIANTS)
     raise UserError(
       f'config.learner.variant={config.variant!r} is unknown; one of {known}'
+    )
+  if config.behavior.horizon < 2:
+    raise UserError(
+      f'config.learner.behavior.horizon={config.behavior.horizon}: a return'
+      ' needs at least 2 states'
     )
   transfers = config.variant == 'vid2act'
   return Agent(

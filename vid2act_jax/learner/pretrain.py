@@ -8,8 +8,19 @@ from vid2act_jax.losses.world_model import world_model_loss
 from vid2act_jax.types import Batch, LearnerState, Metrics
 
 
-def flatten_domains(batch: Batch) -> tuple[Batch, jax.Array]:
-  """[N, B, ...] -> rows [N * B, ...] and the label of each, i32 [N * B]."""
+def flatten_domains(pretrainer, batch: Batch) -> tuple[Batch, jax.Array]:
+  """One row a sequence, of whatever domain.
+
+  Args:
+    pretrainer: a `Pretrainer`, which knows the domains' action sizes.
+    batch: [N, B, ...].
+
+  Returns:
+    Rows [N * B, ...], with the padding of their actions masked, and the label
+    of each, i32 [N * B].
+  """
+  mask = pretrainer.source_mask[:, None, None]
+  batch = batch.replace(action=batch.action * mask)
   rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
   domains, size = batch.reward.shape[:2]
   return rows, jnp.repeat(jnp.arange(domains), size)
@@ -35,7 +46,7 @@ def step(
     The new state, and scalar metrics.
   """
   teacher, spec = pretrainer.teacher, pretrainer.loss
-  rows, label = flatten_domains(batch)
+  rows, label = flatten_domains(pretrainer, batch)
   key = update.step_key(state, key, axis_name)
   shape = (*rows.reward.shape, teacher.sizes.stoch)
   noise = pretrainer.draws.latent(key, shape)

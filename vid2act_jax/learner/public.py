@@ -43,6 +43,11 @@ def load(
   Raises:
     UserError: names every missing array and every wrong shape.
   """
+  if not agent.teacher:
+    raise UserError(
+      'a public checkpoint holds a teacher and the transfer modules; set'
+      ' config.learner.variant=vid2act to start from it'
+    )
   template = jax.eval_shape(lambda: _fresh(agent))
   problems, out = [], {}
   for group, table in _tables(agent).items():
@@ -54,7 +59,9 @@ def load(
       if name not in weights:
         problems.append(f'missing: {name}')
         continue
-      value = convert(np.asarray(weights[name], np.float32))
+      value = np.asarray(weights[name], np.float32)
+      if value.ndim == len(flat[place].shape):
+        value = convert(value)
       if value.shape != flat[place].shape:
         problems.append(
           f'wrong shape: {name} {np.shape(weights[name])}, which gives'

@@ -134,7 +134,7 @@ def start(checkpoint, init, seed: int, notes: dict, stage: str):
   """
   key = jax.random.key(seed)
   if checkpoint.latest() is None:
-    return init(key), None
+    return jax.jit(init)(key), None
   state, extra, step = checkpoint.restore(jax.eval_shape(init, key))
   for name, value in notes.items():
     if extra[name] != value:
