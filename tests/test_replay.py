@@ -1,0 +1,171 @@
+"""Replay: bounds, sampling and going on after an interruption."""
+
+import numpy as np
+import pytest
+
+from tests.episode_data import (
+  assert_same,
+  fill,
+  make_episode,
+  play,
+)
+from vid2act_jax.data import episodes as eps
+from vid2act_jax.data import files
+from vid2act_jax.data.replay import Replay
+from vid2act_jax.types import UserError
+
+
+class TestReplay:
+  def test_chunks(self, tmp_path):
+    """Whole, in order, inside one episode, each action with its frame."""
+    replay = Replay(fill(tmp_path, [7, 20, 5, 3, 31]), 1000, seed=0)
+    batch = replay.sample(0, batch=400, length=5)
+    assert batch['image'].shape == (400, 5, 4, 4, 3)
+    dtypes = {k: v.dtype.name for k, v in batch.items()}
+    assert dtypes == {
+      'image': 'uint8',
+      'action': 'float32',
+      'reward': 'float32',
+      'is_first': 'bool',
+    }
+    number = batch['image'][:, :, 0, 0, 0].astype(int)
+    frame = batch['image'][:, :, 0, 0, 1].astype(int)
+    assert (number == number[:, :1]).all()
+    assert (frame == frame[:, :1] + np.arange(5)).all()
+    assert set(number[:, 0]) == {0, 1, 2, 4}
+    np.testing.assert_array_equal(batch['action'][..., 0], frame / 256)
+    np.testing.assert_array_equal(
+      batch['reward'], frame + 1000 * number * (frame > 0)
+    )
+    np.testing.assert_array_equal(batch['is_first'], frame == 0)
+
+  def test_starts_are_uniform(self, tmp_path):
+    lengths, length = [7, 20, 5, 3, 31], 5
+    replay = Replay(fill(tmp_path, lengths), 1000, seed=3)
+    places = [
+      (n, t) for n, T in enumerate(lengths) for t in range(T - length + 1)
+    ]
+    assert replay.num_starts(length) == len(places) == 47
+    counts = dict.fromkeys(places, 0)
+    for index in range(100):
+      first = replay.sample(index, 94, length)['image'][:, 0, 0, 0]
+      for number, start, _ in first:
+        counts[int(number), int(start)] += 1
+    expected = 9400 / 47
+    chi2 = sum((c - expected) ** 2 / expected for c in counts.values())
+    # 46 degrees of freedom: 99.9% of fair draws lie below 81.4, 0.1% below 20.
+    assert 20 < chi2 < 81.4
+
+  def test_deterministic(self, tmp_path):
+    fill(tmp_path, [9, 12, 30])
+    replay = Replay(tmp_path, 1000, seed=1)
+    batch = replay.sample(7, 16, 4)
+    assert_same(batch, Replay(tmp_path, 1000, seed=1).sample(7, 16, 4))
+    assert_same(batch, replay.sample(7, 16, 4))
+    others = (
+      replay.sample(8, 16, 4),
+      replay.sample(7, 16, 4, stream=1),
+      Replay(tmp_path, 1000, seed=2).sample(7, 16, 4),
+    )
+    for other in others:
+      assert (other['image'] != batch['image']).any()
+
+  def test_online_counts_and_summaries(self, tmp_path):
+    replay = Replay(tmp_path / 'replay', 1000, seed=0, owner=True)
+    assert (replay.num_episodes, replay.num_frames) == (0, 0)
+    with pytest.raises(UserError, match='replay: no episode has ended yet'):
+      replay.sample(0, 1, 1)
+    summaries = play(replay, [4, 6])
+    assert summaries == [
+      {'return': 6.0, 'length': 4},
+      {'return': 5015.0, 'length': 6},
+    ]
+    assert (replay.num_episodes, replay.num_frames) == (2, 10)
+    assert replay.total_episodes == replay.episodes_on_disk == 2
+    stats = replay.stats()
+    assert (stats['shortest'], stats['longest']) == (4, 6)
+    assert stats['return_mean'] == pytest.approx(2510.5)
+    assert replay.sample(0, 2, 6)['action'].shape == (2, 6, 2)
+
+  def test_resumed_run_equals_the_uninterrupted(self, tmp_path):
+    before, after = [9, 5, 8, 12, 6, 7], [10, 11, 4]
+    whole = Replay(tmp_path / 'whole', 30, 5, owner=True)
+    play(whole, before + after)
+    run = Replay(tmp_path / 'run', 30, 5, owner=True)
+    play(run, before)
+    run.release()
+    checkpoint = run.total_episodes
+    held = run.sample(3, 8, 4)
+    play(run, [20, 3, 30], first=6)  # Lost: ended after the checkpoint.
+    run = Replay(tmp_path / 'run', 30, 5, owner=True, keep_episodes=checkpoint)
+    assert run.total_episodes == 6
+    assert_same(run.sample(3, 8, 4), held)
+    play(run, after, first=6)
+    assert_same(run.sample(4, 8, 4), whole.sample(4, 8, 4))
+    again = Replay(tmp_path / 'run', 30, 5, owner=True)
+    assert_same(again.sample(4, 8, 4), whole.sample(4, 8, 4))
+
+  def test_capacity(self, tmp_path):
+    replay = Replay(tmp_path, 20, seed=0, owner=True)
+    held = []
+    for number, length in enumerate([6, 9, 5, 3, 8, 50, 2, 18]):
+      play(replay, [length], first=number)
+      held.append(replay.num_frames)
+      # Opened anew, the folder gives what is held now.
+      assert Replay(tmp_path, 20, seed=0).stats() == replay.stats()
+    # 50 alone exceeds the bound, but the newest is always held.
+    assert held == [6, 15, 20, 17, 16, 50, 2, 20]
+    assert replay.total_episodes == replay.episodes_on_disk == 8
+    replay.release()
+    assert [f.index for f in eps.list_episodes(tmp_path)] == [6, 7]
+    assert (replay.num_episodes, replay.episodes_on_disk) == (2, 2)
+
+  def test_source_is_only_read(self, tmp_path):
+    fill(tmp_path, [6, 9, 3])
+    leftover = tmp_path / 'episodes' / ('000011-3.npz' + files.TEMPORARY)
+    leftover.write_bytes(b'being written by another')
+    replay = Replay(tmp_path, 13, seed=0)
+    assert (replay.num_episodes, replay.episodes_on_disk) == (2, 3)
+    with pytest.raises(ValueError, match='only read'):
+      replay.release()
+    with pytest.raises(ValueError, match='only read'):
+      play(replay, [3])
+    assert len(eps.list_episodes(tmp_path)) == 3
+    assert leftover.exists()
+
+  def test_bad_folders(self, tmp_path):
+    with pytest.raises(UserError, match='nowhere: no episodes.*collect'):
+      Replay(tmp_path / 'nowhere', 10, 0)
+    assert not (tmp_path / 'nowhere').exists()
+    fill(tmp_path / 'short', [4, 6])
+    message = r'short: .* chunks of 50 frames, the longest has 6; lower'
+    with pytest.raises(UserError, match=message):
+      Replay(tmp_path / 'short', 10, 0).sample(0, 2, 50)
+    eps.save(tmp_path / 'short', 2, make_episode(5, action_dim=3))
+    with pytest.raises(UserError, match=r"000002-5.npz: 'action' has 3"):
+      Replay(tmp_path / 'short', 100, 0)
+    with pytest.raises(UserError, match=r'000002-5.npz: .* should be 64x64'):
+      Replay(tmp_path / 'short', 5, 0, size=64)
+    path = tmp_path / 'short' / 'episodes' / '000002-5.npz'
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match='000002-5.npz: damaged'):
+      Replay(tmp_path / 'short', 100, 0)
+    with pytest.raises(UserError, match='not 0 and 1'):
+      Replay(tmp_path / 'short', 0, 1)
+
+  def test_missing_online_episodes_delete_nothing(self, tmp_path):
+    fill(tmp_path, [4, 6, 5, 7])
+    (tmp_path / 'episodes' / '000001-6.npz').unlink()
+    for keep, message in [(3, 'number 1'), (9, 'number 1'), (None, '4 epis')]:
+      with pytest.raises(UserError, match=message):
+        Replay(tmp_path, 99, 0, owner=True, keep_episodes=keep)
+      assert len(eps.list_episodes(tmp_path)) == 3
+    replay = Replay(tmp_path, 99, 0, owner=True, keep_episodes=0)
+    assert replay.total_episodes == 0
+    assert eps.list_episodes(tmp_path) == []
+
+  def test_invalid_new_episode(self, tmp_path):
+    replay = Replay(tmp_path, 99, 0, owner=True, size=8)
+    with pytest.raises(UserError, match='new episode 0: .* should be 8x8'):
+      play(replay, [3])
+    assert eps.list_episodes(tmp_path) == []
