@@ -14,6 +14,8 @@ def get_config():
   """learning_check.py, shorter and smaller."""
   config = learning_check.get_config()
   config.name = 'quickstart'
+  for sizes in (config.learner.teacher, config.learner.student):
+    sizes.update(deter=128, hidden=128)
   config.collect.episodes = 6
   config.pretrain.update(
     steps=500, batch=6, length=12, log_every=25, video_every=250
