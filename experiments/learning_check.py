@@ -4,8 +4,9 @@
     --config.learner.variant=dreamerv2 --workdir=runs/learning_check_dreamerv2
   python -m experiments.run --config=experiments/learning_check.py
 
-An evaluation return of at least 400 is asked for (random: about 30 to 70). It
-has not been reached yet: benchmarks/README.md tells how far it came.
+An evaluation return of at least 400 is asked for (random: about 30 to 70).
+Without transfer, seed 0 had 477 after 60k env steps and 24 minutes; with
+transfer it has not been measured yet.
 """
 
 from experiments import base
