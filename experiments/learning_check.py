@@ -21,7 +21,7 @@ def get_config():
   config.env.action_repeat = 4
   config.env.quality = 'fast'
   # It follows the cart. In the fixed camera's picture the pole is a line of a
-  # pixel or two, which so small a network takes far longer to see.
+  # pixel or two, and small networks had not learned it after 2,000 updates.
   config.env.camera = '1'
   for sizes in (config.learner.teacher, config.learner.student):
     sizes.update(depth=8, stoch=30, units=128)
