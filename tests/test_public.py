@@ -84,8 +84,10 @@ def test_layouts(weights, agent, meta):
 
 
 def test_other_names_are_passed_over(weights, agent):
+  expected = public.load(weights, agent)
   weights['world_model.more'] = np.zeros(3)
-  public.load(weights, agent)
+  more = public.load(weights, agent)
+  jax.tree.map(np.testing.assert_array_equal, more, expected)
 
 
 def test_all_that_is_missing_is_named(weights, agent):
