@@ -26,9 +26,12 @@ def get_config() -> ConfigDict:
       'stages': ('collect', 'pretrain', 'finetune'),  # run in this order
       'env': _env(),
       'learner': _learner(),
-      'replay': {  # bounds of what is held in memory, 12 KB a frame
-        'source_frames': 250_000,  # of each source dataset
-        'online_frames': 500_000,  # of the target task; older ones are deleted
+      'replay': {  # frames held for sampling, on disk: 12.3 KB each
+        'source_gb': 3.1,  # bound for each source dataset, 1e9 bytes
+        'online_gb': 6.2,  # bound for the target task; the oldest leave
+        'keep_all': False,  # keep their episodes' files when they leave
+        'cross_episodes': False,  # chunks may run on into the next episode
+        'scratch': '',  # folder to hold them in; '': the run's
       },
       'collect': _collect(),
       'pretrain': _pretrain(),
@@ -117,18 +120,15 @@ def _learner():
 def _collect():
   return ConfigDict(
     {
-      # 'auto': 'agent' for DeepMind Control, 'scripted' for Meta-World,
-      # 'random' else; or one of 'agent', 'random', 'scripted', 'checkpoint'.
-      'method': 'auto',
+      # 'agent': the replay of an agent that learns the task from scratch;
+      # 'checkpoint:RUN': the agent of a run folder; behaviours with their
+      # weights: 'scripted:0.5,noisy:0.3,random:0.2'; or 'auto': 'agent' for
+      # DeepMind Control, the mixture above for Meta-World, 'random' else.
+      'policy': 'auto',
       'episodes': 200,  # a dataset ('agent': its replay, however long)
       'agent_env_steps': 250_000,  # training of the agent ('agent')
-      'checkpoint': '',  # run folder of the agent that acts ('checkpoint')
-      'proportions': {  # of episodes by behaviour ('scripted')
-        'scripted': 0.5,
-        'noisy': 0.3,  # scripted, with Gaussian noise
-        'random': 0.2,
-      },
       'noise': 0.5,  # standard deviation of 'noisy', in units of the action
+      'workers': 0,  # processes that play; 0: one a core
     }
   )
 

@@ -18,7 +18,7 @@ def get_config():
   config.learner.update(conv='native', cpu_chunk=0)  # Compiles sooner.
   config.learner.transfer.vae_hidden = 16
   config.learner.behavior.horizon = 5
-  config.collect.episodes = 3
+  config.collect.update(episodes=3, workers=1)
   config.pretrain.update(
     steps=6, batch=4, length=10, log_every=2, video_every=3, save_every=3
   )

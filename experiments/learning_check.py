@@ -29,7 +29,7 @@ def get_config():
   # Smaller batches, more of them: 150 frames an update instead of 2500. Long
   # ones, for the first frames of a chunk are those the model knows least of.
   config.learner.optim.update(model_lr=1e-3, critic_lr=2e-4)
-  config.collect.update(method='random', episodes=20)
+  config.collect.update(policy='random', episodes=20)
   config.pretrain.update(
     steps=1_000,
     batch=5,

@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from vid2act_jax.analysis.summary import write_summary
+from vid2act_jax.data import files
 from vid2act_jax.loops import inputs, runs, stages
 from vid2act_jax.types import UserError
 
@@ -43,14 +44,15 @@ def run(config, workdir: pathlib.Path):
   if unknown:
     known = ', '.join(_STAGES)
     raise UserError(f'config.stages has {unknown}; stages are {known}')
-  inputs.check(config)
-  runs.claim(workdir, config)
-  runs.record_start(workdir, sys.argv[1:])
-  print(f'run folder: {workdir}', flush=True)
-  for stage in config.stages:
-    _STAGES[stage](config, workdir)
-  title = f'{config.task}, {config.learner.variant}, seed {config.seed}'
-  print(f'summary: {write_summary(workdir, title)}', flush=True)
+  inputs.check(config, workdir)
+  with files.lock(workdir):
+    runs.claim(workdir, config)
+    runs.record_start(workdir, sys.argv[1:])
+    print(f'run folder: {workdir}', flush=True)
+    for stage in config.stages:
+      _STAGES[stage](config, workdir)
+    title = f'{config.task}, {config.learner.variant}, seed {config.seed}'
+    print(f'summary: {write_summary(workdir, title)}', flush=True)
 
 
 def main(_):

@@ -36,7 +36,7 @@ class TestSources:
     folders = [
       self.make(tmp_path / str(dim), [12, 15], dim) for dim in (2, 4, 1)
     ]
-    replays, metadata = sources.load_sources(folders, 1000, seed=0, size=4)
+    replays, metadata = sources.load_sources(folders, 1e6, seed=0, size=4)
     assert [m['action_dim'] for m in metadata] == [2, 4, 1]
     batch = sources.sample_sources(replays, 5, batch=6, length=4)
     assert batch['image'].shape == (3, 6, 4, 4, 4, 3)
@@ -56,18 +56,18 @@ class TestSources:
 
   def test_bad_sources(self, tmp_path):
     with pytest.raises(UserError, match='config.sources'):
-      sources.load_sources([], 10, 0)
+      sources.load_sources([], 1e6, 0)
     with pytest.raises(UserError, match='nowhere.*missing.*collect'):
-      sources.load_sources([tmp_path / 'nowhere'], 10, 0)
+      sources.load_sources([tmp_path / 'nowhere'], 1e6, 0)
     folder = self.make(tmp_path / 'a', [5])
     with pytest.raises(UserError, match='a: its frames are 4x4.*64x64'):
-      sources.load_sources([folder], 10, 0, size=64)
+      sources.load_sources([folder], 1e6, 0, size=64)
     eps.save(folder, 1, make_episode(6))
     with pytest.raises(UserError, match='promises 1 episodes, there are 2'):
-      sources.load_sources([folder], 10, 0)
+      sources.load_sources([folder], 1e6, 0)
     folder = self.make(tmp_path / 'b', [5], complete=False)
     with pytest.raises(UserError, match='not complete, it has 1 episodes'):
-      sources.load_sources([folder], 10, 0)
+      sources.load_sources([folder], 1e6, 0)
 
 
 class TestMetadata:
@@ -106,7 +106,7 @@ class TestMetadata:
     about = dataset.read_metadata(tmp_path, partial=True)
     assert (about['episodes'], about['return']) == (0, None)
     assert about['success_rate'] is None
-    with pytest.raises(UserError, match=re.escape(dataset.COLLECT)):
+    with pytest.raises(UserError, match=re.escape(dataset.AGAIN)):
       dataset.read_metadata(tmp_path)
 
   def test_bad_metadata(self, tmp_path):

@@ -152,6 +152,30 @@ def test_seeds(make, task):
   )
 
 
+@pytest.mark.parametrize(
+  'task',
+  ['dmc_cartpole_swingup', 'dmc_quadruped_escape', 'metaworld_reach'],
+)
+def test_episodes_take_seeds(make, task):
+  env = make(task, envs.Settings(quality='fast'))
+
+  def start(seed):
+    image = env.reset(seed)['image']
+    env.step(np.ones(env.action_dim))  # The next must forget it.
+    if task.startswith('metaworld'):
+      return image, env.state
+    physics = env._simulator._env.physics
+    return image, physics.get_state(), physics.model.hfield_data.copy()
+
+  first, other, again, free = (start(seed) for seed in (5, 6, 5, None))
+  for one, two in zip(first, again, strict=True):
+    np.testing.assert_array_equal(one, two)
+  for different in (other, free):
+    assert (first[1] != different[1]).any()
+  if task == 'dmc_quadruped_escape':
+    assert (first[2] != other[2]).any()
+
+
 def test_two_environments_do_not_draw_into_each_other(make):
   settings = envs.Settings(quality='fast')
   alone = [o['image'] for o in rollout(make('dmc_walker_walk', settings), 3)]

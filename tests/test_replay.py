@@ -10,15 +10,18 @@ from tests.episode_data import (
   play,
 )
 from vid2act_jax.data import episodes as eps
-from vid2act_jax.data import files
+from vid2act_jax.data import files, store
 from vid2act_jax.data.replay import Replay
 from vid2act_jax.types import UserError
+
+# Of the episodes here.
+FRAME = store.record_bytes(size=4, action_dim=2)
 
 
 class TestReplay:
   def test_chunks(self, tmp_path):
     """Whole, in order, inside one episode, each action with its frame."""
-    replay = Replay(fill(tmp_path, [7, 20, 5, 3, 31]), 1000, seed=0)
+    replay = Replay(fill(tmp_path, [7, 20, 5, 3, 31]), 1000 * FRAME, seed=0)
     batch = replay.sample(0, batch=400, length=5)
     assert batch['image'].shape == (400, 5, 4, 4, 3)
     dtypes = {k: v.dtype.name for k, v in batch.items()}
@@ -41,7 +44,7 @@ class TestReplay:
 
   def test_starts_are_uniform(self, tmp_path):
     lengths, length = [7, 20, 5, 3, 31], 5
-    replay = Replay(fill(tmp_path, lengths), 1000, seed=3)
+    replay = Replay(fill(tmp_path, lengths), 1000 * FRAME, seed=3)
     places = [
       (n, t) for n, T in enumerate(lengths) for t in range(T - length + 1)
     ]
@@ -58,20 +61,20 @@ class TestReplay:
 
   def test_deterministic(self, tmp_path):
     fill(tmp_path, [9, 12, 30])
-    replay = Replay(tmp_path, 1000, seed=1)
+    replay = Replay(tmp_path, 1000 * FRAME, seed=1)
     batch = replay.sample(7, 16, 4)
-    assert_same(batch, Replay(tmp_path, 1000, seed=1).sample(7, 16, 4))
+    assert_same(batch, Replay(tmp_path, 1000 * FRAME, seed=1).sample(7, 16, 4))
     assert_same(batch, replay.sample(7, 16, 4))
     others = (
       replay.sample(8, 16, 4),
       replay.sample(7, 16, 4, stream=1),
-      Replay(tmp_path, 1000, seed=2).sample(7, 16, 4),
+      Replay(tmp_path, 1000 * FRAME, seed=2).sample(7, 16, 4),
     )
     for other in others:
       assert (other['image'] != batch['image']).any()
 
   def test_online_counts_and_summaries(self, tmp_path):
-    replay = Replay(tmp_path / 'replay', 1000, seed=0, owner=True)
+    replay = Replay(tmp_path / 'replay', 1000 * FRAME, seed=0, owner=True)
     assert (replay.num_episodes, replay.num_frames) == (0, 0)
     with pytest.raises(UserError, match='replay: no episode has ended yet'):
       replay.sample(0, 1, 1)
@@ -89,42 +92,75 @@ class TestReplay:
 
   def test_resumed_run_equals_the_uninterrupted(self, tmp_path):
     before, after = [9, 5, 8, 12, 6, 7], [10, 11, 4]
-    whole = Replay(tmp_path / 'whole', 30, 5, owner=True)
+    whole = Replay(tmp_path / 'whole', 30 * FRAME, 5, owner=True)
     play(whole, before + after)
-    run = Replay(tmp_path / 'run', 30, 5, owner=True)
+    run = Replay(tmp_path / 'run', 30 * FRAME, 5, owner=True)
     play(run, before)
     run.release()
     checkpoint = run.total_episodes
     held = run.sample(3, 8, 4)
     play(run, [20, 3, 30], first=6)  # Lost: ended after the checkpoint.
-    run = Replay(tmp_path / 'run', 30, 5, owner=True, keep_episodes=checkpoint)
+    run = Replay(
+      tmp_path / 'run', 30 * FRAME, 5, owner=True, keep_episodes=checkpoint
+    )
     assert run.total_episodes == 6
     assert_same(run.sample(3, 8, 4), held)
     play(run, after, first=6)
     assert_same(run.sample(4, 8, 4), whole.sample(4, 8, 4))
-    again = Replay(tmp_path / 'run', 30, 5, owner=True)
+    again = Replay(tmp_path / 'run', 30 * FRAME, 5, owner=True)
     assert_same(again.sample(4, 8, 4), whole.sample(4, 8, 4))
 
   def test_capacity(self, tmp_path):
-    replay = Replay(tmp_path, 20, seed=0, owner=True)
+    replay = Replay(tmp_path, 20 * FRAME, seed=0, owner=True)
     held = []
-    for number, length in enumerate([6, 9, 5, 3, 8, 50, 2, 18]):
+    for number, length in enumerate([6, 9, 5, 3, 8, 20, 2, 18]):
       play(replay, [length], first=number)
       held.append(replay.num_frames)
       # Opened anew, the folder gives what is held now.
-      assert Replay(tmp_path, 20, seed=0).stats() == replay.stats()
-    # 50 alone exceeds the bound, but the newest is always held.
-    assert held == [6, 15, 20, 17, 16, 50, 2, 20]
+      again = Replay(tmp_path, 20 * FRAME, seed=0)
+      assert again.stats() == replay.stats()
+      assert_same(again.sample(0, 8, 2), replay.sample(0, 8, 2))
+    assert held == [6, 15, 20, 17, 16, 20, 2, 20]
     assert replay.total_episodes == replay.episodes_on_disk == 8
+    assert replay.stats()['bytes'] == replay.stats()['capacity_bytes']
     replay.release()
     assert [f.index for f in eps.list_episodes(tmp_path)] == [6, 7]
     assert (replay.num_episodes, replay.episodes_on_disk) == (2, 2)
+    with pytest.raises(
+      UserError, match='000008-21.npz: 21 frames are more.*20'
+    ):
+      play(replay, [21], first=8)
+
+  def test_everything_may_stay_on_disk(self, tmp_path):
+    replay = Replay(tmp_path, 20 * FRAME, 0, owner=True, keep_all=True)
+    play(replay, [15, 15, 15])
+    replay.release()
+    assert (replay.num_episodes, len(eps.list_episodes(tmp_path))) == (1, 3)
+
+  def test_chunks_across_episodes(self, tmp_path):
+    """On request: then every frame with enough behind it starts a chunk."""
+    lengths, length = [3, 2, 4, 9], 5
+    fill(tmp_path, lengths)
+    replay = Replay(tmp_path, 1000 * FRAME, 0, cross_episodes=True)
+    assert replay.num_starts(length) == sum(lengths) - length + 1
+    assert replay.num_starts(sum(lengths) + 1) == 0
+    batch = replay.sample(0, 300, length)
+    stream = [(n, t) for n, T in enumerate(lengths) for t in range(T)]
+    seen = set()
+    for row in range(300):
+      frames = batch['image'][row, :, 0, 0, :2].astype(int)
+      start = stream.index(tuple(frames[0]))
+      assert frames.tolist() == [list(p) for p in stream[start:][:length]]
+      first = batch['is_first'][row]
+      np.testing.assert_array_equal(first, frames[:, 1] == 0)
+      seen.add(start)
+    assert seen == set(range(replay.num_starts(length)))
 
   def test_source_is_only_read(self, tmp_path):
     fill(tmp_path, [6, 9, 3])
     leftover = tmp_path / 'episodes' / ('000011-3.npz' + files.TEMPORARY)
     leftover.write_bytes(b'being written by another')
-    replay = Replay(tmp_path, 13, seed=0)
+    replay = Replay(tmp_path, 13 * FRAME, seed=0)
     assert (replay.num_episodes, replay.episodes_on_disk) == (2, 3)
     with pytest.raises(ValueError, match='only read'):
       replay.release()
@@ -135,21 +171,21 @@ class TestReplay:
 
   def test_bad_folders(self, tmp_path):
     with pytest.raises(UserError, match='nowhere: no episodes.*collect'):
-      Replay(tmp_path / 'nowhere', 10, 0)
+      Replay(tmp_path / 'nowhere', 10 * FRAME, 0)
     assert not (tmp_path / 'nowhere').exists()
     fill(tmp_path / 'short', [4, 6])
     message = r'short: .* chunks of 50 frames, the longest has 6; lower'
     with pytest.raises(UserError, match=message):
-      Replay(tmp_path / 'short', 10, 0).sample(0, 2, 50)
+      Replay(tmp_path / 'short', 10 * FRAME, 0).sample(0, 2, 50)
     eps.save(tmp_path / 'short', 2, make_episode(5, action_dim=3))
     with pytest.raises(UserError, match=r"000002-5.npz: 'action' has 3"):
-      Replay(tmp_path / 'short', 100, 0)
-    with pytest.raises(UserError, match=r'000002-5.npz: .* should be 64x64'):
-      Replay(tmp_path / 'short', 5, 0, size=64)
+      Replay(tmp_path / 'short', 100 * FRAME, 0)
+    with pytest.raises(UserError, match=r'000000-4.npz: .* should be 64x64'):
+      Replay(tmp_path / 'short', 5 * FRAME, 0, size=64)
     path = tmp_path / 'short' / 'episodes' / '000002-5.npz'
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match='000002-5.npz: damaged'):
-      Replay(tmp_path / 'short', 100, 0)
+      Replay(tmp_path / 'short', 100 * FRAME, 0)
     with pytest.raises(UserError, match='not 0 and 1'):
       Replay(tmp_path / 'short', 0, 1)
 
@@ -158,14 +194,14 @@ class TestReplay:
     (tmp_path / 'episodes' / '000001-6.npz').unlink()
     for keep, message in [(3, 'number 1'), (9, 'number 1'), (None, '4 epis')]:
       with pytest.raises(UserError, match=message):
-        Replay(tmp_path, 99, 0, owner=True, keep_episodes=keep)
+        Replay(tmp_path, 99 * FRAME, 0, owner=True, keep_episodes=keep)
       assert len(eps.list_episodes(tmp_path)) == 3
-    replay = Replay(tmp_path, 99, 0, owner=True, keep_episodes=0)
+    replay = Replay(tmp_path, 99 * FRAME, 0, owner=True, keep_episodes=0)
     assert replay.total_episodes == 0
     assert eps.list_episodes(tmp_path) == []
 
   def test_invalid_new_episode(self, tmp_path):
-    replay = Replay(tmp_path, 99, 0, owner=True, size=8)
+    replay = Replay(tmp_path, 99 * FRAME, 0, owner=True, size=8)
     with pytest.raises(UserError, match='new episode 0: .* should be 8x8'):
       play(replay, [3])
     assert eps.list_episodes(tmp_path) == []

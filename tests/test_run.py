@@ -99,7 +99,7 @@ def test_schedule_is_kept(finished):
 
 def test_datasets_say_how_they_came_about(finished):
   about = dataset.read_metadata(finished / 'sources' / 'probe_wide')
-  assert about['collected']['method'] == 'random'
+  assert about['collected']['policy'] == 'random'
   assert about['episodes'] == debug.get_config().collect.episodes
   assert about['action_dim'] == 5
   online = dataset.read_metadata(finished / 'replay')
@@ -174,23 +174,23 @@ def test_agent_collects_and_checkpoint_collects(tmp_path):
     'sources': ('probe_action',),
     'finetune__env_steps': 60,
     'collect__agent_env_steps': 60,
+    'replay__online_gb': 0.0006,  # Two episodes: the others stay on disk.
     'evaluate__every': 0,
     'stages': ('collect',),
   }
-  run.run(config_with(collect__method='agent', **quick), tmp_path / 'a')
+  run.run(config_with(collect__policy='agent', **quick), tmp_path / 'a')
   folder = tmp_path / 'a' / 'sources' / 'probe_action'
   about = dataset.read_metadata(folder)
   assert about['collected']['method'] == 'agent'
   assert about['episodes'] == len(eps.list_episodes(folder)) >= 3
   config = config_with(
-    collect__method='checkpoint',
-    collect__checkpoint=str(folder / 'agent'),
+    collect__policy=f'checkpoint:{folder / "agent"}',
     collect__episodes=2,
     **quick,
   )
   run.run(config, tmp_path / 'b')
   about = dataset.read_metadata(tmp_path / 'b' / 'sources' / 'probe_action')
-  assert about['collected']['method'] == 'checkpoint'
+  assert about['collected']['policy'].startswith('checkpoint:')
   assert about['episodes'] == 2
 
 
@@ -225,14 +225,14 @@ MISTAKES = {
   'stage': ({'stages': ('colect',)}, 'colect'),
   'size': ({'env__size': 32}, 'config.env.size'),
   'length': ({'finetune__length': 4}, 'config.finetune'),
-  'method': ({'collect__method': 'x'}, 'config.collect.method'),
+  'policy': ({'collect__policy': 'x'}, "policy 'x': should be"),
   'conv': ({'learner__conv': 'x', 'stages': ('finetune',)}, 'learner.conv'),
   'script': (
-    {'collect__method': 'scripted'},
+    {'collect__policy': 'scripted'},
     'scripted policies',
   ),
   'no dataset': ({'stages': ('pretrain',)}, 'metadata.json: missing'),
-  'no agent': ({'collect__method': 'checkpoint'}, 'collect.checkpoint'),
+  'no agent': ({'collect__policy': 'checkpoint:no'}, 'no/config.json is'),
 }
 
 

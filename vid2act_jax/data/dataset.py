@@ -14,9 +14,10 @@ from vid2act_jax.data import files
 from vid2act_jax.types import UserError
 
 FILE = 'metadata.json'
-COLLECT = '--config.stages="(\'collect\',)"'
+AGAIN = 'run what made it again, it goes on where it ended'
+GET = 'collect or import one (python -m vid2act_jax.data --help)'
 
-# What the environment must tell about itself.
+# What the environment must tell about itself; an import may not know all.
 ENVIRONMENT_KEYS = (
   'action_dim',
   'action_repeat',
@@ -102,22 +103,45 @@ def write_metadata(
     raise ValueError(f'The description of {task} lacks {missing}.')
   if summaries is None:
     summaries = read_summaries(directory)
-  statistics = return_statistics(summaries)
-  # The frame of a reset cost no step.
-  steps = statistics['frames'] - statistics['episodes']
   metadata = {
     **description,
     'task': task,
     'collected': dict(collected),
     'complete': complete,
-    **statistics,
-    'env_steps': steps * description['action_repeat'],
+    **_counts(summaries, description['action_repeat']),
     'versions': {**_versions(), **description['versions']},
   }
-  folder = eps.make_folder(directory).parent
+  _write(eps.make_folder(directory).parent, metadata)
+  return metadata
+
+
+def recount(directory: str | os.PathLike) -> dict:
+  """Brings metadata up to date with the episodes that are there.
+
+  Returns:
+    What was written.
+
+  Raises:
+    UserError: the metadata or an episode cannot be read, or the folder
+      cannot be written.
+  """
+  metadata = read_metadata(directory, partial=True)
+  metadata |= _counts(read_summaries(directory), metadata['action_repeat'])
+  _write(pathlib.Path(directory), metadata)
+  return metadata
+
+
+def _counts(summaries, action_repeat):
+  """Statistics and env_steps, which is None where the repeat is unknown."""
+  statistics = return_statistics(summaries)
+  # The frame of a reset cost no step.
+  steps = statistics['frames'] - statistics['episodes']
+  return {**statistics, 'env_steps': action_repeat and steps * action_repeat}
+
+
+def _write(folder, metadata):
   text = json.dumps(metadata, indent=2, default=_plain) + '\n'
   files.write_durably(folder / FILE, lambda file: file.write(text.encode()))
-  return metadata
 
 
 def read_metadata(directory: str | os.PathLike, partial: bool = False) -> dict:
@@ -136,15 +160,14 @@ def read_metadata(directory: str | os.PathLike, partial: bool = False) -> dict:
     metadata = json.loads(path.read_text())
   except (FileNotFoundError, NotADirectoryError) as error:
     raise UserError(
-      f'{path}: missing, there is no dataset here; collect it with {COLLECT}, '
-      'or set config.source_dir to the folder that holds it.'
+      f'{path}: missing, there is no dataset here; {GET}, or set '
+      'config.source_dir to the folder that holds it.'
     ) from error
   except OSError as error:
     raise UserError(f'{path}: cannot be read ({error.strerror}).') from error
   except ValueError as error:
     raise UserError(
-      f'{path}: not valid JSON ({error}); restore it, or remove it and collect '
-      f'again with {COLLECT}.'
+      f'{path}: not valid JSON ({error}); restore it, or remove it and {AGAIN}.'
     ) from error
   if not isinstance(metadata, dict):
     raise UserError(f'{path}: should hold a JSON object.')
@@ -152,12 +175,12 @@ def read_metadata(directory: str | os.PathLike, partial: bool = False) -> dict:
   if missing:
     raise UserError(
       f'{path}: missing the keys {", ".join(missing)}; restore it, or remove '
-      f'it and collect again with {COLLECT}.'
+      f'it and {AGAIN}.'
     )
   if not (metadata['complete'] or partial):
     raise UserError(
       f'{path}: this dataset is not complete, it has {metadata["episodes"]} '
-      f'episodes so far; finish it with {COLLECT}.'
+      f'episodes so far; {AGAIN}.'
     )
   return metadata
 

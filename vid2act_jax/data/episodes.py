@@ -134,7 +134,7 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
   if match and lengths and int(match[2]) not in lengths:
     raise UserError(
       f'{path}: the name promises {match[2]} frames, the arrays hold '
-      f'{sorted(lengths)}; rename or remove the file.'
+      f'{sorted(lengths)}; rename it, or {files.VALIDATE}.'
     )
   return arrays
 
@@ -143,7 +143,7 @@ def load_summary(path: str | os.PathLike) -> dict[str, float | int | bool]:
   """`summarize` of a file, without reading its frames."""
   arrays = files.read_npz(path, keys=('reward', 'success'))
   if 'reward' not in arrays:
-    raise UserError(f"{path}: the key 'reward' is missing; remove the file.")
+    raise UserError(f"{path}: the key 'reward' is missing; {files.VALIDATE}.")
   return summarize(arrays)
 
 
@@ -160,20 +160,29 @@ def list_episodes(directory: str | os.PathLike) -> list[EpisodeFile]:
     return []
   found: dict[int, EpisodeFile] = {}
   for path in sorted(folder.glob('*.npz')):
-    match = _NAME.fullmatch(path.name)
-    if not match:
+    file = parse_name(path)
+    if file.index in found:
       raise UserError(
-        f'{path}: not named <index>-<length>.npz (as 000012-501.npz); rename '
-        'it or move it away.'
+        f'{path}: has the same index as {found[file.index].path.name}; move '
+        f'one of the two away, or {files.VALIDATE}.'
       )
-    index, length = int(match[1]), int(match[2])
-    if index in found:
-      raise UserError(
-        f'{path}: has the same index as {found[index].path.name}; move one of '
-        'the two away.'
-      )
-    found[index] = EpisodeFile(path, index, length)
+    found[file.index] = file
   return [found[index] for index in sorted(found)]
+
+
+def parse_name(path: pathlib.Path) -> EpisodeFile:
+  """What an episode's name tells.
+
+  Raises:
+    UserError: it is named otherwise.
+  """
+  match = _NAME.fullmatch(path.name)
+  if not match:
+    raise UserError(
+      f'{path}: not named <index>-<length>.npz (as 000012-501.npz); rename it, '
+      f'move it away, or {files.VALIDATE}.'
+    )
+  return EpisodeFile(path, int(match[1]), int(match[2]))
 
 
 def clean(directory: str | os.PathLike) -> None:

@@ -1,13 +1,15 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import fcntl
 import io
 import os
 import pathlib
+import platform
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,6 +17,9 @@ import numpy as np
 from vid2act_jax.types import UserError
 
 TEMPORARY = '.tmp'  # What the name of an unfinished file ends in.
+LOCK = '.lock'
+# The way out of damaged files.
+VALIDATE = 'put it aside by python -m vid2act_jax.data validate DATASET'
 
 # All that NumPy and zipfile raise on bytes that are not a whole npz.
 _DAMAGE = (
@@ -47,6 +52,36 @@ def make_folder(folder: pathlib.Path) -> pathlib.Path:
       'place or mend its permissions.'
     ) from error
   return folder
+
+
+@contextlib.contextmanager
+def lock(folder: pathlib.Path) -> Iterator[None]:
+  """Makes a folder and is its only writer; the lock ends with the process.
+
+  Raises:
+    UserError: another process writes there, or the folder cannot be made.
+  """
+  path = make_folder(folder) / LOCK
+  try:
+    file = open(path, 'a+')
+  except OSError as error:
+    raise UserError(
+      f'{path}: cannot be written ({error.strerror}); choose another place or '
+      'mend its permissions.'
+    ) from error
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      raise UserError(
+        f'{folder}: another process is writing here ({file.read().strip()}); '
+        'wait for it, or choose another folder.'
+      ) from error
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {platform.node()}\n')
+    file.flush()
+    yield
 
 
 def write_durably(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -105,5 +140,5 @@ def read_npz(
   except _DAMAGE as error:
     raise UserError(
       f'{path}: damaged or not an npz file of plain arrays ({error}); restore '
-      'or remove it.'
+      f'it, or {VALIDATE}.'
     ) from error

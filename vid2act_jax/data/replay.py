@@ -1,89 +1,114 @@
-"""Episodes in memory, mirrored in a dataset folder, sampled as chunks."""
+"""Episodes held for sampling chunks of them, and their dataset folder."""
 
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
+from vid2act_jax.data import dataset, files, store
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.assemble import Assembler
 from vid2act_jax.types import UserError
 
-# What a batch is made of; the rest of an episode stays on disk.
-KEYS = ('image', 'action', 'reward', 'is_first')
+
+class _Held(NamedTuple):
+  """An episode in the ring."""
+
+  file: eps.EpisodeFile
+  position: int  # of its first record
+  total: float  # its return
 
 
 class Replay:
-  """Whole episodes up to a bound in frames; the oldest leave first.
+  """Whole episodes up to a bound in bytes; the oldest leave first.
 
-  What is held is always the longest run of newest episodes that fits (the
-  newest itself in any case): a function of the files alone, so that a resumed
-  run holds what the interrupted one did.
+  What is held is always the longest run of newest episodes that fits: a
+  function of the files alone, so that a resumed run holds what the interrupted
+  one did. The frames lie in a `Ring` on disk, of which the system keeps in
+  memory what there is room for.
 
   An owner (online replay) adds episodes: each is written to its folder and
-  durable before it counts, and those out of memory are deleted from disk by
+  durable before it counts, and those no longer held are deleted from disk by
   `release`. Without ownership (a source dataset) the folder is only read.
+
+  Chunks are drawn by position and copied out, which takes no more than copying
+  does: a loader with workers, such as grain, would have nothing to do.
   """
 
   def __init__(
     self,
     directory: str | os.PathLike,
-    capacity_frames: int,
+    capacity_bytes: float,
     seed: int,
     action_dim: int | None = None,
     size: int | None = None,
     owner: bool = False,
     keep_episodes: int | None = None,
+    scratch: str | os.PathLike | None = None,
+    cross_episodes: bool = False,
+    keep_all: bool = False,
   ):
     """Loads and validates what the folder holds.
 
     Args:
       directory: a dataset folder; an owner makes it.
-      capacity_frames: the bound on frames held in memory.
+      capacity_bytes: the bound on what is held, `store.record_bytes` a frame.
       seed: of the batches, not negative.
       action_dim: the actions' A; None: that of the first episode.
       size: the frames' height and width; None: that of the first episode.
       owner: whether episodes may be added and deleted.
       keep_episodes: the `total_episodes` of the checkpoint to resume from;
         an owner deletes all later episodes. None: all are kept.
+      scratch: folder on whose disk the frames are held; None: the system's
+        temporary folder.
+      cross_episodes: whether a chunk may run on into the next episode, where
+        `is_first` is set.
+      keep_all: whether episodes that are no longer held stay on disk.
 
     Raises:
       UserError: the folder has no episodes (not an owner), an episode is
-        damaged or wrong, or one that the checkpoint knows is missing.
+        damaged, wrong or larger than the bound, one that the checkpoint knows
+        is missing, or the scratch folder cannot be used.
     """
-    if capacity_frames < 1 or seed < 0:
+    if capacity_bytes < 1 or seed < 0:
       raise UserError(
-        f'Replay needs a capacity of at least 1 frame and a seed of at least '
-        f'0, not {capacity_frames} and {seed}.'
+        f'Replay needs a capacity of at least 1 byte and a seed of at least '
+        f'0, not {capacity_bytes} and {seed}.'
       )
     if keep_episodes is not None and not owner:
       raise ValueError('Only an owner may drop episodes.')
     self.directory = pathlib.Path(directory)
     self.action_dim = action_dim
-    self._capacity = capacity_frames
+    self._capacity_bytes = capacity_bytes
     self._seed = seed
     self._size = size
     self._owner = owner
+    self._scratch = pathlib.Path(scratch or tempfile.gettempdir())
+    self._cross = cross_episodes
+    self._keep_all = keep_all
     self._assembler = Assembler()
-    self._episodes: list[dict[str, np.ndarray]] = []
-    self._files: list[eps.EpisodeFile] = []  # Of the episodes held.
-    self._released: list[eps.EpisodeFile] = []  # Out of memory, on disk.
+    self._ring: store.Ring | None = None  # Made when the sizes are known.
+    self._written = 0  # Records, ever: the position of the next episode.
+    self._held: list[_Held] = []
+    self._released: list[eps.EpisodeFile] = []  # Not held, still on disk.
     self._starts: tuple[int, np.ndarray] | None = None
     self.num_frames = 0
-    files = self._claim(keep_episodes) if owner else self._source()
-    self.total_episodes = files[-1].index + 1 if files else 0
-    self._load(files)
+    known = self._claim(keep_episodes) if owner else self._source()
+    self.total_episodes = known[-1].index + 1 if known else 0
+    self._load(known)
 
   @property
   def num_episodes(self) -> int:
     """Episodes held."""
-    return len(self._episodes)
+    return len(self._held)
 
   @property
   def episodes_on_disk(self) -> int:
     """Episodes held and those that are on disk only."""
-    return len(self._files) + len(self._released)
+    return len(self._held) + len(self._released)
 
   def add(
     self, obs: Mapping[str, np.ndarray], actions: np.ndarray
@@ -115,20 +140,22 @@ class Replay:
     return summaries
 
   def release(self) -> None:
-    """Deletes from disk what has left memory.
+    """Deletes from disk what is no longer held.
 
     To be called when a checkpoint that holds the present `total_episodes` is
     durable: until then, a resumed run may need the old episodes again.
     """
     if not self._owner:
       raise ValueError(f'{self.directory} is a source: it is only read.')
+    if self._keep_all:
+      return
     for file in self._released:
       file.path.unlink(missing_ok=True)
     self._released = []
 
   def num_starts(self, length: int) -> int:
     """In how many places a chunk of this length can start."""
-    return int(self._cumulative(length)[-1]) if self._episodes else 0
+    return int(self._cumulative(length)[-1]) if self._held else 0
 
   def sample(
     self,
@@ -142,7 +169,7 @@ class Replay:
     """Batch number `index`: chunks uniform over all places they can start.
 
     A pure function of the arguments, the seed and the episodes held: there is
-    no sampler to save. No chunk crosses the border of an episode.
+    no sampler to save.
 
     Args:
       index: the batch's number, as the learner's step.
@@ -172,13 +199,11 @@ class Replay:
     if out is None:
       out = self.empty_batch((batch, length), pad_actions_to)
     for row, (place, owner) in enumerate(zip(places, owners, strict=True)):
-      episode = self._episodes[owner]
-      # The episode's last start is the one before its running sum.
-      start = self._files[owner].length - length - (ends[owner] - 1 - place)
-      chunk = slice(start, start + length)
-      for key in ('image', 'reward', 'is_first'):
-        out[key][row] = episode[key][chunk]
-      out['action'][row, :, : self.action_dim] = episode['action'][chunk]
+      held = self._held[owner]
+      begins = ends[owner - 1] if owner else 0
+      self._ring.read(
+        held.position + int(place - begins), {k: v[row] for k, v in out.items()}
+      )
     return out
 
   def empty_batch(
@@ -188,13 +213,7 @@ class Replay:
     width = pad_actions_to or self.action_dim
     if width < self.action_dim:
       raise ValueError(f'{width} actions cannot hold {self.action_dim}.')
-    frame = self._episodes[0]['image'].shape[1:]
-    return {
-      'image': np.empty((*lead, *frame), np.uint8),
-      'action': np.zeros((*lead, width), np.float32),
-      'reward': np.empty(lead, np.float32),
-      'is_first': np.empty(lead, bool),
-    }
+    return self._ring.empty(lead, width)
 
   def stats(self) -> dict[str, float]:
     """Counts, bytes, lengths and mean return of what is held."""
@@ -202,31 +221,31 @@ class Replay:
       'episodes': self.num_episodes,
       'frames': self.num_frames,
       'total_episodes': self.total_episodes,
-      'capacity_frames': self._capacity,
-      'bytes': sum(v.nbytes for e in self._episodes for v in e.values()),
+      'capacity_bytes': self._capacity_bytes,
     }
-    if self._episodes:
-      lengths = [file.length for file in self._files]
+    if self._held:
+      record = store.record_bytes(self._size, self.action_dim)
+      stats['bytes'] = self.num_frames * record
+      lengths = [held.file.length for held in self._held]
       stats['shortest'], stats['longest'] = min(lengths), max(lengths)
-      returns = [float(e['reward'].sum()) for e in self._episodes]
-      stats['return_mean'] = float(np.mean(returns))
+      stats['return_mean'] = float(np.mean([h.total for h in self._held]))
     return stats
 
   def _source(self) -> list[eps.EpisodeFile]:
-    files = eps.list_episodes(self.directory)
-    if not files:
+    known = eps.list_episodes(self.directory)
+    if not known:
       raise UserError(
-        f'{self.directory}: no episodes here; collect them with '
-        '--config.stages="(\'collect\',)" or point to another folder.'
+        f'{self.directory}: no episodes here; {dataset.GET}, or point to '
+        'another folder.'
       )
-    return files
+    return known
 
   def _claim(self, keep: int | None) -> list[eps.EpisodeFile]:
     """The owner's files, cleaned of what the checkpoint does not know."""
     eps.make_folder(self.directory)
     eps.clean(self.directory)
-    files = eps.list_episodes(self.directory)
-    kept = [file for file in files if keep is None or file.index < keep]
+    known = eps.list_episodes(self.directory)
+    kept = [file for file in known if keep is None or file.index < keep]
     last = kept[-1].index + 1 if kept else 0
     written = last if keep is None else keep
     indices = [file.index for file in kept] or [0]
@@ -237,18 +256,27 @@ class Replay:
         f'{len(missing)} are missing (the first is number {missing[0]}); put '
         'them back, or start in a new --workdir.'
       )
-    for file in files[len(kept) :]:
+    for file in known[len(kept) :]:
       file.path.unlink()
     return kept
 
-  def _load(self, files: list[eps.EpisodeFile]) -> None:
-    frames = np.cumsum([file.length for file in reversed(files)])
-    fitting = max(1, int(np.searchsorted(frames, self._capacity, 'right')))
-    self._released = files[:-fitting]
-    for file in files[-fitting:]:
+  def _load(self, known: list[eps.EpisodeFile]) -> None:
+    if not known:
+      return
+    if not (self._size and self.action_dim):
+      self._validate(eps.load(known[0].path), known[0].path)
+    capacity = self._capacity_frames()
+    frames = np.cumsum([file.length for file in reversed(known)])
+    fitting = max(1, int(np.searchsorted(frames, capacity, 'right')))
+    self._released = known[:-fitting]
+    for file in known[-fitting:]:
       episode = eps.load(file.path)
       self._validate(episode, file.path)
       self._hold(file, episode)
+
+  def _capacity_frames(self) -> int:
+    record = store.record_bytes(self._size, self.action_dim)
+    return int(self._capacity_bytes // record)
 
   def _validate(self, episode, where) -> None:
     eps.validate(episode, where, self._size, self.action_dim)
@@ -257,29 +285,47 @@ class Replay:
     self._size = self._size or episode['image'].shape[1]
 
   def _hold(self, file, episode) -> None:
-    self._episodes.append({key: episode[key] for key in KEYS})
-    self._files.append(file)
+    capacity = self._capacity_frames()
+    if file.length > capacity:
+      raise UserError(
+        f'{file.path}: {file.length} frames are more than replay may hold, '
+        f'{capacity} ({self._capacity_bytes:.3g} bytes); raise the bound in '
+        'config.replay.'
+      )
+    if not self._ring:
+      self._ring = store.Ring(
+        files.make_folder(self._scratch), capacity, self._size, self.action_dim
+      )
+    while self.num_frames + file.length > capacity:
+      leaving = self._held.pop(0).file
+      self._released.append(leaving)
+      self.num_frames -= leaving.length
+    self._ring.write(self._written, episode)
+    total = eps.summarize(episode)['return']
+    self._held.append(_Held(file, self._written, total))
+    self._written += file.length
     self.num_frames += file.length
-    while self.num_frames > self._capacity and len(self._episodes) > 1:
-      self._episodes.pop(0)
-      self._released.append(self._files.pop(0))
-      self.num_frames -= self._released[-1].length
     self._starts = None
 
   def _cumulative(self, length: int) -> np.ndarray:
     """For each episode, the starts up to and with it; [num_episodes]."""
     if self._starts is None or self._starts[0] != length:
-      lengths = np.array([file.length for file in self._files], np.int64)
-      starts = np.maximum(lengths - length + 1, 0)
+      lengths = np.array([held.file.length for held in self._held], np.int64)
+      if self._cross:
+        # Every frame that has enough behind it, in whichever episode.
+        starts = np.minimum(np.cumsum(lengths), self.num_frames - length + 1)
+        starts = np.diff(np.maximum(starts, 0), prepend=0)
+      else:
+        starts = np.maximum(lengths - length + 1, 0)
       self._starts = (length, np.cumsum(starts))
     return self._starts[1]
 
   def _too_short(self, length: int) -> str:
-    if not self._episodes:
+    if not self._held:
       return f'{self.directory}: no episode has ended yet, none to sample.'
-    longest = max(file.length for file in self._files)
+    longest = max(held.file.length for held in self._held)
     return (
       f'{self.directory}: no episode is long enough for chunks of {length} '
-      f'frames, the longest has {longest}; lower the batch length or collect '
-      'longer episodes.'
+      f'frames, the longest has {longest}; lower the batch length, collect '
+      'longer episodes, or set config.replay.cross_episodes.'
     )

@@ -12,17 +12,21 @@ from vid2act_jax.types import UserError
 
 def load_sources(
   directories: Sequence[str | os.PathLike],
-  capacity_frames: int,
+  capacity_bytes: float,
   seed: int,
   size: int | None = None,
+  scratch: str | os.PathLike | None = None,
+  cross_episodes: bool = False,
 ) -> tuple[list[Replay], list[dict]]:
   """Opens source datasets; nothing is ever written to them.
 
   Args:
     directories: the N dataset folders; their order is that of the domains.
-    capacity_frames: the bound for each domain.
+    capacity_bytes: the bound for each domain.
     seed: of the batches.
     size: the frames' height and width; None: that of the first dataset.
+    scratch: as of `Replay`.
+    cross_episodes: as of `Replay`.
 
   Returns:
     The replays and the metadata of the N domains.
@@ -42,9 +46,18 @@ def load_sources(
     if about['size'] != size:
       raise UserError(
         f'{directory}: its frames are {about["size"]}x{about["size"]}, should '
-        f'be {size}x{size}; collect it anew in another folder.'
+        f'be {size}x{size}; import it with --size {size} into another folder, '
+        'or collect it anew.'
       )
-    replay = Replay(directory, capacity_frames, seed, about['action_dim'], size)
+    replay = Replay(
+      directory,
+      capacity_bytes,
+      seed,
+      about['action_dim'],
+      size,
+      scratch=scratch,
+      cross_episodes=cross_episodes,
+    )
     if replay.episodes_on_disk != about['episodes']:
       raise UserError(
         f'{directory}: {dataset.FILE} promises {about["episodes"]} episodes, '

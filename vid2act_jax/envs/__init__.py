@@ -1,7 +1,9 @@
 """Environments from pixels: one interface over several suites.
 
 A suite is imported only when one of its tasks is made. Task names:
-`dmc_<domain>_<task>`, `metaworld_<task>`, `probe_<name>`.
+`dmc_<domain>_<task>`, `metaworld_<task>`, `probe_<name>`, `gym_<id>` for what
+is registered with gymnasium, and `<module>:<function>` for one's own (see
+`vid2act_jax.envs.gym` and `vid2act_jax.envs.factory`).
 """
 
 from vid2act_jax.envs.core import Env, Settings

@@ -62,8 +62,8 @@ class Simulator(Protocol):
   description: dict  # the suite's part of the metadata, fit for JSON
   state: np.ndarray | None  # f32 [S], what scripted policies read
 
-  def reset(self) -> None:
-    """Starts an episode."""
+  def reset(self, seed: int | None = None) -> None:
+    """Starts an episode; a seed, 0 to 2**32 - 1, restarts what is random."""
 
   def step(self, action: np.ndarray) -> Outcome:
     """Takes one control step; action f32 [A] in [-1, 1]."""
@@ -108,9 +108,14 @@ class Env:
     """The suite's state observation, f32 [S], or None where it has none."""
     return self._simulator.state
 
-  def reset(self) -> dict[str, np.ndarray]:
-    """Starts an episode: reward 0, discount 1, is_first True."""
-    self._simulator.reset()
+  def reset(self, seed: int | None = None) -> dict[str, np.ndarray]:
+    """Starts an episode: reward 0, discount 1, is_first True.
+
+    Args:
+      seed: of this episode and, until another is given, those that follow,
+        0 to 2**32 - 1; None goes on with the last one's random numbers.
+    """
+    self._simulator.reset(seed)
     self._steps = 0
     self._ended = False
     return self._observe(0.0, Outcome(0.0), False, first=True)

@@ -55,7 +55,9 @@ class Simulator:
   def _physics(self):
     return self._env.physics
 
-  def reset(self):
+  def reset(self, seed: int | None = None):
+    if seed is not None:
+      self._env.task.random.seed(seed)
     self._env.reset()
     if self._physics.model.nhfield:
       # Such tasks draw a new terrain, which a renderer reads only at its start.

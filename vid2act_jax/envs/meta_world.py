@@ -75,7 +75,9 @@ class Simulator:
       'versions': {p: metadata.version(p) for p in ('metaworld', 'mujoco')},
     }
 
-  def reset(self):
+  def reset(self, seed: int | None = None):
+    if seed is not None:
+      self._env.seed(seed)
     state, _ = self._env.reset()
     self.state = state.astype(np.float32)
 

@@ -80,7 +80,8 @@ class Simulator:
     self.description = {'camera': '', 'flips': [], 'versions': {}}
     self.reset()
 
-  def reset(self):
+  def reset(self, seed: int | None = None):
+    del seed
     self._count = 0
     self._action = np.zeros(self.action_dim, np.float32)
 

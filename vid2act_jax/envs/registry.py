@@ -14,31 +14,41 @@ from vid2act_jax.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-  """Where a suite lives and what it needs."""
+  """Where a suite lives and what it needs.
 
-  module: str  # has tasks() and build(name, settings, seed)
+  Its module has build(name, settings, seed) and either tasks(), all names there
+  are, or, where nobody can list them, check(name), which raises a UserError.
+  """
+
+  module: str
   package: str = ''  # what has to be installed, '' for nothing
   extra: str = ''  # the pip extra that installs it
+  renders: bool = False  # imports MuJoCo at once; others choose GL themselves
 
 
 SUITES = {
-  'dmc': Suite('vid2act_jax.envs.dmc', 'dm_control', 'dmc'),
-  'metaworld': Suite('vid2act_jax.envs.meta_world', 'metaworld', 'metaworld'),
+  'dmc': Suite('vid2act_jax.envs.dmc', 'dm_control', 'dmc', True),
+  'metaworld': Suite(
+    'vid2act_jax.envs.meta_world', 'metaworld', 'metaworld', True
+  ),
   'probe': Suite('vid2act_jax.envs.probe'),
+  'gym': Suite('vid2act_jax.envs.gym', 'gymnasium', 'gym'),
 }
+FACTORY = Suite('vid2act_jax.envs.factory', 'gymnasium', 'gym')
 
 
 def make(task: str, settings: core.Settings, seed: int) -> core.Env:
   """Makes one environment.
 
   Args:
-    task: '<suite>_<name>', for example 'dmc_ball_in_cup_catch'.
+    task: '<suite>_<name>', for example 'dmc_ball_in_cup_catch', or
+      '<module>:<function>', which makes a gymnasium environment.
     settings: how it is shown and stepped.
     seed: of its initial states, 0 to 2**32 - 1.
 
   Raises:
-    UserError: unknown suite, task or camera, a package that is missing, or no
-      GL library to render with.
+    UserError: unknown suite, task or camera, a package that is missing, no GL
+      library to render with, or an environment that cannot be used.
   """
   module, name = _find(task)
   return core.Env(task, settings, module.build(name, settings, seed))
@@ -69,15 +79,20 @@ def check(task: str):
 def prepare(task: str):
   """Does once what every process that makes the task would else repeat."""
   suite, _ = _split(task)
-  if suite.package:
+  if suite.renders:
     gl.choose()
+  elif suite.package:
+    _find(task)  # Which chooses where the environment turns out to need it.
 
 
 def _find(task):
   suite, name = _split(task)
-  if suite.package:
+  if suite.renders:
     gl.choose()  # Before the import: MuJoCo reads its choice only then.
   module = importlib.import_module(suite.module)
+  if hasattr(module, 'check'):
+    module.check(name)
+    return module, name
   known = module.tasks()
   if name not in known:
     prefix = task.partition('_')[0] + '_'
@@ -90,12 +105,16 @@ def _find(task):
 
 def _split(task):
   prefix, _, name = task.partition('_')
-  if prefix not in SUITES:
+  if prefix in SUITES:
+    suite = SUITES[prefix]
+  elif ':' in task:
+    suite, name = FACTORY, task
+  else:
     raise UserError(
       f'unknown suite {prefix!r} in task {task!r}: a task is named '
-      f'<suite>_<name>, with a suite of {", ".join(SUITES)}.'
+      f'<suite>_<name>, with a suite of {", ".join(SUITES)}, or, if it is '
+      'your own, <module>:<function>.'
     )
-  suite = SUITES[prefix]
   if suite.package and importlib.util.find_spec(suite.package) is None:
     raise UserError(
       f'task {task!r} needs the package {suite.package}, which is not '

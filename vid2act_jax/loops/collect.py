@@ -1,179 +1,319 @@
-"""Collecting a source dataset with a behaviour that does not learn."""
+"""Collecting a source dataset with a behaviour that does not learn.
 
+Every episode is a function of the plan and its own index: a dataset is the same
+however many processes made it and however often they were interrupted.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
 import functools
+import multiprocessing
+import os
 import pathlib
+import signal
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from vid2act_jax import envs as environments
-from vid2act_jax.data import dataset
+from vid2act_jax.data import dataset, files
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.assemble import Assembler
-from vid2act_jax.loops import acting, inputs, runs
+from vid2act_jax.loops import acting, runs
 from vid2act_jax.types import UserError
 
 BEHAVIOURS = ('scripted', 'noisy', 'random')
+_CHECKPOINT = 'checkpoint'
 
 
-def mixture(proportions: dict[str, float], count: int) -> list[str]:
-  """A behaviour for each of `count` episodes, well mixed in time.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What to collect.
 
-  At every point of the list each behaviour has had its share, up to one.
+  task: its name.
+  settings: how it is shown and stepped.
+  policy: 'checkpoint:RUN', the exploring agent of a run folder, or behaviours
+    with their weights: 'scripted:0.5,noisy:0.3,random:0.2'. Scripted is the
+    suite's own policy, noisy the same with Gaussian noise, random uniform.
+  episodes: how many.
+  noise: standard deviation of 'noisy', in units of the action.
+  seed: of all that is random.
+  """
+
+  task: str
+  settings: environments.Settings
+  policy: str
+  episodes: int
+  noise: float
+  seed: int
+
+
+class Played(NamedTuple):
+  """An episode that is on disk; `summary` as of `episodes.summarize`."""
+
+  index: int
+  behaviour: str
+  summary: dict
+
+
+def parse_policy(policy: str) -> dict[str, float]:
+  """Weights by behaviour; {'checkpoint': 1} for an agent's.
 
   Args:
-    proportions: weights by behaviour, not negative; they need not add to 1.
-    count: how many episodes.
+    policy: as in `Plan`; a behaviour without a weight has 1.
 
   Raises:
     UserError: an unknown behaviour, or no positive weight.
   """
-  unknown = set(proportions) - set(BEHAVIOURS)
-  total = sum(proportions.values())
-  if unknown or total <= 0 or min(proportions.values()) < 0:
+  if policy.startswith(f'{_CHECKPOINT}:'):
+    return {_CHECKPOINT: 1.0}
+  weights = {}
+  for item in policy.split(','):
+    name, _, weight = item.partition(':')
+    try:
+      weights[name.strip()] = float(weight or 1)
+    except ValueError:
+      weights[name.strip()] = -1.0
+  fine = set(weights) <= set(BEHAVIOURS) and min(weights.values()) >= 0
+  if not fine or not 0 < sum(weights.values()) < np.inf:
     raise UserError(
-      f'config.collect.proportions={dict(proportions)}: weights of'
-      f' {", ".join(BEHAVIOURS)}, not negative and not all zero'
+      f'policy {policy!r}: should be {_CHECKPOINT}:RUN_FOLDER, or some of '
+      f'{", ".join(BEHAVIOURS)} with weights that are not negative and not all '
+      'zero, such as scripted:0.5,noisy:0.3,random:0.2'
     )
-  had = dict.fromkeys(proportions, 0)
+  return weights
+
+
+def mixture(weights: dict[str, float], count: int) -> list[str]:
+  """A behaviour for each of `count` episodes, well mixed in time.
+
+  At every point of the list each behaviour has had its share, up to one.
+  """
+  total = sum(weights.values())
+  had = dict.fromkeys(weights, 0)
   out = []
   for n in range(1, count + 1):
-    due = {k: n * w / total - had[k] for k, w in proportions.items()}
+    due = {k: n * w / total - had[k] for k, w in weights.items()}
     name = max(due, key=due.get)
     had[name] += 1
     out.append(name)
   return out
 
 
-class Behaviours:
-  """What an episode may be played with; each maps (obs, step) to actions."""
-
-  def __init__(self, env, task: str, noise: float, checkpoint: str, seed: int):
-    """Prepares nothing yet.
-
-    Args:
-      env: the `Env`; scripted policies read its state.
-      task: its name.
-      noise: standard deviation of `noisy`, in units of the action.
-      checkpoint: run folder of the agent of `checkpoint`.
-      seed: of all that is random.
-    """
-    self._env, self._task, self._seed = env, task, seed
-    self._noise, self._checkpoint = noise, checkpoint
-
-  @functools.cached_property
-  def _script(self):
-    return environments.scripted_policy(self._task)
-
-  @functools.cached_property
-  def _agent(self):
-    if not self._checkpoint:
-      raise UserError(
-        "config.collect.method='checkpoint' needs the run folder of an agent"
-        ' in config.collect.checkpoint'
-      )
-    agent, state = runs.load_agent(self._checkpoint)
-    if agent.action_dim != self._env.action_dim:
-      raise UserError(
-        f'config.collect.checkpoint={self._checkpoint}: its agent has'
-        f' {agent.action_dim} actions, {self._task} has {self._env.action_dim}'
-      )
-    player = acting.Player(agent, 1, jax.random.key(self._seed), explore=True)
-    return functools.partial(player, state)
-
-  def random(self, obs, step):
-    """Uniform."""
-    del obs
-    return acting.random_actions(self._seed, step, (1, self._env.action_dim))
-
-  def scripted(self, obs, step):
-    """The suite's own policy."""
-    del obs, step
-    return self._script(self._env)[None]
-
-  def noisy(self, obs, step):
-    """The suite's own policy with Gaussian noise."""
-    rng = np.random.default_rng([self._seed, step, 1])
-    noise = rng.normal(0, self._noise, (1, self._env.action_dim))
-    return (self.scripted(obs, step) + noise).clip(-1, 1)
-
-  def checkpoint(self, obs, step):
-    """An agent of a finished run, exploring."""
-    return self._agent(obs, step=step)
-
-
-def collect(config, task: str, folder: pathlib.Path, method: str, logger):
+def collect(
+  plan: Plan,
+  folder: pathlib.Path,
+  workers: int,
+  on_episode: Callable[[int, Played], None],
+) -> None:
   """Plays episodes into a dataset folder until it is complete.
 
   Episodes that are there count: an interrupted collection goes on.
 
   Args:
-    config: the run's; of it env, collect and seed.
-    task: the source task.
+    plan: what to collect.
     folder: of the dataset.
-    method: 'random', 'scripted' or 'checkpoint'.
-    logger: of the stage.
+    workers: processes that play; 1: this one.
+    on_episode: called with the number of episodes there, and the new one.
 
   Raises:
-    UserError: the method, its settings or the folder will not do.
+    UserError: the task, the policy or the folder will not do, the folder
+      holds or gets other data, or a worker died.
   """
-  c = config.collect
-  names = [method] * c.episodes
-  if method == 'scripted':
-    names = mixture(c.proportions.to_dict(), c.episodes)
-  settings = inputs.env_settings(config)
-  eps.make_folder(folder)
-  eps.clean(folder)
-  start = len(eps.list_episodes(folder))
-  collected = {
-    'method': method,
-    'seed': config.seed,
-    'proportions': c.proportions.to_dict() if method == 'scripted' else None,
-    'noise': c.noise if method == 'scripted' else None,
-    'checkpoint': c.checkpoint or None,
-  }
-  env = environments.make(task, settings, _seed(config.seed, task, start))
-  describe = functools.partial(
-    dataset.write_metadata, folder, task, collected, env.description
+  if plan.episodes < 1 or workers < 1:
+    raise UserError('to collect takes at least one episode and one worker')
+  weights = parse_policy(plan.policy)
+  env = environments.make(plan.task, plan.settings, 0)
+  description = env.description
+  env.close()
+  how = {'method': 'collect', 'policy': plan.policy, 'seed': plan.seed}
+  if 'noisy' in weights:
+    how['noise'] = plan.noise
+  with files.lock(folder):
+    _check_same(folder, how, description)
+    eps.clean(folder)
+    write = functools.partial(
+      dataset.write_metadata, folder, plan.task, how, description
+    )
+    write(False)
+    present = {file.index for file in eps.list_episodes(folder)}
+    missing = [i for i in range(plan.episodes) if i not in present]
+    done = plan.episodes - len(missing)
+    with contextlib.closing(_play(plan, folder, missing, workers)) as stream:
+      for played in stream:
+        done += 1
+        on_episode(done, played)
+    write(True)
+
+
+def describe(plan: Plan, folder: pathlib.Path) -> str:
+  """Statistics of a dataset of this plan, all in all and by behaviour."""
+  names = mixture(parse_policy(plan.policy), plan.episodes)
+  summaries = {name: [] for name in names}
+  for file in eps.list_episodes(folder):
+    if file.index < plan.episodes:
+      summary = eps.load_summary(file.path)
+      summaries[names[file.index]].append(summary)
+  lines = []
+  groups = summaries.items()
+  every = [s for group in summaries.values() for s in group]
+  for name, group in [
+    ('episodes', every),
+    *(groups if len(groups) > 1 else ()),
+  ]:
+    told = dataset.return_statistics(group)
+    line = f'{told["episodes"]} {name}'
+    if group:
+      r = told['return']
+      line += f', return {r["mean"]:.1f} ± {r["std"]:.1f}'
+      line += f' ({r["min"]:.1f} to {r["max"]:.1f})'
+    if told['success_rate'] is not None:
+      line += f', success {told["success_rate"]:.0%}'
+    lines.append(line)
+  return '\n  '.join(lines)
+
+
+def _check_same(folder, how, description):
+  """Refuses a folder that holds other data than the plan's."""
+  if not (folder / dataset.FILE).exists():
+    if eps.list_episodes(folder):
+      raise UserError(
+        f'{folder}: holds episodes, but no {dataset.FILE}, which would tell '
+        'whose they are; choose another folder'
+      )
+    return
+  before = dataset.read_metadata(folder, partial=True)
+  wanted = {**description, **how}
+  found = {**before, **before['collected']}
+  differ = [
+    f'{key} {found.get(key)!r}, not {value!r}'
+    for key, value in wanted.items()
+    if key != 'versions' and found.get(key) != value
+  ]
+  if differ:
+    raise UserError(
+      f'{folder}: holds a dataset of {"; ".join(differ)}: choose another folder'
+    )
+
+
+def _play(
+  plan: Plan, folder: pathlib.Path, indices: list[int], workers: int
+) -> Iterator[Played]:
+  """Plays and writes episodes; yields them as they are done."""
+  workers = min(workers, len(indices))
+  if workers <= 1:
+    maker = _Maker(plan, folder)
+    try:
+      for index in indices:
+        yield maker.make(index)
+    finally:
+      maker.close()
+    return
+  pool = concurrent.futures.ProcessPoolExecutor(
+    workers,
+    multiprocessing.get_context('spawn'),  # JAX's threads bear no fork.
+    # Ctrl-C reaches the whole group; the parent decides what it means.
+    signal.signal,
+    (signal.SIGINT, signal.SIG_IGN),
   )
   try:
-    describe(False)
-    seed = _seed(config.seed, task, 0)
-    play = Behaviours(env, task, c.noise, c.checkpoint, seed)
-    for index in range(start, c.episodes):
-      # Numbered through, so that no two episodes draw the same noise.
-      first = index * (config.env.time_limit + 1)
-      episode = _episode(env, getattr(play, names[index]), first)
-      eps.save(folder, index, episode)
-      told = eps.summarize(episode)
-      logger.scalars(
-        index + 1, {f'{task}/{k}': float(v) for k, v in told.items()}
-      )
-      logger.progress(
-        index + 1, c.episodes, 'episodes', task=task, last_return=told['return']
-      )
-    about = describe(True)
+    pending = [pool.submit(_work, plan, folder, i) for i in indices]
+    for future in concurrent.futures.as_completed(pending):
+      yield future.result()
+  except concurrent.futures.process.BrokenProcessPool as error:
+    raise UserError(
+      f'{folder}: a process that played {plan.task} died, perhaps for want of '
+      'memory; use fewer workers and run again, what is there is kept'
+    ) from error
   finally:
-    env.close()
-  returns = about['return']
-  logger.message(
-    f'{task}: {about["episodes"]} episodes ({method}), return'
-    f' {returns["mean"]:.1f} ± {returns["std"]:.1f}'
-  )
+    pool.shutdown(cancel_futures=True)
 
 
-def _episode(env, act, step):
-  """One episode in the schema of the datasets."""
-  batch = lambda obs: {k: v[None] for k, v in obs.items()}
-  assembler = Assembler()
-  obs = batch(env.reset())
-  assembler.add(obs, np.zeros((1, env.action_dim)))
-  while True:
-    action = np.asarray(act(obs, step), np.float32)
-    obs = batch(env.step(action[0]))
-    step += 1
-    if finished := assembler.add(obs, action):
-      return finished[0]
+def _work(plan, folder, index):
+  """Plays one episode in a worker process."""
+  return _maker(plan, folder).make(index)
+
+
+@functools.cache
+def _maker(plan, folder):
+  """This worker's; lives as long as the process."""
+  # The parent may hold the accelerator, and one environment needs none.
+  jax.config.update('jax_platforms', 'cpu')
+  return _Maker(plan, folder)
+
+
+class _Maker:
+  """Plays single episodes of a plan and writes them."""
+
+  def __init__(self, plan: Plan, folder: pathlib.Path):
+    self._plan, self._folder = plan, folder
+    self._env = environments.make(plan.task, plan.settings, 0)
+    try:
+      # Not before it is needed: scripts and agents may be missing.
+      weights = parse_policy(plan.policy)
+      self._acts = {name: getattr(self, f'_{name}')() for name in weights}
+    except BaseException:
+      self._env.close()
+      raise
+    self._names = mixture(weights, plan.episodes)
+
+  def make(self, index: int) -> Played:
+    """Plays episode `index` and writes it."""
+    seed = _seed(self._plan.seed, self._plan.task, index)
+    behaviour, rng = self._names[index], np.random.default_rng(seed)
+    act = self._acts[behaviour]
+    batch = lambda obs: {k: v[None] for k, v in obs.items()}
+    assembler = Assembler()
+    obs = batch(self._env.reset(seed))
+    assembler.add(obs, np.zeros((1, self._env.action_dim)))
+    # Numbered through, so that no two episodes draw the same noise.
+    step = index * (self._plan.settings.time_limit + 1)
+    finished = []
+    while not finished:
+      action = np.asarray(act(obs, rng, step), np.float32)
+      obs = batch(self._env.step(action[0]))
+      finished = assembler.add(obs, action)
+      step += 1
+    eps.save(self._folder, index, finished[0])
+    return Played(index, behaviour, eps.summarize(finished[0]))
+
+  def close(self):
+    """Gives the renderer back."""
+    self._env.close()
+
+  # Each of these makes a behaviour: (obs, rng, step) -> actions f32 [1, A].
+
+  def _random(self):
+    shape = (1, self._env.action_dim)
+    return lambda obs, rng, step: rng.uniform(-1, 1, shape)
+
+  def _scripted(self):
+    script = environments.scripted_policy(self._plan.task)
+    return lambda obs, rng, step: script(self._env)[None]
+
+  def _noisy(self):
+    script, noise = self._scripted(), self._plan.noise
+    shape = (1, self._env.action_dim)
+
+    def act(obs, rng, step):
+      return (script(obs, rng, step) + rng.normal(0, noise, shape)).clip(-1, 1)
+
+    return act
+
+  def _checkpoint(self):
+    folder = self._plan.policy.partition(':')[2]
+    agent, state = runs.load_agent(os.path.expanduser(folder))
+    if agent.action_dim != self._env.action_dim:
+      raise UserError(
+        f'policy {self._plan.policy!r}: its agent has {agent.action_dim} '
+        f'actions, {self._plan.task} has {self._env.action_dim}'
+      )
+    key = jax.random.key(_seed(self._plan.seed, self._plan.task))
+    player = acting.Player(agent, 1, key, explore=True)
+    return lambda obs, rng, step: player(state, obs, step)
 
 
 def _seed(*parts) -> int:

@@ -7,13 +7,14 @@ import numpy as np
 
 from vid2act_jax import envs as environments
 from vid2act_jax import learner
-from vid2act_jax.data import sources
+from vid2act_jax.data import dataset, quarantine, sources
 from vid2act_jax.learner import public, video
-from vid2act_jax.loops import runs
+from vid2act_jax.loops import collect, runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
-COLLECT_METHODS = ('auto', 'agent', 'random', 'scripted', 'checkpoint')
+# config.collect.policy='auto', by suite.
+_POLICIES = {'dmc': 'agent', 'metaworld': 'scripted:0.5,noisy:0.3,random:0.2'}
 
 
 def transfers(config) -> bool:
@@ -21,8 +22,12 @@ def transfers(config) -> bool:
   return config.learner.variant != 'dreamerv2'
 
 
-def check(config) -> None:
+def check(config, workdir: pathlib.Path) -> None:
   """Finds mistakes that would else show only hours later.
+
+  Args:
+    config: the run's.
+    workdir: the run's folder; need not be there.
 
   Raises:
     UserError: names the key and what it may be.
@@ -34,7 +39,14 @@ def check(config) -> None:
         'config.sources is empty, but there is something to transfer only from'
         ' sources: name tasks, or set --config.learner.variant=dreamerv2'
       )
-    tasks += config.sources
+    # A dataset that is there needs no environment: it may be imported.
+    tasks += [
+      task
+      for task in config.sources
+      if not (source_folder(config, workdir, task) / dataset.FILE).exists()
+    ]
+    if config.collect.policy not in ('auto', 'agent'):
+      collect.parse_policy(config.collect.policy)
   for task in tasks:
     environments.check(task)
   if config.env.size != 64:
@@ -61,20 +73,16 @@ def env_settings(config) -> environments.Settings:
   )
 
 
-def collect_method(config, task: str) -> str:
-  """How this task's dataset is to be made; 'auto' is resolved.
+def collect_policy(config, task: str) -> str:
+  """How this task's dataset is to be made; 'auto' is resolved."""
+  if config.collect.policy != 'auto':
+    return config.collect.policy
+  return _POLICIES.get(task.split('_')[0], 'random')
 
-  Raises:
-    UserError: the method is unknown.
-  """
-  method = config.collect.method
-  if method not in COLLECT_METHODS:
-    known = ', '.join(COLLECT_METHODS)
-    raise UserError(f'config.collect.method={method!r}; one of {known}')
-  if method != 'auto':
-    return method
-  kinds = {'dmc': 'agent', 'metaworld': 'scripted'}
-  return kinds.get(task.split('_')[0], 'random')
+
+def scratch(config, workdir: pathlib.Path) -> pathlib.Path:
+  """The folder on whose disk frames are held for sampling."""
+  return pathlib.Path(config.replay.scratch or workdir).expanduser()
 
 
 def source_folder(config, workdir: pathlib.Path, task: str) -> pathlib.Path:
@@ -94,10 +102,19 @@ def load_sources(config, workdir: pathlib.Path):
     UserError: a dataset is missing, damaged or of other pictures or repeats.
   """
   folders = [source_folder(config, workdir, t) for t in config.sources]
-  frames, size = config.replay.source_frames, config.env.size
-  replays, about = sources.load_sources(folders, frames, config.seed, size)
+  replays, about = sources.load_sources(
+    folders,
+    config.replay.source_gb * 1e9,
+    config.seed,
+    config.env.size,
+    scratch(config, workdir),
+    config.replay.cross_episodes,
+  )
   for folder, facts in zip(folders, about, strict=True):
-    if facts['action_repeat'] != config.env.action_repeat:
+    if aside := quarantine.reasons(folder):
+      print(f'{folder}: {len(aside)} episodes are in quarantine', flush=True)
+    # Unknown (None) of some imports.
+    if facts['action_repeat'] not in (None, config.env.action_repeat):
       raise UserError(
         f'{folder}: collected with action_repeat={facts["action_repeat"]}, but'
         f' config.env.action_repeat={config.env.action_repeat}; set it to the'

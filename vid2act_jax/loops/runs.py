@@ -25,7 +25,14 @@ STUDENT = 'student'
 
 # What may change between two starts in one folder: which stages, how long,
 # and how often something is told or kept; not what is learned.
-_FREE = ('name', 'stages', 'evaluate', 'collect.episodes')
+_FREE = (
+  'name',
+  'stages',
+  'evaluate',
+  'collect.episodes',
+  'collect.workers',
+  'replay.scratch',
+)
 _FREE_LEAVES = ('log_every', 'video_every', 'save_every', 'steps', 'env_steps')
 
 

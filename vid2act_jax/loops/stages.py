@@ -6,6 +6,7 @@ whose result is there is skipped, one that is half done is resumed.
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import sys
 
@@ -13,7 +14,7 @@ import jax
 
 from vid2act_jax import envs as environments
 from vid2act_jax import learner
-from vid2act_jax.data import dataset
+from vid2act_jax.data import dataset, files
 from vid2act_jax.data.replay import Replay
 from vid2act_jax.loops import (
   acting,
@@ -44,13 +45,35 @@ def run_collect(config, workdir: pathlib.Path):
       if about['complete']:
         _say(f'collect: {task} is there, {about["episodes"]} episodes')
         continue
-    method = inputs.collect_method(config, task)
-    if method == 'agent':
-      _collect_by_agent(config, task, folder)
+    policy = inputs.collect_policy(config, task)
+    if policy == 'agent':
+      with files.lock(folder):
+        _collect_by_agent(config, task, folder)
       continue
     # Several datasets, one log: nothing told before is taken back.
     with Logger(workdir, 'collect', resume_step=sys.maxsize) as logger:
-      collect.collect(config, task, folder, method, logger)
+      _collect_by_policy(config, task, folder, policy, logger)
+
+
+def _collect_by_policy(config, task, folder, policy, logger):
+  """Plays episodes with a behaviour that does not learn."""
+  c, settings = config.collect, inputs.env_settings(config)
+  plan = collect.Plan(task, settings, policy, c.episodes, c.noise, config.seed)
+
+  def tell(done, played):
+    values = {f'{task}/{k}': float(v) for k, v in played.summary.items()}
+    logger.scalars(played.index + 1, values)
+    logger.progress(
+      done,
+      c.episodes,
+      'episodes',
+      task=task,
+      last=played.behaviour,
+      last_return=played.summary['return'],
+    )
+
+  collect.collect(plan, folder, c.workers or os.cpu_count(), tell)
+  logger.message(f'{task}: {collect.describe(plan, folder)}')
 
 
 def _collect_by_agent(config, task, folder):
@@ -60,8 +83,7 @@ def _collect_by_agent(config, task, folder):
     own.task, own.sources = task, ()
     own.learner.variant = 'dreamerv2'
     own.finetune.env_steps = config.collect.agent_env_steps
-    # All of it: no more frames than steps, and one for every reset.
-    own.replay.online_frames = 2 * config.collect.agent_env_steps
+    own.replay.keep_all = True
   _say(f'collect: {task}, by an agent that learns it')
   workdir = folder / 'agent'
   runs.claim(workdir, own)
@@ -158,12 +180,15 @@ def _build_finetuner(config, workdir, replay_dir, checkpoint, stack):
     counters = finetune.Counters(**{k: resumed[k] for k in fields})
   replay = Replay(
     replay_dir or workdir / 'replay',
-    config.replay.online_frames,
+    config.replay.online_gb * 1e9,
     config.seed,
     envs.action_dim,
     config.env.size,
     owner=True,
     keep_episodes=resumed['total_episodes'] if resumed else 0,
+    scratch=inputs.scratch(config, workdir),
+    cross_episodes=config.replay.cross_episodes,
+    keep_all=config.replay.keep_all,
   )
   schedule = finetune.Schedule(
     **config.finetune,

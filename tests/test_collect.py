@@ -1,0 +1,202 @@
+"""Collecting datasets with behaviours that do not learn."""
+
+import collections
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.episode_data import assert_same
+from vid2act_jax import envs
+from vid2act_jax.data import dataset
+from vid2act_jax.data import episodes as eps
+from vid2act_jax.data.__main__ import main
+from vid2act_jax.loops import collect
+from vid2act_jax.types import UserError
+
+SETTINGS = envs.Settings(size=16, action_repeat=1, time_limit=12)
+
+
+def plan_of(task='probe_count', policy='random', episodes=4, seed=0, noise=0.5):
+  return collect.Plan(task, SETTINGS, policy, episodes, noise, seed)
+
+
+def play(plan, folder, workers=1):
+  told = []
+  collect.collect(plan, folder, workers, lambda *args: told.append(args))
+  return told
+
+
+def load(folder):
+  return [eps.load(file.path) for file in eps.list_episodes(folder)]
+
+
+class TestPolicies:
+  def test_weights(self):
+    parsed = collect.parse_policy('scripted:0.5, noisy:0.3,random')
+    assert parsed == {'scripted': 0.5, 'noisy': 0.3, 'random': 1.0}
+    assert collect.parse_policy('checkpoint:a/b:c,d') == {'checkpoint': 1.0}
+
+  @pytest.mark.parametrize(
+    'policy',
+    ['', 'expert', 'random:0', 'random:-1', 'random:x', 'noisy:nan', 'agent'],
+  )
+  def test_mistakes(self, policy):
+    with pytest.raises(UserError, match='policy .*should be checkpoint:RUN'):
+      collect.parse_policy(policy)
+
+  def test_mixture_keeps_its_shares_at_every_point(self):
+    weights = {'scripted': 0.5, 'noisy': 0.3, 'random': 0.2}
+    names = collect.mixture(weights, 50)
+    assert collections.Counter(names) == {
+      'scripted': 25,
+      'noisy': 15,
+      'random': 10,
+    }
+    for n in range(1, 50):
+      for name, weight in weights.items():
+        assert abs(names[:n].count(name) - weight * n) < 1
+    # A dataset that is made longer keeps its first episodes.
+    assert collect.mixture(weights, 20) == names[:20]
+
+
+class TestCollect:
+  def test_the_same_however_it_was_made(self, tmp_path):
+    """By one process or two, at once or with interruptions."""
+    plan = plan_of(episodes=5)
+    told = play(plan, tmp_path / 'one')
+    assert [(done, p.index, p.behaviour) for done, p in told] == [
+      (i + 1, i, 'random') for i in range(5)
+    ]
+    play(plan, tmp_path / 'two', workers=2)
+    play(plan, tmp_path / 'three')
+    for index in (1, 3):
+      eps.list_episodes(tmp_path / 'three')[index].path.unlink()
+      told = play(plan, tmp_path / 'three')
+      assert [(done, p.index) for done, p in told] == [(5, index)]
+    whole = load(tmp_path / 'one')
+    assert len(whole) == 5
+    for other in ('two', 'three'):
+      for left, right in zip(whole, load(tmp_path / other), strict=True):
+        assert_same(left, right)
+    assert not np.array_equal(whole[0]['action'], whole[1]['action'])
+    play(plan_of(episodes=5, seed=1), tmp_path / 'seed')
+    other = load(tmp_path / 'seed')[0]
+    assert not np.array_equal(whole[0]['action'], other['action'])
+
+  def test_metadata(self, tmp_path):
+    play(plan_of(episodes=3), tmp_path)
+    about = dataset.read_metadata(tmp_path)
+    assert about['collected'] == {
+      'method': 'collect',
+      'policy': 'random',
+      'seed': 0,
+    }
+    assert (about['task'], about['episodes']) == ('probe_count', 3)
+    assert about['env_steps'] == 3 * 12 and about['size'] == 16
+
+  def test_more_episodes_of_the_same_plan(self, tmp_path):
+    play(plan_of(episodes=2), tmp_path)
+    first = load(tmp_path)
+    told = play(plan_of(episodes=4), tmp_path)
+    assert [p.index for _, p in told] == [2, 3]
+    assert_same(load(tmp_path)[0], first[0])
+
+  def test_another_plan_in_the_folder(self, tmp_path):
+    play(plan_of(), tmp_path)
+    with pytest.raises(UserError, match='seed 0, not 1.*another folder'):
+      play(plan_of(seed=1), tmp_path)
+    with pytest.raises(UserError, match="'probe_count', not 'probe_wide'"):
+      play(plan_of('probe_wide'), tmp_path)
+    (tmp_path / dataset.FILE).unlink()
+    with pytest.raises(UserError, match='holds episodes, but no metadata.json'):
+      play(plan_of(), tmp_path)
+    assert len(load(tmp_path)) == 4
+
+  def test_scripts_and_their_noise(self, tmp_path):
+    task, settings = 'metaworld_reach', envs.Settings(16, 1, 8, quality='fast')
+    plan = collect.Plan(task, settings, 'scripted,noisy,random', 3, 0.1, 0)
+    play(plan, tmp_path)
+    scripted, noisy, random = load(tmp_path)
+    env = envs.make(task, settings, 0)
+    script = envs.scripted_policy(task)
+    obs = env.reset(collect._seed(0, task, 0))
+    for action in scripted['action'][1:]:
+      np.testing.assert_array_equal(action, script(env))
+      obs = env.step(action)
+    np.testing.assert_array_equal(scripted['image'][-1], obs['image'])
+    env.close()
+    # Other draws of the goal, and noise around what the script would do.
+    assert not np.array_equal(noisy['action'], scripted['action'])
+    assert np.abs(random['action'][1:]).min() > 0
+    told = collect.describe(plan, tmp_path)
+    assert '1 scripted' in told and '1 noisy' in told and 'success' in told
+
+  def test_folder_in_use(self, tmp_path):
+    code = (
+      'import sys, time, pathlib\n'
+      'from vid2act_jax.data import files\n'
+      f'with files.lock(pathlib.Path({str(tmp_path)!r})):\n'
+      '  print("locked", flush=True)\n'
+      '  time.sleep(60)\n'
+    )
+    holder = subprocess.Popen(
+      [sys.executable, '-c', code], stdout=subprocess.PIPE, text=True
+    )
+    try:
+      assert holder.stdout.readline() == 'locked\n'
+      message = f'another process is writing here .process {holder.pid} on'
+      with pytest.raises(UserError, match=message):
+        play(plan_of(), tmp_path)
+    finally:
+      holder.kill()
+      holder.wait()
+    play(plan_of(), tmp_path)  # The lock ended with its process.
+    assert len(load(tmp_path)) == 4
+
+  def test_worker_that_dies(self, tmp_path):
+    plan = plan_of(f'{__name__}:make_deadly')
+    with pytest.raises(UserError, match='died.*fewer workers.*is kept'):
+      play(plan, tmp_path, workers=2)
+
+  def test_agent_with_other_actions(self, tmp_path):
+    with pytest.raises(UserError, match='nothing/config.json is missing'):
+      play(plan_of(policy=f'checkpoint:{tmp_path / "nothing"}'), tmp_path / 'd')
+
+
+def make_deadly():
+  """An environment whose process is killed at its first step."""
+  import gymnasium
+
+  class Deadly(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def __init__(self):
+      self._steps = 0
+
+    def reset(self, *, seed=None, options=None):
+      return np.zeros((16, 16, 3), np.uint8), {}
+
+    def step(self, action):
+      self._steps += 1
+      if self._steps > 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+      return np.zeros((16, 16, 3), np.uint8), 0.0, False, False, {}
+
+  return Deadly()
+
+
+def test_command(tmp_path, capsys):
+  command = ['collect', '--task', 'probe_terminal', '--episodes', '3']
+  command += ['--time-limit', '9', '--size', '16', '--workers', '1']
+  assert main([*command, str(tmp_path / 'd')]) == 0
+  out = capsys.readouterr().out
+  assert '3 episodes, return 5.0 ± 0.0 (5.0 to 5.0), success 100%' in out
+  assert main([*command, '--policy', 'expert', str(tmp_path / 'e')]) == 1
+  assert "error: policy 'expert'" in capsys.readouterr().err
+  assert main([*command, '--policy', 'scripted', str(tmp_path / 'e')]) == 1
+  assert 'scripted policies' in capsys.readouterr().err

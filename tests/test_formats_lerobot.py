@@ -1,0 +1,147 @@
+"""Reading LeRobot datasets."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.episode_data import assert_same
+from tests.format_data import CAMERA, open_source, solved, write_lerobot
+from vid2act_jax.types import UserError
+
+pytest.importorskip('pyarrow')
+pytest.importorskip('av')
+
+
+class TestLerobot:
+  EPISODES = [solved(6, 1), solved(5, 2), solved(7, 3)]
+
+  @pytest.mark.parametrize('video', [False, True])
+  def test_reads_every_bit(self, tmp_path, video):
+    write_lerobot(tmp_path, self.EPISODES, video)
+    source = open_source('lerobot', tmp_path)
+    for index in (0, 1, 2, 0, 2):
+      episode = self.EPISODES[index]
+      times = np.arange(len(episode['reward']), dtype=np.float32)
+      state = np.stack([times, np.full_like(times, 2)], 1)
+      assert_same(source.read(index), {**episode, 'state': state})
+    assert len(source) == 3 and source.name(1) == 'episode 1'
+    last, done = source.about.pop('dropped')
+    assert last.startswith('the last action') and done.startswith('next.done')
+    assert source.about == {'alignment': 'at', 'task': 'push'}
+
+  def test_options(self, tmp_path):
+    """Rows that led to their frames; scaled by what occurs; a camera's name."""
+    write_lerobot(tmp_path, self.EPISODES, data=self.to_led)
+    stats = {'action': {'min': [-1, -0.5], 'max': [1, 0.5]}}
+    (tmp_path / 'meta' / 'stats.json').write_text(json.dumps(stats))
+    source = open_source(
+      'lerobot', tmp_path, align='led', scale_actions=True, image_key=CAMERA
+    )
+    episode = source.read(2)
+    action = self.EPISODES[2]['action']
+    np.testing.assert_array_equal(episode['action'], action * [1, 2])
+    np.testing.assert_array_equal(episode['reward'], self.EPISODES[2]['reward'])
+    assert source.about['action_high'] == [1, 0.5]
+
+  def to_led(self, rows):
+    keys = ('action', 'reward', 'success')
+    led = {k: np.concatenate([e[k] for e in self.EPISODES]) for k in keys}
+    for at, row in enumerate(rows):
+      row['action'] = led['action'][at].tolist()
+      row['next.reward'] = float(led['reward'][at])
+      row['next.success'] = bool(led['success'][at])
+    return rows
+
+  def test_choosing_and_refusing(self, tmp_path):
+    with pytest.raises(UserError, match='info.json: missing'):
+      open_source('lerobot', tmp_path)
+    side = {'observation.images.side': {'dtype': 'video'}}
+    write_lerobot(tmp_path / 'a', self.EPISODES, features=side)
+    with pytest.raises(UserError, match=r'top.*side.*\], one is needed'):
+      open_source('lerobot', tmp_path / 'a')
+    with pytest.raises(UserError, match="'top' is not one; choose"):
+      open_source('lerobot', tmp_path / 'a', image_key='top')
+    source = open_source('lerobot', tmp_path / 'a', image_key=CAMERA)
+    assert 'observation.images.side' in source.about['dropped']
+    with pytest.raises(UserError, match='leave --scale-actions out'):
+      open_source(
+        'lerobot', tmp_path / 'a', image_key=CAMERA, scale_actions=True
+      )
+    write_lerobot(tmp_path / 'b', self.EPISODES, version='v2.1')
+    with pytest.raises(UserError, match='of LeRobot v2.1, .* convert it with'):
+      open_source('lerobot', tmp_path / 'b')
+    file = tmp_path / 'a' / 'meta' / 'info.json'
+    for text in ('{', '[]', '{"codebase_version": "v3.0"}'):
+      file.write_text(text)
+      with pytest.raises(UserError, match='meta.*: damaged'):
+        open_source('lerobot', tmp_path / 'a')
+
+  @pytest.mark.parametrize(
+    'key, value, message',
+    [
+      ('next.reward', float('nan'), "'reward' is not finite"),
+      ('action', [0.0, 9.0], 'should stay within'),
+      ('action', [0.0], 'damaged or not'),
+      ('action', None, 'damaged or not'),
+      ('frame_index', 3, 'promises 5 frames, .* not in order'),
+      ('episode_index', 0, 'promises 5 frames, .*holds 4'),
+      (CAMERA, {'bytes': b'text', 'path': None}, 'damaged or not'),
+      (CAMERA, {'bytes': None, 'path': 'x.png'}, 'in a file of its own'),
+    ],
+  )
+  def test_damage(self, tmp_path, key, value, message):
+    def spoil(rows):
+      rows[8][key] = value
+      return rows
+
+    write_lerobot(tmp_path, self.EPISODES, video=False, data=spoil)
+    source = open_source('lerobot', tmp_path)
+    with pytest.raises(UserError, match=f'episode 1: .*{message}'):
+      source.read(1)
+    assert source.read(2)['image'][0, 0, 0, 0] == 3
+
+  def test_missing_parts(self, tmp_path):
+    def lacking(rows):
+      return [{k: v for k, v in r.items() if k != 'action'} for r in rows]
+
+    write_lerobot(tmp_path / 'a', self.EPISODES, data=lacking)
+    with pytest.raises(UserError, match='episode 1: .*action'):
+      open_source('lerobot', tmp_path / 'a').read(1)
+
+    def none(rows):
+      rows[1]['length'] = 0
+      return rows
+
+    write_lerobot(tmp_path / 'b', self.EPISODES, **{'meta/episodes': none})
+    with pytest.raises(UserError, match='promises 0 frames'):
+      open_source('lerobot', tmp_path / 'b').read(1)
+
+  def test_damaged_bytes(self, tmp_path):
+    write_lerobot(tmp_path, self.EPISODES)
+    source = open_source('lerobot', tmp_path)
+    name = 'chunk-000/file-000'
+    video = tmp_path / 'videos' / CAMERA / f'{name}.mp4'
+    table = tmp_path / 'data' / f'{name}.parquet'
+    for path in (video, table):
+      whole = path.read_bytes()
+      for data in (b'', b'text', whole[: len(whole) // 2]):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match='episode 1: damaged'):
+          source.read(1)
+      path.write_bytes(whole)
+    assert source.read(2)['image'][0, 0, 0, 0] == 3
+    placed = tmp_path / 'meta' / 'episodes' / f'{name}.parquet'
+    placed.write_bytes(b'text')
+    with pytest.raises(UserError, match='meta: damaged'):
+      open_source('lerobot', tmp_path)
+
+  def test_frames_that_are_not_there(self, tmp_path):
+    def late(rows):
+      rows[1]['videos/' + CAMERA + '/from_timestamp'] += 1.5
+      return rows
+
+    write_lerobot(tmp_path, self.EPISODES, **{'meta/episodes': late})
+    source = open_source('lerobot', tmp_path)
+    with pytest.raises(UserError, match='mp4: has no frame at a time'):
+      source.read(1)

@@ -1,0 +1,271 @@
+"""Minari: T + 1 observations and T actions an episode, taken at the frames."""
+
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+
+from vid2act_jax.data import dataset, files
+from vid2act_jax.data import episodes as eps
+from vid2act_jax.data.formats import convert, core
+from vid2act_jax.data.formats.core import Options
+from vid2act_jax.types import UserError
+
+_SUCCESS = ('success', 'is_success')
+
+
+def open_source(path: str, options: Options) -> 'Dataset':
+  """Opens the folder of a dataset, or a local dataset by its id.
+
+  Raises:
+    UserError: there is none, it has no image or several, its actions are not
+      continuous, or minari is not installed.
+  """
+  return Dataset(path, options)
+
+
+class Dataset:
+  """The episodes of a Minari dataset."""
+
+  def __init__(self, path: str, options: Options):
+    minari, spaces = core.need('minari'), core.need('gymnasium').spaces
+    if options.align == 'led':
+      raise UserError(
+        f'{path}: Minari has one action less than frames, each taken AT its '
+        'frame; leave --align out.'
+      )
+    self._path, self._options = path, options
+    self.about = {'alignment': 'at', 'dropped': []}
+    with core.guard(path):
+      self._dataset = _open(minari, path)
+      self._image_key = self._choose_image(
+        self._dataset.observation_space, spaces
+      )
+      self._read_bounds(self._dataset.action_space, spaces)
+      spec = self._dataset.env_spec
+      task = self._dataset.storage.metadata.get('task', spec and spec.id)
+      if task:
+        self.about['task'] = str(task)
+
+  def __len__(self) -> int:
+    return len(self._dataset)
+
+  def name(self, index: int) -> str:
+    return f'episode {index}'
+
+  def read(self, index: int) -> dict[str, np.ndarray]:
+    where = f'{self._path}, {self.name(index)}'
+    with core.guard(where):
+      return self._build(self._dataset[index], where)
+
+  def close(self) -> None:
+    pass
+
+  def _build(self, found, where):
+    seen, state = found.observations, None
+    if self._image_key is not None:
+      seen, state = seen[self._image_key], seen.get('state')
+    image = convert.prepare(seen, self._options, where)
+    rows = len(found.rewards)
+    if len(image) != rows + 1:
+      raise UserError(
+        f'{where}: has {len(image)} frames and {rows} steps, should have one '
+        'frame more; restore or remove it.'
+      )
+    steps = convert.Steps(
+      image,
+      action=found.actions,
+      reward=found.rewards,
+      is_terminal=found.terminations,
+      state=None if state is None else convert.fit_state(state, len(image)),
+    )
+    infos = dict(found.infos or {})
+    success = next((infos.pop(k) for k in _SUCCESS if k in infos), None)
+    # With infos of the resets there is one a frame, else one an action.
+    of_frames = success is not None and len(success) == len(image)
+    if not of_frames:
+      steps.success = success
+    episode = convert.build(steps, self._options, self.about, where)
+    if of_frames:
+      episode['success'] = convert.truths(success, 'success', where)
+    core.drop(self.about, *(f'infos/{key}' for key in sorted(infos)))
+    if state is not None and steps.state is None:
+      core.drop(self.about, 'state')
+    return episode
+
+  def _choose_image(self, space, spaces):
+    """The key of the image; None where observations are nothing else."""
+    wanted = self._options.image_key
+    if not isinstance(space, spaces.Dict):
+      if not _is_image(space):
+        raise UserError(
+          f'{self._path}: the observations are {space}, should have an RGB '
+          'image of bytes; choose another dataset.'
+        )
+      return None
+    images = [key for key, part in space.spaces.items() if _is_image(part)]
+    if wanted is not None and wanted not in images:
+      raise UserError(
+        f'{self._path}: {wanted!r} is no image of it; choose one of '
+        f'{images} with --image-key.'
+      )
+    if wanted is None and len(images) != 1:
+      raise UserError(
+        f'{self._path}: the images are {images}, one is needed; choose with '
+        '--image-key, or another dataset.'
+      )
+    key = images[0] if wanted is None else wanted
+    core.drop(self.about, *(k for k in space.spaces if k not in (key, 'state')))
+    return key
+
+  def _read_bounds(self, space, spaces):
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+      raise UserError(
+        f'{self._path}: the actions are {space}, should be a Box of one '
+        'dimension; choose a dataset of continuous actions.'
+      )
+    if np.isfinite(space.low).all() and np.isfinite(space.high).all():
+      self.about['action_low'] = space.low.tolist()
+      self.about['action_high'] = space.high.tolist()
+    else:
+      core.refuse_scaling(self._options, self._path)
+
+
+def export(
+  directory: str | os.PathLike,
+  destination: str | os.PathLike,
+  progress: Callable[[int, int], None],
+) -> dict:
+  """Writes a dataset as a Minari dataset of raw frames; see `formats`.
+
+  About 6 MB an episode of 501 frames: Minari's HDF5 compresses only with loss.
+  It is there whole or not at all.
+  """
+  core.need('minari')
+  task = dataset.read_metadata(directory, True)['task']
+  listed = eps.list_episodes(directory)
+  if not listed:
+    raise UserError(f'{directory}: holds no episodes; collect some first.')
+  target = pathlib.Path(destination)
+  if target.is_file() or (target.is_dir() and any(target.iterdir())):
+    raise UserError(f'{target}: there already; choose a new folder.')
+  unfinished = target.with_name(target.name + files.TEMPORARY)
+  shutil.rmtree(unfinished, ignore_errors=True)
+  files.make_folder(unfinished)
+  try:
+    writer = _Writer(unfinished / 'data', task, listed)
+    for done, file in enumerate(listed, 1):
+      writer.add(file.path)
+      progress(done, len(listed))
+    os.replace(unfinished, target)
+  except OSError as error:
+    raise UserError(
+      f'{target}: cannot be written ({error}); make room or mend the '
+      'permissions and run again.'
+    ) from error
+  return {'episodes': writer.written, 'lost': writer.lost}
+
+
+class _Writer:
+  """Adds episodes to a new Minari dataset, all of the shapes of the first."""
+
+  def __init__(self, folder, task, listed):
+    minari, spaces = core.need('minari'), core.need('gymnasium').spaces
+    storages = core.need('minari.dataset.minari_storage')
+    self._buffer = core.need('minari.data_collector').EpisodeBuffer
+    self.written, self.lost = 0, []
+    self._keys = ['image', 'action']
+    having = sum('state' in files.read_npz(f.path, ('state',)) for f in listed)
+    if having == len(listed):
+      self._keys.append('state')
+    elif having:
+      self.lost.append(
+        f"'state': only {having} of {len(listed)} episodes have it"
+      )
+    self._shapes = self._get_shapes(_load(listed[0].path))
+    observations = spaces.Box(0, 255, self._shapes['image'], np.uint8)
+    if 'state' in self._shapes:
+      state = spaces.Box(-np.inf, np.inf, self._shapes['state'], np.float32)
+      observations = spaces.Dict({'image': observations, 'state': state})
+    storage = storages.MinariStorage.new(
+      folder,
+      observation_space=observations,
+      action_space=spaces.Box(-1, 1, self._shapes['action'], np.float32),
+      data_format='hdf5',
+      jpeg_encoding=False,
+    )
+    storage.update_metadata(
+      {
+        'dataset_id': re.sub(r'\W', '_', task) + '-v0',
+        'minari_version': minari.__version__,
+        'task': task,
+      }
+    )
+    self._dataset = minari.MinariDataset(storage)
+
+  def add(self, path):
+    episode = _load(path)
+    shapes = self._get_shapes(episode)
+    if shapes != self._shapes:
+      raise UserError(
+        f'{path}: has the shapes {shapes}, the first episode {self._shapes}; '
+        'move it away.'
+      )
+    if len(episode['reward']) == 1:
+      self.lost.append(f'{path.name}: one frame and no action')
+      return
+    terminal = episode['is_terminal']
+    if (episode['discount'] != 1 - terminal).any():
+      self.lost.append(f"{path.name}: 'discount', other than 0 at a true end")
+    observations = episode['image']
+    if 'state' in shapes:
+      observations = {'image': observations, 'state': episode['state']}
+    success = episode.get('success')
+    buffer = self._buffer(
+      observations=observations,
+      actions=episode['action'][1:],
+      rewards=episode['reward'][1:],
+      terminations=terminal[1:],
+      truncations=(episode['is_last'] & ~terminal)[1:],
+      infos=None if success is None else {'success': success},
+    )
+    self._dataset.update_dataset_from_buffer([buffer])
+    self.written += 1
+
+  def _get_shapes(self, episode):
+    return {key: episode[key].shape[1:] for key in self._keys}
+
+
+def _load(path):
+  episode = eps.load(path)
+  eps.validate(episode, path)
+  return episode
+
+
+def _open(minari, path):
+  folder = pathlib.Path(path).expanduser()
+  for data in (folder / 'data', folder):
+    if (data / 'metadata.json').is_file():
+      return minari.MinariDataset(data)
+  if folder.exists():
+    raise UserError(
+      f'{path}: no metadata.json in it or in its data/; give the folder of a '
+      'Minari dataset, or the id of a local one.'
+    )
+  try:
+    return minari.load_dataset(path)
+  except FileNotFoundError as error:
+    raise UserError(
+      f'{path}: neither a folder nor a Minari dataset of this machine; get it '
+      f'with `minari download {path}`.'
+    ) from error
+
+
+def _is_image(space):
+  shape = getattr(space, 'shape', None) or ()
+  return (
+    len(shape) == 3 and 3 in (shape[0], shape[2]) and space.dtype == np.uint8
+  )
