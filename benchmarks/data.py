@@ -138,7 +138,7 @@ def main():
   parser.add_argument('--import-episodes', type=int, default=50)
   parser.add_argument('--folder', help='on whose disk; default: temporary')
   args = parser.parse_args()
-  record = store.record_bytes(_SIZE, _ACTIONS)
+  record = store.record_bytes(store.frame_columns(_SIZE, _ACTIONS))
   bound = args.bound_gb * 1e9 or 1.01 * args.frames * record
   with tempfile.TemporaryDirectory(dir=args.folder) as folder:
     folder = pathlib.Path(folder)

@@ -32,6 +32,9 @@ def get_config() -> ConfigDict:
         'keep_all': False,  # keep their episodes' files when they leave
         'cross_episodes': False,  # chunks may run on into the next episode
         'scratch': '',  # folder to hold them in; '': the run's
+        # The frozen teacher's embeddings are computed once and held with the
+        # frames, as 'float16' or 'float32'; 'none': computed in every update.
+        'embeddings': 'float16',
       },
       'collect': _collect(),
       'pretrain': _pretrain(),

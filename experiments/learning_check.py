@@ -5,8 +5,8 @@
   python -m experiments.run --config=experiments/learning_check.py
 
 An evaluation return of at least 400 is asked for (random: about 30 to 70).
-Without transfer, seed 0 had 477 after 60k env steps and 24 minutes; with
-transfer it has not been measured yet.
+Seed 0 had 477 after 60k env steps without transfer (24 minutes), and with it
+403 after 60k and 435 after 70k (55 minutes beside other work).
 """
 
 from experiments import base

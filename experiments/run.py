@@ -23,6 +23,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   'workdir', '', "The run's folder; by default runs/<name>-<seed>."
 )
+_PROFILE = flags.DEFINE_bool(
+  'profile', False, 'Write a JAX trace, and tell where the time went.'
+)
 _STAGES = {
   'collect': stages.run_collect,
   'pretrain': stages.run_pretrain,
@@ -30,12 +33,13 @@ _STAGES = {
 }
 
 
-def run(config, workdir: pathlib.Path):
+def run(config, workdir: pathlib.Path, profile: bool = False):
   """Runs the config's stages in order, and draws the summary.
 
   Args:
     config: a locked ConfigDict.
     workdir: the run's folder.
+    profile: whether to tell where the time goes.
 
   Raises:
     UserError: something the user can mend.
@@ -50,7 +54,7 @@ def run(config, workdir: pathlib.Path):
     runs.record_start(workdir, sys.argv[1:])
     print(f'run folder: {workdir}', flush=True)
     for stage in config.stages:
-      _STAGES[stage](config, workdir)
+      _STAGES[stage](config, workdir, profile)
     title = f'{config.task}, {config.learner.variant}, seed {config.seed}'
     print(f'summary: {write_summary(workdir, title)}', flush=True)
 
@@ -61,7 +65,7 @@ def main(_):
   try:
     config = _CONFIG.value
     workdir = _WORKDIR.value or _default_workdir(config)
-    run(config, pathlib.Path(workdir).expanduser())
+    run(config, pathlib.Path(workdir).expanduser(), _PROFILE.value)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(1)

@@ -15,7 +15,7 @@ from vid2act_jax.data.replay import Replay
 from vid2act_jax.types import UserError
 
 # Of the episodes here.
-FRAME = store.record_bytes(size=4, action_dim=2)
+FRAME = store.record_bytes(store.frame_columns(size=4, action_dim=2))
 
 
 class TestReplay:

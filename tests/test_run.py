@@ -145,6 +145,48 @@ def test_goes_on_after_a_kill(finished, tmp_path, monkeypatch, capsys):
   assert done['env_steps'] >= debug.get_config().finetune.env_steps
 
 
+def _learned(workdir):
+  """What a run's finetuning told, but for the time it took."""
+  return [
+    {k: v for k, v in row.items() if k != 'time'}
+    for row in read_metrics(workdir, 'finetune')
+  ]
+
+
+def _again(finished, workdir, **overrides):
+  """Finetunes anew with the teacher and the datasets of the finished run."""
+  config = config_with(
+    source_dir=str(finished / 'sources'),
+    teacher_from=str(finished),
+    stages=('finetune',),
+    **overrides,
+  )
+  run.run(config, workdir, profile=True)
+  return _learned(workdir)
+
+
+def test_worker_processes_and_profiling_change_nothing(
+  finished, tmp_path, capsys
+):
+  told = _again(finished, tmp_path, env__parallel=True)
+  assert told == _learned(finished)
+  table = capsys.readouterr().out.split('finetune: where the time went')[1]
+  for part in ('stepping', 'acting', 'sampling', 'updating', 'evaluating'):
+    assert part in table
+  assert list((tmp_path / 'profile' / 'finetune').rglob('*.xplane.pb'))
+
+
+def test_kept_embeddings_change_only_by_their_rounding(finished, tmp_path):
+  computed = _again(finished, tmp_path, replay__embeddings='none')
+  for left, right in zip(_learned(finished), computed, strict=True):
+    assert left.pop('stage') == right.pop('stage')
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+      assert value == pytest.approx(right[key], rel=1e-2, abs=1e-2), key
+  assert list((finished / 'embeddings').iterdir())
+  assert not (tmp_path / 'embeddings').exists()
+
+
 def test_a_longer_run_goes_on_in_its_folder(finished, tmp_path):
   workdir = tmp_path / 'longer'
   shutil.copytree(finished, workdir)

@@ -10,23 +10,24 @@ from tests.episode_data import assert_same, make_episode
 from vid2act_jax.data import store
 from vid2act_jax.types import UserError
 
-KEYS = ('image', 'action', 'reward', 'is_first')
+COLUMNS = store.frame_columns(size=16, action_dim=2)
+KEYS = tuple(COLUMNS)
 
 
 def records(length, number):
-  episode = make_episode(length, number)
+  episode = make_episode(length, number, size=16)
   return {key: episode[key] for key in KEYS}
 
 
 def read(ring, position, length):
-  out = ring.empty((length,), 2)
+  out = ring.empty((length,))
   ring.read(position, out)
   return out
 
 
 def test_the_newest_are_held(tmp_path):
   """Whatever the lengths, also over the ring's end."""
-  ring = store.Ring(tmp_path, capacity=10, size=4, action_dim=2)
+  ring = store.Ring(tmp_path, 10, COLUMNS)
   stream = {key: [] for key in KEYS}
   position = 0
   for number, length in enumerate([4, 7, 1, 10, 3, 9, 5]):
@@ -42,11 +43,11 @@ def test_the_newest_are_held(tmp_path):
 
 
 def test_wider_actions_and_strided_images(tmp_path):
-  ring = store.Ring(tmp_path, 8, 4, 2)
+  ring = store.Ring(tmp_path, 8, COLUMNS)
   new = records(5, 3)
   turned = new['image'].transpose(0, 2, 1, 3)  # Not contiguous.
   ring.write(6, {**new, 'image': turned})
-  out = ring.empty((5,), 4)
+  out = {**ring.empty((5,)), 'action': np.zeros((5, 4), np.float32)}
   ring.read(6, out)
   np.testing.assert_array_equal(out['image'], turned)
   np.testing.assert_array_equal(out['action'][:, :2], new['action'])
@@ -54,22 +55,23 @@ def test_wider_actions_and_strided_images(tmp_path):
 
 
 def test_nothing_is_left_behind(tmp_path):
-  ring = store.Ring(tmp_path, 8, 4, 2)
+  ring = store.Ring(tmp_path, 8, COLUMNS)
   ring.write(0, records(5, 0))
   assert os.listdir(tmp_path) == []
 
 
 def test_disk_space_is_taken_as_it_is_used(tmp_path):
   """A bound far beyond the disk is no error until it is reached."""
-  frame = store.record_bytes(64, 2)
+  columns = store.frame_columns(64, 2)
+  frame = store.record_bytes(columns)
   assert frame == 64 * 64 * 3 + 2 * 4 + 4 + 1
-  ring = store.Ring(tmp_path, int(5e12 / frame), 64, 2)
+  ring = store.Ring(tmp_path, int(5e12 / frame), columns)
   episode = {k: v[:1] for k, v in make_episode(2, size=64).items()}
   ring.write(0, episode)
 
 
 def test_full_disk(tmp_path, monkeypatch):
-  ring = store.Ring(tmp_path, 8, 4, 2)
+  ring = store.Ring(tmp_path, 8, COLUMNS)
 
   def full(*unused):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -80,10 +82,10 @@ def test_full_disk(tmp_path, monkeypatch):
 
 
 def test_short_writes_are_completed(tmp_path, monkeypatch):
-  ring = store.Ring(tmp_path, 8, 4, 2)
+  ring = store.Ring(tmp_path, 8, COLUMNS)
   whole = os.pwrite
   monkeypatch.setattr(
-    os, 'pwrite', lambda file, data, at: whole(file, data[:7], at)
+    os, 'pwrite', lambda file, data, at: whole(file, data[:700], at)
   )
   ring.write(0, records(5, 1))
   assert_same(read(ring, 0, 5), records(5, 1))
@@ -91,4 +93,4 @@ def test_short_writes_are_completed(tmp_path, monkeypatch):
 
 def test_folder_that_cannot_be_used(tmp_path):
   with pytest.raises(UserError, match='nowhere: cannot hold the frames'):
-    store.Ring(tmp_path / 'nowhere', 8, 4, 2)
+    store.Ring(tmp_path / 'nowhere', 8, COLUMNS)

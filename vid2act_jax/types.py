@@ -23,7 +23,7 @@ class UserError(Exception):
 class Batch:
   """Chunks of episodes; a leading [N] axis when of N source domains."""
 
-  image: jax.Array  # u8 [B, L, 64, 64, 3]
+  image: jax.Array | None  # u8 [B, L, 64, 64, 3]
   action: jax.Array  # f32 [B, L, A], the action that LED TO the frame
   reward: jax.Array  # f32 [B, L]
   is_first: jax.Array  # bool [B, L], the state before is forgotten
@@ -73,3 +73,7 @@ class FinetuneBatch:
 
   target: Batch  # [B, L, ...], of the online replay
   sources: Batch | None  # [N, B, L, ...], one batch a domain; None: no transfer
+  # The frozen teacher's embeddings, where they are kept: then the sources need
+  # no images. Any float type; None: they are computed from the images.
+  target_embed: jax.Array | None = None  # [B, L, N, E], under every label
+  source_embed: jax.Array | None = None  # [N, B, L, E], under its own label

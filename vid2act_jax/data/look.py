@@ -47,7 +47,7 @@ def inspect(directory: str | os.PathLike) -> dict:
     returns.append(summary['return'])
     success += [summary['success']] if 'success' in summary else []
   problems += _problems(directory, about, known)
-  record = store.record_bytes(about['size'], about['action_dim'])
+  columns = store.frame_columns(about['size'], about['action_dim'])
   return {
     'metadata': about,
     'returns': np.array(returns),
@@ -55,7 +55,7 @@ def inspect(directory: str | os.PathLike) -> dict:
     'action_low': np.min(lows, 0) if lows else np.zeros(0, np.float32),
     'action_high': np.max(highs, 0) if highs else np.zeros(0, np.float32),
     'successes': sum(success) if success else None,
-    'bytes_held': sum(lengths) * record,
+    'bytes_held': sum(lengths) * store.record_bytes(columns),
     'bytes_on_disk': sum(file.path.stat().st_size for file in known),
     'problems': problems,
   }

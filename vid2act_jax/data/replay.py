@@ -3,7 +3,7 @@
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,14 @@ from vid2act_jax.data import dataset, files, store
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.assemble import Assembler
 from vid2act_jax.types import UserError
+
+
+class Derived(NamedTuple):
+  """What is computed of an episode's frames once, and sampled with them."""
+
+  column: store.Column
+  compute: Callable[[np.ndarray], np.ndarray]  # u8 [T, ...] -> [T, *shape]
+  replaces_image: bool  # the images themselves are then not held
 
 
 class _Held(NamedTuple):
@@ -50,12 +58,13 @@ class Replay:
     scratch: str | os.PathLike | None = None,
     cross_episodes: bool = False,
     keep_all: bool = False,
+    embed: Derived | None = None,
   ):
     """Loads and validates what the folder holds.
 
     Args:
       directory: a dataset folder; an owner makes it.
-      capacity_bytes: the bound on what is held, `store.record_bytes` a frame.
+      capacity_bytes: the bound on what is held, `frame_bytes` a frame.
       seed: of the batches, not negative.
       action_dim: the actions' A; None: that of the first episode.
       size: the frames' height and width; None: that of the first episode.
@@ -67,6 +76,8 @@ class Replay:
       cross_episodes: whether a chunk may run on into the next episode, where
         `is_first` is set.
       keep_all: whether episodes that are no longer held stay on disk.
+      embed: makes the column `embed` of every episode's frames; None: there is
+        no such column.
 
     Raises:
       UserError: the folder has no episodes (not an owner), an episode is
@@ -89,6 +100,7 @@ class Replay:
     self._scratch = pathlib.Path(scratch or tempfile.gettempdir())
     self._cross = cross_episodes
     self._keep_all = keep_all
+    self._embed = embed
     self._assembler = Assembler()
     self._ring: store.Ring | None = None  # Made when the sizes are known.
     self._written = 0  # Records, ever: the position of the next episode.
@@ -182,7 +194,8 @@ class Replay:
 
     Returns:
       image u8 [B, L, H, W, 3], action f32 [B, L, A], reward f32 [B, L],
-      is_first bool [B, L].
+      is_first bool [B, L]; with `embed` its column [B, L, ...], perhaps in the
+      images' place.
 
     Raises:
       UserError: no episode is long enough.
@@ -213,7 +226,9 @@ class Replay:
     width = pad_actions_to or self.action_dim
     if width < self.action_dim:
       raise ValueError(f'{width} actions cannot hold {self.action_dim}.')
-    return self._ring.empty(lead, width)
+    out = self._ring.empty(lead)
+    out['action'] = np.zeros((*lead, width), np.float32)
+    return out
 
   def stats(self) -> dict[str, float]:
     """Counts, bytes, lengths and mean return of what is held."""
@@ -224,8 +239,7 @@ class Replay:
       'capacity_bytes': self._capacity_bytes,
     }
     if self._held:
-      record = store.record_bytes(self._size, self.action_dim)
-      stats['bytes'] = self.num_frames * record
+      stats['bytes'] = self.num_frames * self.frame_bytes
       lengths = [held.file.length for held in self._held]
       stats['shortest'], stats['longest'] = min(lengths), max(lengths)
       stats['return_mean'] = float(np.mean([h.total for h in self._held]))
@@ -274,9 +288,21 @@ class Replay:
       self._validate(episode, file.path)
       self._hold(file, episode)
 
+  @property
+  def frame_bytes(self) -> int:
+    """Bytes a frame takes of the bound."""
+    return store.record_bytes(self._columns())
+
+  def _columns(self) -> dict[str, store.Column]:
+    columns = store.frame_columns(self._size, self.action_dim)
+    if self._embed:
+      columns['embed'] = self._embed.column
+      if self._embed.replaces_image:
+        del columns['image']
+    return columns
+
   def _capacity_frames(self) -> int:
-    record = store.record_bytes(self._size, self.action_dim)
-    return int(self._capacity_bytes // record)
+    return int(self._capacity_bytes // self.frame_bytes)
 
   def _validate(self, episode, where) -> None:
     eps.validate(episode, where, self._size, self.action_dim)
@@ -294,13 +320,16 @@ class Replay:
       )
     if not self._ring:
       self._ring = store.Ring(
-        files.make_folder(self._scratch), capacity, self._size, self.action_dim
+        files.make_folder(self._scratch), capacity, self._columns()
       )
     while self.num_frames + file.length > capacity:
       leaving = self._held.pop(0).file
       self._released.append(leaving)
       self.num_frames -= leaving.length
-    self._ring.write(self._written, episode)
+    records = dict(episode)
+    if self._embed:
+      records['embed'] = self._embed.compute(episode['image'])
+    self._ring.write(self._written, records)
     total = eps.summarize(episode)['return']
     self._held.append(_Held(file, self._written, total))
     self._written += file.length

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vid2act_jax.data import dataset
-from vid2act_jax.data.replay import Replay
+from vid2act_jax.data.replay import Derived, Replay
 from vid2act_jax.types import UserError
 
 
@@ -17,6 +17,7 @@ def load_sources(
   size: int | None = None,
   scratch: str | os.PathLike | None = None,
   cross_episodes: bool = False,
+  embeds: Sequence[Derived | None] | None = None,
 ) -> tuple[list[Replay], list[dict]]:
   """Opens source datasets; nothing is ever written to them.
 
@@ -27,6 +28,7 @@ def load_sources(
     size: the frames' height and width; None: that of the first dataset.
     scratch: as of `Replay`.
     cross_episodes: as of `Replay`.
+    embeds: `embed` of each `Replay`; None: of none.
 
   Returns:
     The replays and the metadata of the N domains.
@@ -40,7 +42,8 @@ def load_sources(
       'There are no source datasets: name at least one task in config.sources.'
     )
   replays, metadata = [], []
-  for directory in directories:
+  embeds = embeds or [None] * len(directories)
+  for directory, embed in zip(directories, embeds, strict=True):
     about = dataset.read_metadata(directory)
     size = size or about['size']
     if about['size'] != size:
@@ -57,6 +60,7 @@ def load_sources(
       size,
       scratch=scratch,
       cross_episodes=cross_episodes,
+      embed=embed,
     )
     if replay.episodes_on_disk != about['episodes']:
       raise UserError(

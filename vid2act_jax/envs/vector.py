@@ -1,5 +1,7 @@
 """Several environments stepped together, here or in worker processes."""
 
+import contextlib
+import math
 import multiprocessing
 import signal
 import traceback
@@ -61,29 +63,40 @@ class VectorEnv:
     self._fresh = np.ones(num, bool)
 
   def step(self, actions: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Steps every environment, or resets it if its episode ended.
+    """`send` and `receive` at once."""
+    self.send(actions)
+    return self.receive()
+
+  def send(self, actions: np.ndarray | None) -> None:
+    """Begins a step of every environment, or a reset if its episode ended.
+
+    Worker processes step while this one does other things.
 
     Args:
       actions: f32 [num, A]; row i is ignored when environment i resets, and
         all may be None when every one does, as in the first call.
 
+    Raises:
+      ValueError: actions of another shape, or None in mid-episode.
+      RuntimeError: as `receive`.
+    """
+    actions = self._checked(actions)
+    with self._closing_on_error():
+      for index, member in enumerate(self._members):
+        member.send(None if self._fresh[index] else actions[index])
+
+  def receive(self) -> dict[str, np.ndarray]:
+    """What the step that was begun has led to.
+
     Returns:
       The observations of `Env`, stacked to [num, ...].
 
     Raises:
-      ValueError: actions of another shape, or None in mid-episode.
       RuntimeError: a worker died, or raised an error (quoted in the message).
         The environments are closed then.
     """
-    actions = self._checked(actions)
-    try:
-      for index, member in enumerate(self._members):
-        member.send(None if self._fresh[index] else actions[index])
+    with self._closing_on_error():
       rows = [member.receive() for member in self._members]
-    except BaseException:
-      # The others' answers would be taken for those of the next call.
-      self.close()
-      raise
     obs = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     self._fresh = obs['is_last'].copy()
     return obs
@@ -99,6 +112,15 @@ class VectorEnv:
 
   def __exit__(self, *unused):
     self.close()
+
+  @contextlib.contextmanager
+  def _closing_on_error(self):
+    try:
+      yield
+    except BaseException:
+      # The others' answers would be taken for those of the next step.
+      self.close()
+      raise
 
   def _checked(self, actions):
     if not self._members:
@@ -139,8 +161,12 @@ class _Worker:
     context = multiprocessing.get_context('spawn')
     self._name = f'environment worker {index} ({task})'
     self._pipe, theirs = context.Pipe()
+    # Frames come through shared memory: a pipe would copy them twice.
+    shape = (settings.size, settings.size, 3)
+    memory = context.RawArray('B', math.prod(shape))
+    self._frame = np.frombuffer(memory, np.uint8).reshape(shape)
     self._process = context.Process(
-      target=_serve, args=(theirs, task, settings, seed), daemon=True
+      target=_serve, args=(theirs, memory, task, settings, seed), daemon=True
     )
     self._process.start()
     # Else the worker's death would leave the pipe open, and us waiting.
@@ -161,6 +187,8 @@ class _Worker:
       raise UserError(content)
     if kind == 'error':
       raise RuntimeError(f'{self._name} failed:\n{content}')
+    if kind == 'observation':
+      content['image'] = self._frame
     return content
 
   def close(self):
@@ -184,7 +212,7 @@ class _Worker:
     )
 
 
-def _serve(pipe, task, settings, seed):
+def _serve(pipe, memory, task, settings, seed):
   """A worker's life: make the environment, then answer until told to end."""
   # Ctrl-C reaches the whole group; the parent decides what it means.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -196,7 +224,10 @@ def _serve(pipe, task, settings, seed):
       command, action = pipe.recv()
       if command == 'close':
         break
-      pipe.send(('observation', _advance(env, action)))
+      obs = _advance(env, action)
+      frame = obs.pop('image')
+      np.frombuffer(memory, np.uint8)[:] = frame.ravel()
+      pipe.send(('observation', obs))
   except UserError as error:
     pipe.send(('user_error', str(error)))
   except (EOFError, BrokenPipeError, ConnectionResetError):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vid2act_jax.learner import finetune, policy, pretrain, video
+from vid2act_jax.learner import finetune, policy, pretrain, teachers, video
 from vid2act_jax.losses.world_model import Scales
 from vid2act_jax.nets import heads, transfer
 from vid2act_jax.nets.world_model import WorldModel
@@ -202,6 +202,19 @@ class Agent:
   def finetune_step(self, state, batch, key, axis_name=None):
     """One update; see `vid2act_jax.learner.finetune.step`."""
     return finetune.step(self, state, batch, key, axis_name)
+
+  def embed_frames(self, teacher: Params, image: jax.Array, label: jax.Array):
+    """The teacher's embeddings, for `FinetuneBatch`.
+
+    Args:
+      teacher: its parameters.
+      image: u8 [M, 64, 64, 3].
+      label: i32 [K], domains.
+
+    Returns:
+      f32 [M, K, E].
+    """
+    return teachers.embed_frames(self.teacher, teacher, image, label)
 
   def initial_carry(self, num: int):
     """The policy's memory before the first frame of `num` environments."""

@@ -43,6 +43,16 @@ def embed_all(model, params, image: jax.Array) -> jax.Array:
   return jax.vmap(one)(jnp.arange(model.num_domains))
 
 
+def embed_frames(model, params, image: jax.Array, label: jax.Array):
+  """Embeds frames to be kept: u8 [M, ...], i32 [K] -> f32 [M, K, E]."""
+
+  def one(domain):
+    labels = jnp.full(1, domain)
+    return model.embed(params, image[None], labels)[0]
+
+  return jax.vmap(one, out_axes=1)(label)
+
+
 def observe(agent, params, batch: FinetuneBatch, key) -> TeacherView:
   """Features of every domain on the target batch and on its own batch.
 
@@ -61,8 +71,10 @@ def observe(agent, params, batch: FinetuneBatch, key) -> TeacherView:
   every = lambda x: jnp.broadcast_to(x, (domains, *x.shape))
 
   source_label = jnp.repeat(jnp.arange(domains), size)
-  embed_source = model.embed(params, rows(sources.image), source_label)
-  embed = [rows(embed_all(model, params, target.image)), embed_source]
+  embed = [
+    rows(_target_embed(model, params, batch)),
+    _source_embed(model, params, batch, source_label),
+  ]
   own_action = sources.action * mask[:, None, None]
   action = [rows(fit_actions(target.action, mask)), rows(own_action)]
   is_first = [rows(every(target.is_first)), rows(sources.is_first)]
@@ -84,3 +96,19 @@ def observe(agent, params, batch: FinetuneBatch, key) -> TeacherView:
     target_feat.reshape(domains, -1, length, model.feat_dim),
     source_feat.reshape(domains, -1, length, model.feat_dim),
   )
+
+
+def _target_embed(model, params, batch):
+  """Of the target's frames under every label: f32 [N, B, L, E]."""
+  if batch.target_embed is None:
+    return embed_all(model, params, batch.target.image)
+  return jnp.moveaxis(batch.target_embed, 2, 0).astype(jnp.float32)
+
+
+def _source_embed(model, params, batch, label):
+  """Of the sources' frames, each under its own label: f32 [N * B, L, E]."""
+  if batch.source_embed is None:
+    image = batch.sources.image
+    return model.embed(params, image.reshape(-1, *image.shape[2:]), label)
+  embed = batch.source_embed
+  return embed.reshape(-1, *embed.shape[2:]).astype(jnp.float32)

@@ -18,9 +18,13 @@ class Driver:
     """envs: a `VectorEnv`; its first step resets it."""
     self.envs = envs
     self._actions = np.zeros((envs.num, envs.action_dim), np.float32)
+    envs.send(self._actions)
 
   def step(self, choose):
     """One step of every environment.
+
+    The next one has begun when this returns, so that worker processes step
+    while the caller learns: what they do depends on nothing but the actions.
 
     Args:
       choose: obs -> the next actions, f32 [E, A] in [-1, 1].
@@ -29,8 +33,9 @@ class Driver:
       obs [E, ...], and the actions f32 [E, A] that led there.
     """
     led = self._actions
-    obs = self.envs.step(led)
+    obs = self.envs.receive()
     self._actions = np.asarray(choose(obs), np.float32)
+    self.envs.send(self._actions)
     return obs, led
 
 

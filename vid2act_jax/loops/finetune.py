@@ -8,6 +8,7 @@ import numpy as np
 
 from vid2act_jax.data.sources import sample_sources
 from vid2act_jax.loops import acting, telling
+from vid2act_jax.loops.profile import Profiler
 from vid2act_jax.types import Batch, FinetuneBatch
 
 
@@ -55,6 +56,7 @@ class Finetuner:
     schedule: Schedule,
     counters: Counters,
     notes: dict,
+    profiler: Profiler,
   ):
     """Takes everything that the loop uses.
 
@@ -71,6 +73,7 @@ class Finetuner:
       counters: fresh, or of the checkpoint that `state` came from.
       notes: what else to write into every checkpoint: `sources`, the names of
         the N source tasks, and what is needed to build the agent again.
+      profiler: where the time goes.
     """
     self.agent, self.state = agent, state
     self.replay, self.sources = replay, sources
@@ -78,6 +81,7 @@ class Finetuner:
     self.checkpoint, self.schedule = checkpoint, schedule
     self.counters = counters
     self._notes = notes
+    self._profiler = profiler
     self._driver = acting.Driver(envs)
     root = jax.random.key(schedule.seed)
     act_key, self._step_key, self._video_key = jax.random.split(root, 3)
@@ -85,6 +89,7 @@ class Finetuner:
     self._update = jax.jit(agent.finetune_step, donate_argnums=0)
     self._open_loop = jax.jit(agent.open_loop)
     self._tally = telling.Tally(notes['sources'])
+    self._ahead = None, None  # A batch, and what it was drawn for.
     self._recent: dict[str, float] = {}
     self._random_returns: list[float] = []
 
@@ -121,9 +126,12 @@ class Finetuner:
       envs = self._driver.envs
       shape = (envs.num, envs.action_dim)
       choose = lambda _: acting.random_actions(self.schedule.seed, step, shape)
-    obs, led = self._driver.step(choose)
+    with self._profiler.part('stepping'):
+      obs, led = self._driver.step(self._timed(choose))
     c.agent_steps += int((~obs['is_first']).sum())
-    for episode in self.replay.add(obs, led):
+    with self._profiler.part('storing'):
+      episodes = self.replay.add(obs, led)
+    for episode in episodes:
       self._recent['last_return'] = episode['return']
       values = {f'episode/{k}': float(v) for k, v in episode.items()}
       self.logger.scalars(self.env_steps, values)
@@ -136,6 +144,13 @@ class Finetuner:
       mean = float(np.mean(self._random_returns))
       self.logger.scalars(self.env_steps, {'random/return': mean})
 
+  def _timed(self, choose):
+    def timed(obs):
+      with self._profiler.part('acting'):
+        return choose(obs)
+
+    return timed
+
   def _due(self) -> int:
     """Updates that should have been done by now."""
     c, s = self.counters, self.schedule
@@ -143,25 +158,42 @@ class Finetuner:
       return 0
     return s.first_updates + (c.agent_steps - c.warm) // s.update_every
 
+  def _take_batch(self, index: int) -> FinetuneBatch:
+    """The batch of this number, from the episodes that are held now."""
+    key = index, self.replay.total_episodes
+    if self._ahead[0] != key:
+      with self._profiler.part('sampling'):
+        self._ahead = key, self._batch(index)
+    return self._ahead[1]
+
   def _batch(self, index: int) -> FinetuneBatch:
     s = self.schedule
-    target = Batch(**self.replay.sample(index, s.batch, s.length))
-    sources = None
+    target = _to_batch(self.replay.sample(index, s.batch, s.length))
+    sources = None, None
     if self.sources:
       rows = sample_sources(self.sources, index, s.batch, s.length)
-      sources = Batch(**rows)
-    return jax.device_put(FinetuneBatch(target, sources))
+      sources = _to_batch(rows)
+    (target, target_embed), (sources, source_embed) = target, sources
+    return jax.device_put(
+      FinetuneBatch(target, sources, target_embed, source_embed)
+    )
 
   def _learn(self):
     c, s = self.counters, self.schedule
-    batch = self._batch(c.updates)
-    self.state, metrics = self._update(self.state, batch, self._step_key)
+    batch = self._take_batch(c.updates)
+    with self._profiler.part('updating'):
+      self.state, metrics = self._update(self.state, batch, self._step_key)
+      self._profiler.updated((self.state, metrics))
+    # Copied out while the device is busy; the step that follows may end an
+    # episode, and then it is drawn anew.
+    self._take_batch(c.updates + 1)
     self._tally.add(metrics)
     c.updates += 1
-    if c.updates % s.log_every == 0:
-      self.logger.scalars(self.env_steps, self._tally.take())
-    if s.video_every and c.updates % s.video_every == 0:
-      self._tell_open_loop(batch)
+    with self._profiler.part('telling'):
+      if c.updates % s.log_every == 0:
+        self.logger.scalars(self.env_steps, self._tally.take())
+      if s.video_every and c.updates % s.video_every == 0:
+        self._tell_open_loop(batch)
     if c.updates % s.save_every == 0:
       self._save()
 
@@ -174,7 +206,8 @@ class Finetuner:
       self._evaluate()
 
   def _evaluate(self):
-    values, video = self.evaluator(self.state)
+    with self._profiler.part('evaluating'):
+      values, video = self.evaluator(self.state)
     self.counters.evaluated = self.env_steps
     told = {f'eval/{k}': v for k, v in values.items()}
     self.logger.scalars(self.env_steps, told)
@@ -193,5 +226,12 @@ class Finetuner:
       **self._notes,
       'total_episodes': self.replay.total_episodes,
     }
-    self.checkpoint.save(self.counters.updates, self.state, extra)
-    self.replay.release()
+    with self._profiler.part('saving'):
+      self.checkpoint.save(self.counters.updates, self.state, extra)
+      self.replay.release()
+
+
+def _to_batch(rows):
+  """A `Batch` and the embeddings, or None, of what a replay has sampled."""
+  embed = rows.pop('embed', None)
+  return Batch(image=rows.pop('image', None), **rows), embed

@@ -9,7 +9,7 @@ from vid2act_jax import envs as environments
 from vid2act_jax import learner
 from vid2act_jax.data import dataset, quarantine, sources
 from vid2act_jax.learner import public, video
-from vid2act_jax.loops import collect, runs
+from vid2act_jax.loops import collect, embedding, runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
@@ -55,6 +55,11 @@ def check(config, workdir: pathlib.Path) -> None:
     )
   if config.env.num < 1 or config.evaluate.envs < 1:
     raise UserError('config.env.num and config.evaluate.envs must be positive')
+  if config.replay.embeddings not in embedding.TYPES:
+    raise UserError(
+      f'config.replay.embeddings={config.replay.embeddings!r}: one of '
+      f'{", ".join(embedding.TYPES)}'
+    )
   for stage in ('pretrain', 'finetune'):
     part = config[stage]
     if part.batch < 1 or part.length <= video.CONTEXT:
@@ -91,28 +96,17 @@ def source_folder(config, workdir: pathlib.Path, task: str) -> pathlib.Path:
   return pathlib.Path(root).expanduser() / task
 
 
-def load_sources(config, workdir: pathlib.Path):
-  """Opens the source datasets, in the labels' order.
-
-  Returns:
-    N `Replay`s, and what every checkpoint must agree on: the tasks' names and
-    action sizes.
+def source_notes(config, workdir: pathlib.Path) -> dict:
+  """What every checkpoint must agree on: the sources' names and action sizes.
 
   Raises:
-    UserError: a dataset is missing, damaged or of other pictures or repeats.
+    UserError: a dataset is missing, or of other pictures or repeats.
   """
-  folders = [source_folder(config, workdir, t) for t in config.sources]
-  replays, about = sources.load_sources(
-    folders,
-    config.replay.source_gb * 1e9,
-    config.seed,
-    config.env.size,
-    scratch(config, workdir),
-    config.replay.cross_episodes,
-  )
-  for folder, facts in zip(folders, about, strict=True):
-    if aside := quarantine.reasons(folder):
-      print(f'{folder}: {len(aside)} episodes are in quarantine', flush=True)
+  dims = []
+  for task in config.sources if transfers(config) else ():
+    folder = source_folder(config, workdir, task)
+    facts = dataset.read_metadata(folder)
+    dims.append(facts['action_dim'])
     # Unknown (None) of some imports.
     if facts['action_repeat'] not in (None, config.env.action_repeat):
       raise UserError(
@@ -120,11 +114,38 @@ def load_sources(config, workdir: pathlib.Path):
         f' config.env.action_repeat={config.env.action_repeat}; set it to the'
         ' same, or collect anew into another folder (config.source_dir)'
       )
-  notes = {
-    'sources': list(config.sources),
-    'source_action_dims': [facts['action_dim'] for facts in about],
-  }
-  return replays, notes
+  names = list(config.sources) if dims else []
+  return {'sources': names, 'source_action_dims': dims}
+
+
+def load_sources(config, workdir: pathlib.Path, embeds=None):
+  """Opens the source datasets, in the labels' order.
+
+  Args:
+    config: the run's.
+    workdir: the run's folder.
+    embeds: what each keeps of its frames, as `Replay` takes it.
+
+  Returns:
+    N `Replay`s.
+
+  Raises:
+    UserError: a dataset is missing or damaged.
+  """
+  folders = [source_folder(config, workdir, t) for t in config.sources]
+  for folder in folders:
+    if aside := quarantine.reasons(folder):
+      print(f'{folder}: {len(aside)} episodes are in quarantine', flush=True)
+  replays, _ = sources.load_sources(
+    folders,
+    config.replay.source_gb * 1e9,
+    config.seed,
+    config.env.size,
+    scratch(config, workdir),
+    config.replay.cross_episodes,
+    embeds,
+  )
+  return replays
 
 
 def load_teacher(config, workdir: pathlib.Path, agent):

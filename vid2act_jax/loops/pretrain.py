@@ -9,6 +9,7 @@ import numpy as np
 from vid2act_jax.data.prefetch import prefetch
 from vid2act_jax.data.sources import sample_sources
 from vid2act_jax.loops import telling
+from vid2act_jax.loops.profile import Profiler
 from vid2act_jax.types import Batch
 
 
@@ -33,6 +34,7 @@ def pretrain(
   checkpoint,
   schedule: Schedule,
   notes: dict,
+  profiler: Profiler,
 ):
   """Trains to the end of the schedule.
 
@@ -44,6 +46,7 @@ def pretrain(
     checkpoint: of this stage.
     schedule: when what happens.
     notes: what to write into every checkpoint beside the state.
+    profiler: where the time goes.
 
   Returns:
     The final LearnerState.
@@ -60,17 +63,21 @@ def pretrain(
       yield Batch(**sample_sources(sources, index, each, s.length))
 
   with contextlib.closing(prefetch(batches)) as stream:
-    for step, batch in enumerate(stream, start + 1):
-      state, metrics = update(state, batch, step_key)
+    for step in range(start + 1, s.steps + 1):
+      with profiler.part('sampling'):
+        batch = next(stream)
+      with profiler.part('updating'):
+        state, metrics = update(state, batch, step_key)
+        profiler.updated((state, metrics))
       tally.add(metrics)
-      if step % s.log_every == 0:
-        logger.scalars(step, tally.take())
-      if s.video_every and step % s.video_every == 0:
-        video = open_loop(state, batch, video_key)
-        telling.open_loop(logger, step, np.asarray(video))
-      if step % s.save_every == 0 and step < s.steps:
-        checkpoint.save(step, state, notes)
-      logger.progress(step, s.steps, 'updates')
-  if start < s.steps:
-    checkpoint.save(s.steps, state, notes)
+      with profiler.part('telling'):
+        if step % s.log_every == 0:
+          logger.scalars(step, tally.take())
+        if s.video_every and step % s.video_every == 0:
+          video = open_loop(state, batch, video_key)
+          telling.open_loop(logger, step, np.asarray(video))
+        logger.progress(step, s.steps, 'updates')
+      if step % s.save_every == 0 or step == s.steps:
+        with profiler.part('saving'):
+          checkpoint.save(step, state, notes)
   return state

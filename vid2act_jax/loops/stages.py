@@ -19,6 +19,7 @@ from vid2act_jax.data.replay import Replay
 from vid2act_jax.loops import (
   acting,
   collect,
+  embedding,
   finetune,
   inputs,
   pretrain,
@@ -26,14 +27,16 @@ from vid2act_jax.loops import (
 )
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import Logger
+from vid2act_jax.loops.profile import Profiler
 
 
-def run_collect(config, workdir: pathlib.Path):
+def run_collect(config, workdir: pathlib.Path, profile: bool = False):
   """Builds the source datasets that are not there.
 
   Args:
     config: the run's.
     workdir: the run's folder.
+    profile: as of the other stages, for agents that learn here.
   """
   if not inputs.transfers(config):
     _say('collect: nothing to do without transfer')
@@ -48,7 +51,7 @@ def run_collect(config, workdir: pathlib.Path):
     policy = inputs.collect_policy(config, task)
     if policy == 'agent':
       with files.lock(folder):
-        _collect_by_agent(config, task, folder)
+        _collect_by_agent(config, task, folder, profile)
       continue
     # Several datasets, one log: nothing told before is taken back.
     with Logger(workdir, 'collect', resume_step=sys.maxsize) as logger:
@@ -76,7 +79,7 @@ def _collect_by_policy(config, task, folder, policy, logger):
   logger.message(f'{task}: {collect.describe(plan, folder)}')
 
 
-def _collect_by_agent(config, task, folder):
+def _collect_by_agent(config, task, folder, profile):
   """Keeps the whole replay of an agent that learns the task from scratch."""
   own = config.copy_and_resolve_references()
   with own.unlocked():
@@ -88,15 +91,16 @@ def _collect_by_agent(config, task, folder):
   workdir = folder / 'agent'
   runs.claim(workdir, own)
   how = {'method': 'agent', 'seed': own.seed}
-  run_finetune(own, workdir, replay_dir=folder, how=how)
+  run_finetune(own, workdir, profile, folder, how)
 
 
-def run_pretrain(config, workdir: pathlib.Path):
+def run_pretrain(config, workdir: pathlib.Path, profile: bool = False):
   """Trains the teacher on the source datasets.
 
   Args:
     config: the run's.
     workdir: the run's folder.
+    profile: write a trace of some updates, and tell where the time went.
   """
   if not inputs.transfers(config):
     _say('pretrain: nothing to do without transfer')
@@ -110,16 +114,20 @@ def run_pretrain(config, workdir: pathlib.Path):
   if done and done['step'] >= steps:
     _say(f'pretrain: done, {done["step"]} updates')
     return
-  replays, notes = inputs.load_sources(config, workdir)
+  notes = inputs.source_notes(config, workdir)
+  replays = inputs.load_sources(config, workdir)
   dims = tuple(notes['source_action_dims'])
   pretrainer = learner.build_pretrainer(config.learner, dims)
   state, resumed = runs.start(
     checkpoint, pretrainer.init, config.seed, notes, 'pretrain'
   )
   schedule = pretrain.Schedule(seed=config.seed, **config.pretrain)
-  with Logger(workdir, 'pretrain', resumed and int(state.step)) as logger:
+  with (
+    Logger(workdir, 'pretrain', resumed and int(state.step)) as logger,
+    _profiling(workdir, 'pretrain', profile) as profiler,
+  ):
     pretrain.pretrain(
-      pretrainer, state, replays, logger, checkpoint, schedule, notes
+      pretrainer, state, replays, logger, checkpoint, schedule, notes, profiler
     )
   checkpoint.finish(steps, notes)
 
@@ -127,6 +135,7 @@ def run_pretrain(config, workdir: pathlib.Path):
 def run_finetune(
   config,
   workdir: pathlib.Path,
+  profile: bool = False,
   replay_dir: pathlib.Path | None = None,
   how: dict | None = None,
 ):
@@ -135,6 +144,7 @@ def run_finetune(
   Args:
     config: the run's.
     workdir: the run's folder.
+    profile: write a trace of some updates, and tell where the time went.
     replay_dir: of the online episodes; None: replay/ in the run's folder.
     how: what their metadata says of how they came about.
   """
@@ -144,7 +154,10 @@ def run_finetune(
     _say(f'finetune: done, {done["env_steps"]} env steps of {config.task}')
   else:
     with contextlib.ExitStack() as stack:
-      loop = _build_finetuner(config, workdir, replay_dir, checkpoint, stack)
+      profiler = stack.enter_context(_profiling(workdir, 'finetune', profile))
+      loop = _build_finetuner(
+        config, workdir, replay_dir, checkpoint, profiler, stack
+      )
       loop.run()
       done = {'env_steps': loop.env_steps}
     checkpoint.finish(loop.counters.updates, done)
@@ -158,19 +171,22 @@ def run_finetune(
     env.close()
 
 
-def _build_finetuner(config, workdir, replay_dir, checkpoint, stack):
+def _build_finetuner(config, workdir, replay_dir, checkpoint, profiler, stack):
   """Everything the online loop uses, fresh or as the checkpoint left it."""
-  replays, sources = [], {'sources': [], 'source_action_dims': []}
-  if inputs.transfers(config):
-    replays, sources = inputs.load_sources(config, workdir)
+  sources = inputs.source_notes(config, workdir)
   envs = _open_envs(config, config.env.num, 0, stack)
   eval_envs = _open_envs(config, config.evaluate.envs, 1, stack)
   agent = learner.build_agent(
     config.learner, envs.action_dim, tuple(sources['source_action_dims'])
   )
-  teacher = None
+  teacher, replays = None, []
   if agent.teacher:
     teacher = inputs.load_teacher(config, workdir, agent)
+    kept = inputs.scratch(config, workdir) / 'embeddings'
+    embeds = embedding.of_sources(
+      agent, teacher, config.replay.embeddings, kept
+    )
+    replays = inputs.load_sources(config, workdir, embeds)
   notes = {'task': config.task, 'action_dim': envs.action_dim, **sources}
   init = lambda key: agent.init(key, teacher)
   state, resumed = runs.start(checkpoint, init, config.seed, notes, 'finetune')
@@ -189,6 +205,7 @@ def _build_finetuner(config, workdir, replay_dir, checkpoint, stack):
     scratch=inputs.scratch(config, workdir),
     cross_episodes=config.replay.cross_episodes,
     keep_all=config.replay.keep_all,
+    embed=embedding.of_target(agent, teacher, config.replay.embeddings),
   )
   schedule = finetune.Schedule(
     **config.finetune,
@@ -212,7 +229,22 @@ def _build_finetuner(config, workdir, replay_dir, checkpoint, stack):
     schedule=schedule,
     counters=counters,
     notes=notes,
+    profiler=profiler,
   )
+
+
+@contextlib.contextmanager
+def _profiling(workdir, stage, profile):
+  """The stage's profiler; at the end, tells what it found."""
+  folder = workdir / 'profile' / stage
+  profiler = Profiler(folder if profile else None)
+  try:
+    yield profiler
+  finally:
+    profiler.close()
+  if profile:
+    _say(f'{stage}: where the time went\n{profiler.table()}')
+    _say(f'{stage}: trace of some updates: {folder}')
 
 
 def _open_envs(config, num, stream, stack):

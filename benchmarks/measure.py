@@ -1,0 +1,63 @@
+"""What the benchmarks share: timing, the machine, and telling the figures."""
+
+import json
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from importlib import metadata
+
+import jax
+import jax.numpy as jnp
+
+
+def seconds(fn: Callable[[], object], repeats: int) -> float:
+  """Median wall time of a call, its arrays ready; one call more warms up."""
+  jax.block_until_ready(fn())
+  times = []
+  for _ in range(repeats):
+    started = time.perf_counter()
+    jax.block_until_ready(fn())
+    times.append(time.perf_counter() - started)
+  return statistics.median(times)
+
+
+def matmul_flops(dtype: str = 'float32', size: int = 2048) -> float:
+  """Floating-point operations a second of a square matrix product."""
+  size *= 1 if jax.default_backend() == 'cpu' else 4
+  x = jnp.ones((size, size), dtype)
+  product = jax.jit(lambda x: x @ x)
+  return 2 * size**3 / seconds(lambda: product(x), 5)
+
+
+def peak_memory() -> int:
+  """Bytes: of this process on CPU, else of the first device."""
+  device = jax.devices()[0]
+  if device.platform == 'cpu':
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  return device.memory_stats()['peak_bytes_in_use']
+
+
+def machine() -> dict[str, str]:
+  """Where this runs, and with what."""
+  model = 'unknown'
+  info = pathlib.Path('/proc/cpuinfo')
+  if info.exists():
+    names = [x for x in info.read_text().splitlines() if 'model name' in x]
+    model = names[0].partition(':')[2].strip() if names else model
+  return {
+    'cpu': f'{os.cpu_count()} cores {platform.machine()}, {model}',
+    'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    **{name: metadata.version(name) for name in ('jax', 'flax', 'numpy')},
+  }
+
+
+def tell(figures: dict) -> None:
+  """Prints one line of JSON, then a table."""
+  print(json.dumps(figures), flush=True)
+  for key, value in figures.items():
+    is_number = isinstance(value, int | float)
+    print(f'  {key:32} {f"{value:,.4g}" if is_number else value}', flush=True)
