@@ -4,8 +4,8 @@
   python -m benchmarks.update --preset quickstart --repeats 20
   python -m benchmarks.update --domains 1 --embeddings none
 
-Prints one line of JSON and a table. Parts are compiled and timed by themselves,
-so that they need not add up to the whole.
+Prints one line of JSON and a table. Parts are compiled and timed by themselves:
+they need not add up to the whole, and `model` has the teachers in it.
 """
 
 import argparse
@@ -66,8 +66,10 @@ def count(jaxpr) -> tuple[float, int]:
     )
     if eqn.primitive.name == 'scan':
       length = eqn.params['length']
+      trips = -(-length // eqn.params['unroll'])
       more *= length
-      within = length * max(1, within) if eqn.params['num_carry'] else within
+      if eqn.params['num_carry'] and trips > 1:
+        within = trips * max(1, within)
     operations, steps = operations + more, steps + within
   return operations, steps
 
@@ -89,23 +91,23 @@ def _operations(eqn):
     (contracted, _), _ = eqn.params['dimension_numbers']
     return 2 * out * math.prod(left[axis] for axis in contracted)
   features = eqn.params['dimension_numbers'].rhs_spec[0]
-  return 2 * out * math.prod(right) / right[features]
+  # What a dilation puts between the rows is zero, and costs nothing.
+  dilation = math.prod(eqn.params['lhs_dilation'])
+  return 2 * out * math.prod(right) / right[features] / dilation
 
 
 def make_parts(agent, state, batch, key):
   """The parts of an update as (function, arguments), by name."""
-  view_of = lambda state, batch: teachers.observe(
-    agent, state.teacher, batch, key
-  )
-  view = jax.jit(view_of)(state, batch) if agent.teacher else None
 
-  def model(params, batch, view):
+  def view(teacher, batch):
+    return teachers.observe(agent, teacher, batch, key)
+
+  def model(params, teacher, batch):
     grad_fn = jax.grad(finetune.model_loss, argnums=1, has_aux=True)
-    return grad_fn(agent, params, batch, view, key)
+    return grad_fn(agent, params, teacher, batch, (key, key))
 
-  grads, (_, forward, extra) = jax.jit(model)(
-    state.params['model'], batch, view
-  )
+  inputs = state.params['model'], state.teacher, batch
+  grads, (_, forward, extra) = jax.jit(model)(*inputs)
   del grads
   flat = lambda x: x.reshape(-1, x.shape[-1])
   start = jax.tree.map(flat, forward.latent)
@@ -115,10 +117,12 @@ def make_parts(agent, state, batch, key):
     return finetune.behavior_step(agent, state, start, label, key)
 
   parts = {
-    'model': (model, (state.params['model'], batch, view)),
+    'model': (model, inputs),
     'behavior': (behavior, (state, start, label)),
   }
-  return {'teachers': (view_of, (state, batch)), **parts} if view else parts
+  if agent.teacher:
+    parts['teachers'] = view, (state.teacher, batch)
+  return parts
 
 
 def measure_update(args) -> dict:

@@ -114,6 +114,8 @@ def _learner():
         'actor_clip': 100.0,
         'critic_clip': 100.0,
       },
+      'dtype': 'float32',  # of computation, or 'bfloat16'; parameters, states
+      # and losses are float32 in either case
       'conv': 'auto',  # 'native' or 'subpixel'; 'auto': subpixel on CPU
       'cpu_chunk': 50,  # images at a time through the networks on CPU; 0: all
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up, then runs the tests; arguments go to pytest.
+# Sets up, then runs the tests, two files at a time; arguments go to pytest.
 #
 #   bash launch/test.sh
 #   bash launch/test.sh tests/test_logger.py -k resume
@@ -9,4 +9,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 cd "$root"
-exec "$venv/bin/python" -m pytest "$@"
+exec "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"

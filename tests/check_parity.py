@@ -188,7 +188,7 @@ def _check_first(report, agent, state, batch, golden, compiled):
 
   grad_fn = jax.value_and_grad(finetune.model_loss, argnums=1, has_aux=True)
   (_, (_, forward, extra)), grads = compiled(grad_fn, static_argnums=0)(
-    agent, model, batch, view, key
+    agent, model, state.teacher, batch, (key, key)
   )
   _check_student(report, agent, world, batch, forward, out)
   _check_transfer(report, extra, out)

@@ -39,11 +39,11 @@ class TestEpisodes:
     assert eps.list_episodes(tmp_path / 'nothing') == []
 
   def test_interrupted_write_leaves_nothing(self, tmp_path, monkeypatch):
-    def full(file, **arrays):
+    def full(file, arrays):
       file.write(b'some of it')
       raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(np, 'savez_compressed', full)
+    monkeypatch.setattr(files, 'write_npz', full)
     with pytest.raises(UserError, match='000000-8.npz.*No space left'):
       eps.save(tmp_path, 0, make_episode())
     assert list((tmp_path / 'episodes').iterdir()) == []

@@ -101,8 +101,8 @@ def save(
 ) -> pathlib.Path:
   """Validates and writes an episode so that it is there whole or not at all.
 
-  Compressed: a cartpole episode of 501 frames shrinks from 6.2 to 0.14 MB and
-  takes 40 ms, a moment beside the seconds that its frames took to render.
+  Compressed: rendered frames shrink to a third or far less, in about 0.1 ms
+  each, little beside the 3 ms or more that they took to render.
 
   Raises:
     UserError: the episode is not valid, its index is taken, or the folder
@@ -117,7 +117,7 @@ def save(
       'give each its own.'
     )
   path = folder / f'{index:06d}-{len(episode["reward"])}.npz'
-  files.write_durably(path, lambda file: np.savez_compressed(file, **episode))
+  files.write_durably(path, lambda file: files.write_npz(file, episode))
   return path
 
 

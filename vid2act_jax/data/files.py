@@ -9,7 +9,7 @@ import platform
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -115,6 +115,23 @@ def write_durably(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
       f'{path}: cannot be written ({error.strerror or error}); make room or '
       'mend the permissions and run again, what is there already is kept.'
     ) from error
+
+
+def write_npz(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays as a compressed npz.
+
+  With the quickest compression: of cartpole's frames, NumPy's makes an eighth
+  less, in more than twice the time.
+  """
+  with zipfile.ZipFile(
+    file, 'w', zipfile.ZIP_DEFLATED, compresslevel=1
+  ) as archive:
+    for key, value in arrays.items():
+      # As NumPy does it: sizes are not known before they are written.
+      with archive.open(f'{key}.npy', 'w', force_zip64=True) as member:
+        np.lib.format.write_array(
+          member, np.asanyarray(value), allow_pickle=False
+        )
 
 
 def read_npz(

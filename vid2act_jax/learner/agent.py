@@ -132,32 +132,36 @@ class Agent:
   @property
   def similarity(self) -> transfer.Similarity:
     """Logits of the similarity weights."""
-    return transfer.Similarity()
+    return transfer.Similarity(self.student.dtype)
 
   @property
   def distill(self) -> heads.MLP:
     """A linear map from teacher to student features."""
-    return heads.MLP(0, 0, self.student.feat_dim)
+    return heads.MLP(0, 0, self.student.feat_dim, self.student.dtype)
 
   @property
   def vae(self) -> transfer.ActionVAE:
     """The model of the sources' actions."""
     t = self.transfer
     return transfer.ActionVAE(
-      t.vae_hidden, t.guidance, self.teacher.action_dim, self.num_domains
+      t.vae_hidden,
+      t.guidance,
+      self.teacher.action_dim,
+      self.num_domains,
+      self.student.dtype,
     )
 
   @property
   def actor(self) -> heads.Actor:
     """Reads [s, guidance], or s alone without transfer."""
     layers, units = self.behavior.actor_layers, self.student.sizes.units
-    return heads.Actor(layers, units, self.action_dim)
+    return heads.Actor(layers, units, self.action_dim, self.student.dtype)
 
   @property
   def critic(self) -> heads.ScalarHead:
     """Reads s."""
     layers, units = self.behavior.critic_layers, self.student.sizes.units
-    return heads.ScalarHead(layers, units)
+    return heads.ScalarHead(layers, units, self.student.dtype)
 
   def init(self, key: jax.Array, teacher: Params | None = None):
     """A fresh state around a frozen teacher.

@@ -17,6 +17,7 @@ from vid2act_jax.nets.world_model import Sizes, WorldModel
 from vid2act_jax.types import UserError
 
 CHANCE = Draws()
+DTYPES = ('float32', 'bfloat16')
 VARIANTS = ('vid2act', 'dreamerv2')
 
 
@@ -103,8 +104,13 @@ def _world_model(config, sizes, action_dim, num_domains=0):
   if form not in conv.FORMS:
     known = ', '.join(('auto', *conv.FORMS))
     raise UserError(f'config.learner.conv={form!r} is unknown; one of {known}')
+  if config.dtype not in DTYPES:
+    known = ', '.join(DTYPES)
+    raise UserError(f'config.learner.dtype={config.dtype!r}; one of {known}')
   chunk = config.cpu_chunk if jax.default_backend() == 'cpu' else 0
-  return WorldModel(Sizes(**sizes), action_dim, num_domains, form, chunk)
+  return WorldModel(
+    Sizes(**sizes), action_dim, num_domains, form, chunk, config.dtype
+  )
 
 
 def _model_loss(config):

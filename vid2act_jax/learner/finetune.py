@@ -46,14 +46,10 @@ def step(
     The new state, and metrics: scalars, and `similarity` [N] with transfer.
   """
   key = update.step_key(state, key, axis_name)
-  teacher_key, model_key, behavior_key = jax.random.split(key, 3)
-  view = None
-  if agent.teacher:
-    view = teachers.observe(agent, state.teacher, batch, teacher_key)
-
+  *model_keys, behavior_key = jax.random.split(key, 3)
   grad_fn = jax.value_and_grad(model_loss, argnums=1, has_aux=True)
   (_, (metrics, forward, extra)), grads = grad_fn(
-    agent, state.params['model'], batch, view, model_key, axis_name
+    agent, state.params['model'], state.teacher, batch, model_keys, axis_name
   )
   state, norms = update_model(agent, state, grads, axis_name)
   label = None if extra is None else extra.similarity.argmax(0).reshape(-1)
@@ -71,19 +67,23 @@ def step(
 
 
 def model_loss(
-  agent, params, batch: FinetuneBatch, view, key, axis_name=None
+  agent, params, teacher, batch: FinetuneBatch, keys, axis_name=None
 ) -> tuple[jax.Array, tuple[Metrics, Forward, TransferForward | None]]:
   """World-model, distillation and VAE losses.
 
   Args:
     agent: an `Agent`.
     params: {world_model, transfer}.
+    teacher: the frozen teacher's {encoder, rssm}; {} without transfer.
     batch: what this update sees.
-    view: the `TeacherView`, or None without transfer.
-    key: for the noise.
+    keys: for the noise of the teacher, and of all else.
     axis_name: the mapped axis that B is split over, if any.
   """
+  teacher_key, key = keys
   world_key, vae_key = jax.random.split(key)
+  beside = ()
+  if agent.teacher:
+    beside = (teachers.prepare(agent, teacher, batch, teacher_key),)
   spec, target = agent.loss, batch.target
   shape = (*target.reward.shape, agent.student.sizes.stoch)
   loss, (metrics, forward) = world_model_loss(
@@ -95,9 +95,11 @@ def model_loss(
     spec.kl_balance,
     spec.kl_free,
     axis_name=axis_name,
+    beside=beside,
   )
   extra = None
-  if view is not None:
+  if agent.teacher:
+    view = teachers.view(agent, batch, forward.beside[0][0])
     student = feature(forward.latent)
     terms, extra = _transfer_losses(
       agent, params['transfer'], student, view, batch.sources, vae_key

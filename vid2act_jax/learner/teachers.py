@@ -4,8 +4,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.nets.world_model import feature
-from vid2act_jax.types import FinetuneBatch
+from vid2act_jax.nets.world_model import Track, feature, run
+from vid2act_jax.types import FinetuneBatch, Latent
 
 
 @flax.struct.dataclass
@@ -50,13 +50,17 @@ def embed_frames(model, params, image: jax.Array, label: jax.Array):
     labels = jnp.full(1, domain)
     return model.embed(params, image[None], labels)[0]
 
-  return jax.vmap(one, out_axes=1)(label)
+  return jax.vmap(one, out_axes=1)(label).astype(jnp.float32)
 
 
 def observe(agent, params, batch: FinetuneBatch, key) -> TeacherView:
-  """Features of every domain on the target batch and on its own batch.
+  """`prepare`, `run` and `view` at once."""
+  ((latent, _),) = run(prepare(agent, params, batch, key))
+  return view(agent, batch, latent)
 
-  All 2N sequences of batches advance in one scan.
+
+def prepare(agent, params, batch: FinetuneBatch, key) -> Track:
+  """Every domain on the target batch, then every domain on its own batch.
 
   Args:
     agent: an `Agent` with a teacher.
@@ -82,7 +86,7 @@ def observe(agent, params, batch: FinetuneBatch, key) -> TeacherView:
   label = jnp.concatenate([target_label, source_label])
 
   noise = agent.draws.latent(key, (len(label), length, model.sizes.stoch))
-  latent, _ = model.observe(
+  return model.prepare(
     params,
     jnp.concatenate(embed),
     jnp.concatenate(action),
@@ -90,12 +94,15 @@ def observe(agent, params, batch: FinetuneBatch, key) -> TeacherView:
     noise,
     label,
   )
+
+
+def view(agent, batch: FinetuneBatch, latent: Latent) -> TeacherView:
+  """Sorts what the track of `prepare` gave: latent [rows, L, ...]."""
   feat = jax.lax.stop_gradient(feature(latent))
-  target_feat, source_feat = jnp.split(feat, [len(target_label)])
-  return TeacherView(
-    target_feat.reshape(domains, -1, length, model.feat_dim),
-    source_feat.reshape(domains, -1, length, model.feat_dim),
-  )
+  domains = agent.num_domains
+  target, source = jnp.split(feat, [domains * batch.target.reward.shape[0]])
+  shape = (domains, -1, *feat.shape[1:])
+  return TeacherView(target.reshape(shape), source.reshape(shape))
 
 
 def _target_embed(model, params, batch):

@@ -78,7 +78,9 @@ class Kept:
       return files.read_npz(path)['embed']
     embed = self._embedder(images)[:, 0]
     files.make_folder(self._folder)
-    files.write_durably(path, lambda file: np.savez(file, embed=embed))
+    files.write_durably(
+      path, lambda file: files.write_npz(file, {'embed': embed})
+    )
     return embed
 
 

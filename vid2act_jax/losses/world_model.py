@@ -1,13 +1,20 @@
 """The world model's loss: image, reward and KL (DreamerV2)."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from vid2act_jax.nets import dists
-from vid2act_jax.nets.world_model import WorldModel, feature, map_chunks
+from vid2act_jax.nets.world_model import (
+  Track,
+  WorldModel,
+  feature,
+  map_chunks,
+  run,
+)
 from vid2act_jax.types import Batch, Latent, Metrics, Normal, Params
 
 
@@ -29,6 +36,7 @@ class Forward:
   latent: Latent  # [B, L, ...], sampled posterior states
   post: Normal  # [B, L, stoch]
   prior: Normal  # [B, L, stoch]
+  beside: list  # what the other tracks gave
 
 
 def kl_loss(
@@ -72,6 +80,7 @@ def world_model_loss(
   free: float,
   label: jax.Array | None = None,
   axis_name: str | None = None,
+  beside: Sequence[Track] = (),
 ) -> tuple[jax.Array, tuple[Metrics, Forward]]:
   """Loss of one world model on a batch of sequences.
 
@@ -85,14 +94,16 @@ def world_model_loss(
     free: free nats.
     label: i32 [B], the domain of each row, or None.
     axis_name: the mapped axis that the batch is split over, if any.
+    beside: others to be run along in the same scan, of the same length L.
 
   Returns:
     The scaled sum, and metrics with the states of the forward pass.
   """
   embed = model.embed(params, batch.image, label)
-  latent, post = model.observe(
+  track = model.prepare(
     params, embed, batch.action, batch.is_first, noise, label
   )
+  (latent, post), *beside = run(track, *beside)
   prior = model.prior(params, latent.deter)
   feat = feature(latent)
 
@@ -112,7 +123,7 @@ def world_model_loss(
     'prior_ent': dists.entropy(prior).mean(),
     'post_ent': dists.entropy(post).mean(),
   }
-  return sum(losses.values()), (metrics, Forward(latent, post, prior))
+  return sum(losses.values()), (metrics, Forward(latent, post, prior, beside))
 
 
 def _image_log_prob(model, params, feat, images) -> jax.Array:

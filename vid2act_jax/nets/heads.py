@@ -16,14 +16,20 @@ class MLP(nn.Module):
   layers: int
   units: int
   out: int
+  dtype: str = 'float32'  # computed in; the output is float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[..., I] -> [..., out]."""
+    """[..., I] -> f32 [..., out]."""
+
+    def dense(features, name):
+      return nn.Dense(
+        features, dtype=self.dtype, kernel_init=_kernel_init, name=name
+      )
+
     for i in range(self.layers):
-      dense = nn.Dense(self.units, kernel_init=_kernel_init, name=f'hidden{i}')
-      x = nn.elu(dense(x))
-    return nn.Dense(self.out, kernel_init=_kernel_init, name='out')(x)
+      x = nn.elu(dense(self.units, f'hidden{i}')(x))
+    return dense(self.out, 'out')(x).astype(jnp.float32)
 
 
 class ScalarHead(nn.Module):
@@ -31,11 +37,13 @@ class ScalarHead(nn.Module):
 
   layers: int
   units: int
+  dtype: str = 'float32'
 
   @nn.compact
   def __call__(self, feat: jax.Array) -> jax.Array:
     """[..., F] -> [...]."""
-    return MLP(self.layers, self.units, 1, name='mlp')(feat)[..., 0]
+    mlp = MLP(self.layers, self.units, 1, self.dtype, name='mlp')
+    return mlp(feat)[..., 0]
 
 
 class Actor(nn.Module):
@@ -44,10 +52,12 @@ class Actor(nn.Module):
   layers: int
   units: int
   action_dim: int
+  dtype: str = 'float32'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> Normal:
     """[..., F (+ guidance)] -> Normal over [..., A], before clipping."""
-    stats = MLP(self.layers, self.units, 2 * self.action_dim, name='mlp')(x)
+    out = 2 * self.action_dim
+    stats = MLP(self.layers, self.units, out, self.dtype, name='mlp')(x)
     mean, raw = jnp.split(stats, 2, -1)
     return Normal(jnp.tanh(mean), dists.bounded_std(raw))

@@ -24,6 +24,10 @@ class _Conv(nn.Module):
     self.weight = self.param('kernel', _kernel_init, shape)
     self.bias = self.param('bias', _bias_init, (self.features,))
 
+  def cast(self, dtype: str):
+    """Kernel and bias as this type."""
+    return self.weight.astype(dtype), self.bias.astype(dtype)
+
 
 class Encoder(nn.Module):
   """Four convolutions; with domains, also a one-hot label in the first.
@@ -36,6 +40,7 @@ class Encoder(nn.Module):
   depth: int
   num_domains: int = 0
   form: str = 'native'
+  dtype: str = 'float32'  # computed in
 
   @property
   def embed_dim(self) -> int:
@@ -57,11 +62,12 @@ class Encoder(nn.Module):
       label: i32 [M], the domain of each image; None without domains.
 
     Returns:
-      f32 [M, embed_dim], rows, columns and channels flattened in that order.
+      [M, embed_dim] of `dtype`, rows, columns and channels flattened in that
+      order.
     """
-    x = image.astype(jnp.float32) / 255 - 0.5
+    x = (image.astype(jnp.float32) / 255 - 0.5).astype(self.dtype)
     for i, layer in enumerate(self.layers):
-      kernel, bias = layer.weight, layer.bias
+      kernel, bias = layer.cast(self.dtype)
       if i == 0 and self.num_domains:
         planes, kernel = jnp.split(kernel, [self.num_domains], 2)
         bias = bias + planes.sum((0, 1))[label][:, None, None]
@@ -74,20 +80,22 @@ class Decoder(nn.Module):
 
   depth: int
   form: str = 'native'
+  dtype: str = 'float32'  # computed in
 
   def setup(self):
     d = self.depth
     widths, inputs = [4 * d, 2 * d, d, 3], [32 * d, 4 * d, 2 * d, d]
-    self.inp = nn.Dense(32 * d, kernel_init=_kernel_init)
+    self.inp = nn.Dense(32 * d, dtype=self.dtype, kernel_init=_kernel_init)
     self.layers = [
       _Conv(w, k, c)
       for w, k, c in zip(widths, _DECODER_KERNELS, inputs, strict=True)
     ]
 
   def __call__(self, feat: jax.Array) -> jax.Array:
-    """[M, F] -> mean of the pixels [M, 64, 64, 3], in units of u8/255 - 0.5."""
+    """[M, F] -> mean of the pixels f32 [M, 64, 64, 3], u8/255 - 0.5."""
     x = self.inp(feat)[:, None, None]
     for i, layer in enumerate(self.layers):
-      x = conv.conv_transpose(x, layer.weight, self.form) + layer.bias
+      kernel, bias = layer.cast(self.dtype)
+      x = conv.conv_transpose(x, kernel, self.form) + bias
       x = nn.elu(x) if i < len(self.layers) - 1 else x
-    return x
+    return x.astype(jnp.float32)

@@ -20,12 +20,14 @@ class SplitDense(nn.Module):
 
   features: int
   parts: tuple[int, ...]
+  dtype: str = 'float32'  # computed in
 
   def setup(self):
     shape = (sum(self.parts), self.features)
-    self.kernel = self.param('kernel', _kernel_init, shape)
+    kernel = self.param('kernel', _kernel_init, shape)
     zeros = nn.initializers.zeros_init()
-    self.bias = self.param('bias', zeros, (self.features,))
+    bias = self.param('bias', zeros, (self.features,))
+    self.kernel, self.bias = kernel.astype(self.dtype), bias.astype(self.dtype)
 
   def __call__(self, index: int, x: jax.Array) -> jax.Array:
     """Part `index`'s share [..., features]: of a vector, or of an i32 label."""
@@ -33,21 +35,27 @@ class SplitDense(nn.Module):
     kernel = self.kernel[start : start + self.parts[index]]
     if jnp.issubdtype(x.dtype, jnp.integer):
       return kernel[x]
-    return x @ kernel
+    return x.astype(self.dtype) @ kernel
 
 
 class GRUCell(nn.Module):
-  """GRU with one LayerNorm over all pre-activations, update bias -1."""
+  """GRU with one LayerNorm over all pre-activations, update bias -1.
+
+  The state itself is float32, whatever its products are computed in.
+  """
 
   deter: int
+  dtype: str = 'float32'
 
   @nn.compact
   def __call__(self, x: jax.Array, h: jax.Array) -> jax.Array:
     """x [..., I], h [..., deter] -> the next h."""
-    y = nn.Dense(3 * self.deter, kernel_init=_kernel_init, name='dense')(
-      jnp.concatenate([x, h], -1)
-    )
-    y = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name='norm')(y)
+    joint = jnp.concatenate([x.astype(self.dtype), h.astype(self.dtype)], -1)
+    y = nn.Dense(
+      3 * self.deter, dtype=self.dtype, kernel_init=_kernel_init, name='dense'
+    )(joint)
+    norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name='norm')
+    y = norm(y.astype(jnp.float32))
     reset, candidate, update = jnp.split(y, 3, -1)
     candidate = jnp.tanh(nn.sigmoid(reset) * candidate)
     update = nn.sigmoid(update - 1)
@@ -66,17 +74,24 @@ class RSSM(nn.Module):
   embed_dim: int
   action_dim: int
   num_domains: int = 0
+  dtype: str = 'float32'  # computed in; states and statistics are float32
 
   def setup(self):
     parts = (self.stoch, self.action_dim)
     if self.num_domains:
       parts += (self.num_domains,)
-    self.inp = SplitDense(self.hidden, parts)
-    self.cell = GRUCell(self.deter)
-    self.prior_hidden = nn.Dense(self.hidden, kernel_init=_kernel_init)
-    self.prior_out = nn.Dense(2 * self.stoch, kernel_init=_kernel_init)
-    self.post_hidden = SplitDense(self.hidden, (self.deter, self.embed_dim))
-    self.post_out = nn.Dense(2 * self.stoch, kernel_init=_kernel_init)
+
+    def dense(features):
+      return nn.Dense(features, dtype=self.dtype, kernel_init=_kernel_init)
+
+    self.inp = SplitDense(self.hidden, parts, self.dtype)
+    self.cell = GRUCell(self.deter, self.dtype)
+    self.prior_hidden = dense(self.hidden)
+    self.prior_out = dense(2 * self.stoch)
+    self.post_hidden = SplitDense(
+      self.hidden, (self.deter, self.embed_dim), self.dtype
+    )
+    self.post_out = dense(2 * self.stoch)
 
   def project_action(self, action: jax.Array, label: jax.Array | None):
     """The recurrence's input but for z: [..., A] (and i32 [...]) -> hidden."""

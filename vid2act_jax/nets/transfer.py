@@ -17,6 +17,8 @@ _kernel_init = nn.initializers.glorot_uniform()
 class Similarity(nn.Module):
   """One logit for how well a teacher's state matches the student's."""
 
+  dtype: str = 'float32'  # computed in
+
   @nn.compact
   def __call__(self, teacher: jax.Array, student: jax.Array) -> jax.Array:
     """[N, ..., F_teacher], [..., F_student] -> logits [N, ...]."""
@@ -24,7 +26,10 @@ class Similarity(nn.Module):
       student, (*teacher.shape[:-1], student.shape[-1])
     )
     pair = jnp.concatenate([teacher, student], -1)
-    return nn.Dense(1, kernel_init=_kernel_init, name='dense')(pair)[..., 0]
+    dense = nn.Dense(
+      1, dtype=self.dtype, kernel_init=_kernel_init, name='dense'
+    )
+    return dense(pair)[..., 0].astype(jnp.float32)
 
 
 class ActionVAE(nn.Module):
@@ -37,6 +42,7 @@ class ActionVAE(nn.Module):
   guidance_dim: int
   action_dim: int
   num_domains: int
+  dtype: str = 'float32'  # computed in; the outputs are float32
 
   @property
   def latent_dim(self) -> int:
@@ -45,7 +51,7 @@ class ActionVAE(nn.Module):
 
   def setup(self):
     def dense(features):
-      return nn.Dense(features, kernel_init=_kernel_init)
+      return nn.Dense(features, dtype=self.dtype, kernel_init=_kernel_init)
 
     self.e1, self.e2 = dense(self.hidden), dense(self.hidden)
     self.mean, self.log_std = dense(self.latent_dim), dense(self.latent_dim)
@@ -57,18 +63,19 @@ class ActionVAE(nn.Module):
     domain = jax.nn.one_hot(label, self.num_domains)
     x = jnp.concatenate([feat, action, domain], -1)
     x = nn.relu(self.e2(nn.relu(self.e1(x))))
-    log_std = jnp.clip(self.log_std(x), -4, 15)
-    return Normal(self.mean(x), jnp.exp(log_std))
+    mean, log_std = self.mean(x), self.log_std(x)
+    log_std = jnp.clip(log_std.astype(jnp.float32), -4, 15)
+    return Normal(mean.astype(jnp.float32), jnp.exp(log_std))
 
   def guidance(self, feat, latent, label) -> jax.Array:
     """feat [..., F], latent [..., 2A], label i32 [...] -> [..., guidance]."""
     domain = jax.nn.one_hot(label, self.num_domains)
     x = jnp.concatenate([feat, latent, domain], -1)
-    return nn.relu(self.d2(nn.relu(self.d1(x))))
+    return nn.relu(self.d2(nn.relu(self.d1(x)))).astype(jnp.float32)
 
   def decode(self, guidance: jax.Array) -> jax.Array:
     """[..., guidance] -> actions [..., A] in [-1, 1]."""
-    return jnp.tanh(self.d3(guidance))
+    return jnp.tanh(self.d3(guidance).astype(jnp.float32))
 
   def __call__(self, feat, action, label, noise):
     """Reconstructs actions: -> (actions [..., A], latent Normal)."""

@@ -5,6 +5,8 @@ outside `apply`, over time-major arrays.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,37 @@ def map_chunks(fn, chunk: int, *args):
   return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), out)
 
 
+class Track(NamedTuple):
+  """Sequences ready to be run along; `run` does it."""
+
+  step: Callable[[Latent, Any], tuple[Latent, Any]]
+  initial: Latent  # [B, ...]
+  inputs: Any  # [L, B, ...], what does not depend on the state
+
+
+def run(*tracks: Track) -> list:
+  """Runs along tracks of one length in a single scan.
+
+  On an accelerator a step takes as long for several as for one. A track that
+  no gradient is asked for has none computed.
+
+  Returns:
+    For each track what its steps gave, [B, L, ...].
+  """
+
+  def step(latents, inputs):
+    pairs = [
+      track.step(latent, x)
+      for track, latent, x in zip(tracks, latents, inputs, strict=True)
+    ]
+    latents, outs = zip(*pairs, strict=True)
+    return list(latents), list(outs)
+
+  initial = [track.initial for track in tracks]
+  _, outs = jax.lax.scan(step, initial, [track.inputs for track in tracks])
+  return jax.tree.map(lambda x: x.swapaxes(0, 1), outs)
+
+
 @dataclasses.dataclass(frozen=True)
 class Sizes:
   """Widths of one world model."""
@@ -50,6 +83,7 @@ class WorldModel:
   num_domains: int = 0  # > 0: conditioned on a domain label
   form: str = 'native'  # of the convolutions
   chunk: int = 0  # images at a time through encoder and decoder; 0: all
+  dtype: str = 'float32'  # computed in; states and outputs are float32
 
   @property
   def feat_dim(self) -> int:
@@ -59,7 +93,9 @@ class WorldModel:
   @property
   def encoder(self) -> image.Encoder:
     """Image -> embedding."""
-    return image.Encoder(self.sizes.depth, self.num_domains, self.form)
+    return image.Encoder(
+      self.sizes.depth, self.num_domains, self.form, self.dtype
+    )
 
   @property
   def rssm(self) -> rssm.RSSM:
@@ -72,17 +108,19 @@ class WorldModel:
       self.encoder.embed_dim,
       self.action_dim,
       self.num_domains,
+      self.dtype,
     )
 
   @property
   def decoder(self) -> image.Decoder:
     """Feature -> image."""
-    return image.Decoder(self.sizes.depth, self.form)
+    return image.Decoder(self.sizes.depth, self.form, self.dtype)
 
   @property
   def reward(self) -> heads.ScalarHead:
     """Feature -> reward."""
-    return heads.ScalarHead(self.sizes.reward_layers, self.sizes.units)
+    layers, units = self.sizes.reward_layers, self.sizes.units
+    return heads.ScalarHead(layers, units, self.dtype)
 
   def init(self, key: jax.Array) -> Params:
     """Fresh parameters."""
@@ -131,6 +169,13 @@ class WorldModel:
     Returns:
       States and posteriors, [B, L, ...].
     """
+    track = self.prepare(params, embed, action, is_first, noise, label)
+    return run(track)[0]
+
+  def prepare(
+    self, params, embed, action, is_first, noise, label=None
+  ) -> Track:
+    """What `observe` would run along, of the same arguments."""
     action = jnp.where(is_first[..., None], 0, action)
     if label is not None:
       label = jnp.broadcast_to(label[:, None], action.shape[:2])
@@ -143,8 +188,7 @@ class WorldModel:
       latent, post = self._observe_projected(params, latent, *x)
       return latent, (latent, post)
 
-    _, out = jax.lax.scan(step, self.initial(action.shape[0]), xs)
-    return jax.tree.map(lambda x: x.swapaxes(0, 1), out)
+    return Track(step, self.initial(action.shape[0]), xs)
 
   def observe_step(
     self, params, latent, embed, action, is_first, noise, label=None

@@ -1,0 +1,103 @@
+"""Environment frames a second on one core, by suite and render quality.
+
+  python -m benchmarks.envs
+  python -m benchmarks.envs --tasks dmc_walker_walk --seconds 5
+
+For each task and quality: agent steps a second of `Env` as training uses it
+(`frames`), the same without drawing (`physics`), drawing alone (`drawing`), and
+MuJoCo's renderer alone drawing one state at the same size and quality
+(`renderer`), all in one process on one core and in turns, so that the machine's
+moods meet all of them. `share` is what the environment reaches of the frames
+that the renderer and the physics by themselves would allow.
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+from benchmarks import measure
+from vid2act_jax import envs
+
+TASKS = (
+  'dmc_cartpole_swingup',
+  'dmc_walker_walk',
+  'dmc_quadruped_walk',
+  'metaworld_drawer_open',
+)
+_ROUNDS = 5
+
+
+def rate(fn, seconds: float) -> float:
+  """Calls a second, over about so long."""
+  done, started = 0, time.perf_counter()
+  while time.perf_counter() - started < seconds:
+    fn()
+    done += 1
+  return done / (time.perf_counter() - started)
+
+
+def measure_task(task: str, quality: str, seconds: float) -> dict:
+  """The figures of one task."""
+  repeat = 1 if task.startswith('metaworld') else 2
+  settings = envs.Settings(action_repeat=repeat, quality=quality)
+  env = envs.make(task, settings, 0)
+  # Below `Env`, for what it is made of.
+  simulator = env._simulator
+  camera, action = simulator._camera, [0.1] * env.action_dim
+  state = {'ended': True}
+
+  def frame():
+    obs = env.reset() if state['ended'] else env.step(action)
+    state['ended'] = obs['is_last']
+
+  def physics():
+    for _ in range(repeat):
+      state['truncated'] = simulator.step(action).truncated
+    if state['truncated']:
+      simulator.reset()
+
+  def renderer():
+    camera._renderer.update_scene(data, camera.index)
+    camera._renderer.render()
+
+  frame()
+  if hasattr(simulator, '_physics'):
+    data = simulator._physics.data.ptr
+  else:
+    data = simulator._env.data
+  parts = {
+    'frames': frame,
+    'physics': physics,
+    'drawing': simulator.image,
+    'renderer': renderer,
+  }
+  found = {name: [] for name in parts}
+  for _ in range(_ROUNDS):
+    for name, fn in parts.items():
+      found[name].append(rate(fn, seconds / _ROUNDS))
+      # Each leaves the episode where it is; the next frame begins a new one.
+      state['ended'] = True
+  env.close()
+  figures = {name: statistics.median(rates) for name, rates in found.items()}
+  alone = 1 / (1 / figures['renderer'] + 1 / figures['physics'])
+  return {**figures, 'share': figures['frames'] / alone}
+
+
+def main():
+  """Measures and tells."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--tasks', nargs='+', default=TASKS)
+  parser.add_argument('--seconds', type=float, default=5.0)
+  args = parser.parse_args()
+  os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+  figures = {}
+  for task in args.tasks:
+    for quality in ('standard', 'fast'):
+      found = measure_task(task, quality, args.seconds)
+      figures |= {f'{task}/{quality}/{k}': v for k, v in found.items()}
+  measure.tell({**figures, **measure.machine()})
+
+
+if __name__ == '__main__':
+  main()
