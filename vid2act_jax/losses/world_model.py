@@ -12,8 +12,8 @@ from vid2act_jax.nets.world_model import (
   Track,
   WorldModel,
   feature,
-  map_chunks,
   run,
+  sum_chunks,
 )
 from vid2act_jax.types import Batch, Latent, Metrics, Normal, Params
 
@@ -107,7 +107,7 @@ def world_model_loss(
   prior = model.prior(params, latent.deter)
   feat = feature(latent)
 
-  image_loss = -_image_log_prob(model, params, feat, batch.image).mean()
+  image_loss = -_image_log_prob(model, params, feat, batch.image)
   reward = model.predict_reward(params, feat)
   reward_loss = -dists.unit_log_prob(reward, batch.reward, 0).mean()
   kl, kl_value = kl_loss(post, prior, balance, free, axis_name)
@@ -127,11 +127,12 @@ def world_model_loss(
 
 
 def _image_log_prob(model, params, feat, images) -> jax.Array:
-  """Per frame; decoded images live for one chunk only."""
+  """Mean over the frames; decoded images live for one chunk only."""
 
-  def fn(feat, image):
-    mean = model.decoder.apply({'params': params['decoder']}, feat)
+  def fn(params, feat, image):
+    mean = model.decoder.apply({'params': params}, feat)
     return dists.unit_log_prob(mean, image.astype(jnp.float32) / 255 - 0.5, 3)
 
-  flat = [x.reshape(-1, *x.shape[2:]) for x in (feat, images)]
-  return map_chunks(fn, model.chunk, *flat)
+  feat, images = (x.reshape(-1, *x.shape[2:]) for x in (feat, images))
+  total = sum_chunks(fn, model.chunk, params['decoder'], feat, images)
+  return total / len(feat)

@@ -4,7 +4,7 @@
 for CPU, where XLA's strided and dilated convolutions, and above all their
 weight gradients, are many times slower than a matrix product. There a stride
 of two becomes a rearrangement of pixels around one convolution of stride one,
-whose weight gradient is written as a matrix product per kernel tap.
+whose weight gradient is written as matrix products.
 """
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 FORMS = ('native', 'subpixel')
 _DIMS = ('NHWC', 'HWIO', 'NHWC')
+_FEW = 16  # Channels up to which a product with them is slow on a CPU.
 
 
 def conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
@@ -83,29 +84,48 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
 
 @jax.custom_vjp
 def _conv_unit_stride(x, kernel):
+  return _correlate(x, kernel)
+
+
+def _forward(x, kernel):
+  return _correlate(x, kernel), (x, kernel)
+
+
+def _backward(residuals, grad):
+  x, kernel = residuals
+  k = kernel.shape[0]
+  margin = (k - 1, k - 1)
+  padded = jnp.pad(grad, ((0, 0), margin, margin, (0, 0)))
+  flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+  return _correlate(padded, flipped), _kernel_grad(x, grad, k)
+
+
+_conv_unit_stride.defvjp(_forward, _backward)
+
+
+def _correlate(x, kernel):
+  """[M, S, S, C], [k, k, C, D] -> [M, G, G, D], G = S - k + 1."""
   return jax.lax.conv_general_dilated(
     x, kernel, (1, 1), 'VALID', dimension_numbers=_DIMS
   )
 
 
-def _forward(x, kernel):
-  return _conv_unit_stride(x, kernel), (x, kernel)
-
-
-def _backward(residuals, grad):
-  x, kernel = residuals
-  k, size = kernel.shape[0], grad.shape[1]
-  margin = (k - 1, k - 1)
-  padded = jnp.pad(grad, ((0, 0), margin, margin, (0, 0)))
-  flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-  rows = grad.reshape(-1, grad.shape[-1])
-  taps = [
-    x[:, i : i + size, j : j + size].reshape(-1, x.shape[-1]).T @ rows
-    for i in range(k)
-    for j in range(k)
-  ]
-  kernel_grad = jnp.stack(taps).reshape(kernel.shape)
-  return _conv_unit_stride(padded, flipped), kernel_grad
-
-
-_conv_unit_stride.defvjp(_forward, _backward)
+def _kernel_grad(x, grad, k):
+  """The gradient [k, k, C, D] of x [M, S, S, C] and grad [M, G, G, D]."""
+  grid, c, d = grad.shape[1], x.shape[-1], grad.shape[-1]
+  rows = lambda x: x.reshape(-1, x.shape[-1])
+  if d > _FEW:
+    # A product for each tap; this way round it measured faster.
+    taps = [
+      (rows(grad).T @ rows(x[:, i : i + grid, j : j + grid])).T
+      for i in range(k)
+      for j in range(k)
+    ]
+    return jnp.stack(taps).reshape(k, k, c, d)
+  # So few columns make a slow product: those of a row of taps side by side.
+  margin = ((0, 0), (0, 0), (k - 1, k - 1), (0, 0))
+  padded, size = jnp.pad(grad, margin), x.shape[2]
+  shifted = [padded[:, :, k - 1 - j : k - 1 - j + size] for j in range(k)]
+  wide = rows(jnp.concatenate(shifted, -1))
+  taps = [rows(x[:, i : i + grid]).T @ wide for i in range(k)]
+  return jnp.stack(taps).reshape(k, c, k, d).swapaxes(1, 2)

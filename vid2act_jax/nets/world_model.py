@@ -5,6 +5,7 @@ outside `apply`, over time-major arrays.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,10 +26,59 @@ def map_chunks(fn, chunk: int, *args):
   rows = args[0].shape[0]
   if not chunk or chunk >= rows:
     return fn(*args)
-  chunk = max(c for c in range(1, chunk + 1) if rows % c == 0)
-  split = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), args)
-  out = jax.lax.map(lambda xs: fn(*xs), split)
+  out = jax.lax.map(lambda xs: fn(*xs), split_chunks(chunk, args))
   return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), out)
+
+
+def split_chunks(chunk: int, tree):
+  """Arrays [M, ...] -> [M / chunk, chunk, ...]; see `map_chunks`."""
+  rows = jax.tree.leaves(tree)[0].shape[0]
+  chunk = min(chunk, rows) or rows
+  chunk = max(c for c in range(1, chunk + 1) if rows % c == 0)
+  return jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), tree)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def sum_chunks(fn, chunk: int, params, x, data):
+  """Sums `fn(params, x, data)` over its [M] rows, `chunk` rows at a time.
+
+  As `map_chunks`, with the gradient of a chunk made right after its value, so
+  that nothing of it is stored; not with respect to `data`.
+
+  Args:
+    fn: (params, x [m, ...], data [m, ...]) -> [m].
+    chunk: rows at a time; 0: all at once.
+    params: a tree.
+    x: [M, ...].
+    data: [M, ...].
+  """
+  each = map_chunks(lambda x, data: fn(params, x, data), chunk, x, data)
+  return each.sum()
+
+
+def _sum_chunks_forward(fn, chunk, params, x, data):
+  grad_fn = jax.value_and_grad(
+    lambda params, x, data: fn(params, x, data).sum(), argnums=(0, 1)
+  )
+
+  def step(carry, xs):
+    value, (params_grad, x_grad) = grad_fn(params, *xs)
+    return jax.tree.map(jnp.add, carry, (value, params_grad)), x_grad
+
+  zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+  split = split_chunks(chunk, (x, data))
+  (value, params_grad), x_grad = jax.lax.scan(step, zero, split)
+  return value, (params_grad, x_grad.reshape(x.shape))
+
+
+def _sum_chunks_backward(fn, chunk, residuals, cotangent):
+  del fn, chunk
+  params_grad, x_grad = residuals
+  scale = lambda grad: (cotangent * grad).astype(grad.dtype)
+  return jax.tree.map(scale, params_grad), scale(x_grad), None
+
+
+sum_chunks.defvjp(_sum_chunks_forward, _sum_chunks_backward)
 
 
 class Track(NamedTuple):
