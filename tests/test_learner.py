@@ -278,3 +278,34 @@ def test_a_wrong_config_is_told(key, value, sources, named):
   config[key] = value
   with pytest.raises(UserError, match=named):
     learner.build_agent(config, 2, sources)
+
+
+def test_bfloat16_computes_like_float32(setup):
+  """Roughly the same update; parameters, state and metrics stay float32."""
+  settings = small.config()
+  settings.behavior.slow_period = 2
+  settings.kl.free = 0.0
+  settings.dtype = 'bfloat16'
+  agent = learner.build_agent(settings, 2, (1, 3), small.CONSTANT)
+  jaxpr = str(
+    jax.make_jaxpr(agent.finetune_step)(setup.state, setup.batch, KEY)
+  )
+  assert 'bf16' in jaxpr
+  new, metrics = small.jit(agent.finetune_step)(setup.state, setup.batch, KEY)
+  types = lambda tree: jax.tree.map(lambda x: x.dtype, tree)
+  expected, expected_metrics = setup.step(setup.state, setup.batch, KEY)
+  assert types(new) == types(expected)
+  assert types(metrics) == types(expected_metrics)
+  for name in ('model_loss', 'kl', 'vae_loss', 'actor_loss', 'value_loss'):
+    assert float(metrics[name]) == pytest.approx(
+      float(expected_metrics[name]), rel=0.05, abs=0.05
+    ), name
+  carry = agent.initial_carry(2)
+  obs = {
+    'image': setup.batch.target.image[:, 0],
+    'is_first': jnp.ones(2, bool),
+  }
+  carry, action, _ = agent.policy(new, carry, obs, KEY, explore=False)
+  assert {x.dtype for x in jax.tree.leaves((carry, action))} == {
+    jnp.dtype('float32')
+  }

@@ -109,12 +109,13 @@ class RSSM(nn.Module):
 
   def prior(self, deter: jax.Array) -> Normal:
     """p(z | h), before the frame is seen: Normal over [..., stoch]."""
-    return dists.from_stats(self.prior_out(nn.elu(self.prior_hidden(deter))))
+    stats = self.prior_out(nn.elu(self.prior_hidden(deter)))
+    return dists.from_stats(stats.astype(jnp.float32))
 
   def posterior(self, deter: jax.Array, projected_embed: jax.Array) -> Normal:
     """q(z | h, frame): Normal over [..., stoch]."""
     hidden = nn.elu(self.post_hidden(0, deter) + projected_embed)
-    return dists.from_stats(self.post_out(hidden))
+    return dists.from_stats(self.post_out(hidden).astype(jnp.float32))
 
   def __call__(self, embed, action, label):
     """One step from the zero state through every layer, to initialise."""
