@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import jax
 
+_COMPILED = ('acting', 'updating')
 _TRACED = range(5, 15)  # Updates of a stage: behind the compilations.
 
 
@@ -29,8 +30,14 @@ class Profiler:
 
   @contextlib.contextmanager
   def part(self, name: str) -> Iterator[None]:
-    """Counts what happens inside, but for other parts, under a name."""
+    """Counts what happens inside, but for other parts, under a name.
+
+    The first time of what is compiled then counts as 'compiling'.
+    """
     self._count()
+    if name in _COMPILED and name not in self._totals:
+      self._totals[name] = 0.0
+      name = 'compiling'
     self._open.append(name)
     try:
       yield

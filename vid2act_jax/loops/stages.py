@@ -6,6 +6,7 @@ whose result is there is skipped, one that is half done is resumed.
 
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import sys
@@ -28,6 +29,8 @@ from vid2act_jax.loops import (
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import Logger
 from vid2act_jax.loops.profile import Profiler
+
+PARTS = 'parts.json'  # Seconds of the parts of a stage, in its profile.
 
 
 def run_collect(config, workdir: pathlib.Path, profile: bool = False):
@@ -243,8 +246,10 @@ def _profiling(workdir, stage, profile):
   finally:
     profiler.close()
   if profile:
+    text = json.dumps(profiler.seconds())
+    (files.make_folder(folder) / PARTS).write_text(text + '\n')
     _say(f'{stage}: where the time went\n{profiler.table()}')
-    _say(f'{stage}: trace of some updates: {folder}')
+    _say(f'{stage}: the same, and a trace of some updates: {folder}')
 
 
 def _open_envs(config, num, stream, stack):
