@@ -6,7 +6,8 @@
 Runs the quickstart (or what --config names) in a temporary folder, with its
 datasets and teacher made first, and tells the shares of the finetuning. Each
 update is waited for, so that its time is told as its own. `unavoidable_share`
-is what stepping, acting, updating and evaluating take of all but compiling.
+is what stepping, acting, updating and evaluating take of all but setting up and
+compiling.
 """
 
 import json
@@ -39,8 +40,9 @@ def main(_):
     parts = workdir / 'profile' / 'finetune' / stages.PARTS
     seconds = json.loads(parts.read_text())
     last = read_metrics(workdir, 'finetune')[-1]
-  # What is compiled is compiled once, however long a run.
-  whole = sum(v for k, v in seconds.items() if k != 'compiling')
+  # What is done once, however long a run.
+  once = ('compiling', 'setting up')
+  whole = sum(v for k, v in seconds.items() if k not in once)
   unavoidable = sum(seconds.get(name, 0) for name in _UNAVOIDABLE)
   figures = {
     'arguments': ' '.join(sys.argv[1:]),

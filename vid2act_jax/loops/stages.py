@@ -158,9 +158,10 @@ def run_finetune(
   else:
     with contextlib.ExitStack() as stack:
       profiler = stack.enter_context(_profiling(workdir, 'finetune', profile))
-      loop = _build_finetuner(
-        config, workdir, replay_dir, checkpoint, profiler, stack
-      )
+      with profiler.part('setting up'):
+        loop = _build_finetuner(
+          config, workdir, replay_dir, checkpoint, profiler, stack
+        )
       loop.run()
       done = {'env_steps': loop.env_steps}
     checkpoint.finish(loop.counters.updates, done)
