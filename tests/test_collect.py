@@ -14,7 +14,7 @@ from vid2act_jax import envs
 from vid2act_jax.data import dataset
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.__main__ import main
-from vid2act_jax.loops import collect
+from vid2act_jax.loops import collect, policies
 from vid2act_jax.types import UserError
 
 SETTINGS = envs.Settings(size=16, action_repeat=1, time_limit=12)
@@ -36,9 +36,9 @@ def load(folder):
 
 class TestPolicies:
   def test_weights(self):
-    parsed = collect.parse_policy('scripted:0.5, noisy:0.3,random')
+    parsed = policies.parse('scripted:0.5, noisy:0.3,random')
     assert parsed == {'scripted': 0.5, 'noisy': 0.3, 'random': 1.0}
-    assert collect.parse_policy('checkpoint:a/b:c,d') == {'checkpoint': 1.0}
+    assert policies.parse('checkpoint:a/b:c,d') == {'checkpoint': 1.0}
 
   @pytest.mark.parametrize(
     'policy',
@@ -46,11 +46,11 @@ class TestPolicies:
   )
   def test_mistakes(self, policy):
     with pytest.raises(UserError, match='policy .*should be checkpoint:RUN'):
-      collect.parse_policy(policy)
+      policies.parse(policy)
 
   def test_mixture_keeps_its_shares_at_every_point(self):
     weights = {'scripted': 0.5, 'noisy': 0.3, 'random': 0.2}
-    names = collect.mixture(weights, 50)
+    names = policies.mixture(weights, 50)
     assert collections.Counter(names) == {
       'scripted': 25,
       'noisy': 15,
@@ -60,7 +60,7 @@ class TestPolicies:
       for name, weight in weights.items():
         assert abs(names[:n].count(name) - weight * n) < 1
     # A dataset that is made longer keeps its first episodes.
-    assert collect.mixture(weights, 20) == names[:20]
+    assert policies.mixture(weights, 20) == names[:20]
 
 
 class TestCollect:

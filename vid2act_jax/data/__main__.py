@@ -146,7 +146,9 @@ def _parser():
   path = pathlib.Path
   command = add(_import, "Makes a dataset of somebody else's.")
   command.add_argument('--format', required=True, choices=formats.FORMATS)
-  command.add_argument('--task', default='', help="default: the folder's name")
+  command.add_argument(
+    '--task', default='', help="default: the source's, or the folder's"
+  )
   command.add_argument('--action-repeat', type=int, help='env steps an action')
   command.add_argument('--size', type=int, help='resize frames to this')
   command.add_argument(

@@ -131,6 +131,52 @@ def recount(directory: str | os.PathLike) -> dict:
   return metadata
 
 
+def find_episodes(directory: str | os.PathLike) -> list[eps.EpisodeFile]:
+  """The episodes of a source, which is only read.
+
+  Raises:
+    UserError: there are none.
+  """
+  known = eps.list_episodes(directory)
+  if not known:
+    raise UserError(
+      f'{directory}: no episodes here; {GET}, or point to another folder.'
+    )
+  return known
+
+
+def claim_episodes(
+  directory: str | os.PathLike, keep: int | None = None
+) -> list[eps.EpisodeFile]:
+  """The episodes of a folder's owner, cleaned of what a checkpoint lacks.
+
+  Args:
+    directory: the dataset folder; made if need be.
+    keep: how many episodes the checkpoint knows to have been written; later
+      ones are deleted. None: all are kept.
+
+  Raises:
+    UserError: one that it knows is missing; then nothing is deleted.
+  """
+  eps.make_folder(directory)
+  eps.clean(directory)
+  known = eps.list_episodes(directory)
+  kept = [file for file in known if keep is None or file.index < keep]
+  last = kept[-1].index + 1 if kept else 0
+  written = last if keep is None else keep
+  indices = [file.index for file in kept] or [0]
+  missing = sorted(set(range(indices[0], written)) - {f.index for f in kept})
+  if missing:
+    raise UserError(
+      f'{directory}: this run has written {written} episodes, of which '
+      f'{len(missing)} are missing (the first is number {missing[0]}); put '
+      'them back, or start in a new --workdir.'
+    )
+  for file in known[len(kept) :]:
+    file.path.unlink()
+  return kept
+
+
 def _counts(summaries, action_repeat):
   """Statistics and env_steps, which is None where the repeat is unknown."""
   statistics = return_statistics(summaries)

@@ -33,7 +33,7 @@ def import_dataset(
     source: its path or, for some formats, name; never written to.
     directory: the dataset folder.
     options: how the source is read.
-    task: its task's name; '': the folder's.
+    task: its task's name; '': what the source says, or the folder's name.
     action_repeat: env steps an action took; None: not known.
     progress: called with the episodes done and all of them.
 
@@ -65,7 +65,7 @@ def import_dataset(
     def describe(sizes, complete, left_out=0, about=None, summaries=None):
       return dataset.write_metadata(
         folder,
-        task or folder.resolve().name,
+        task or episodes.about.get('task') or folder.resolve().name,
         {**how, 'left_out': left_out, 'about': about},
         {**known, 'size': sizes[0], 'action_dim': sizes[1]},
         complete,

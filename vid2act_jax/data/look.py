@@ -68,7 +68,8 @@ def describe(facts: dict) -> str:
   lines = [
     f'task       {about["task"]}',
     f'made by    {how["method"]}'
-    + (f' from {how["source"]}' if how.get('source') else ''),
+    + (f', {how["policy"]}' if how.get('policy') else '')
+    + (f', {how["format"]} from {how["source"]}' if 'source' in how else ''),
     f'episodes   {len(lengths)}'
     + ('' if about['complete'] else ', unfinished'),
     f'frames     {lengths.sum()}, {about["size"]}x{about["size"]}, action '

@@ -108,7 +108,10 @@ class Replay:
     self._released: list[eps.EpisodeFile] = []  # Not held, still on disk.
     self._starts: tuple[int, np.ndarray] | None = None
     self.num_frames = 0
-    known = self._claim(keep_episodes) if owner else self._source()
+    if owner:
+      known = dataset.claim_episodes(self.directory, keep_episodes)
+    else:
+      known = dataset.find_episodes(self.directory)
     self.total_episodes = known[-1].index + 1 if known else 0
     self._load(known)
 
@@ -244,35 +247,6 @@ class Replay:
       stats['shortest'], stats['longest'] = min(lengths), max(lengths)
       stats['return_mean'] = float(np.mean([h.total for h in self._held]))
     return stats
-
-  def _source(self) -> list[eps.EpisodeFile]:
-    known = eps.list_episodes(self.directory)
-    if not known:
-      raise UserError(
-        f'{self.directory}: no episodes here; {dataset.GET}, or point to '
-        'another folder.'
-      )
-    return known
-
-  def _claim(self, keep: int | None) -> list[eps.EpisodeFile]:
-    """The owner's files, cleaned of what the checkpoint does not know."""
-    eps.make_folder(self.directory)
-    eps.clean(self.directory)
-    known = eps.list_episodes(self.directory)
-    kept = [file for file in known if keep is None or file.index < keep]
-    last = kept[-1].index + 1 if kept else 0
-    written = last if keep is None else keep
-    indices = [file.index for file in kept] or [0]
-    missing = sorted(set(range(indices[0], written)) - {f.index for f in kept})
-    if missing:
-      raise UserError(
-        f'{self.directory}: this run has written {written} episodes, of which '
-        f'{len(missing)} are missing (the first is number {missing[0]}); put '
-        'them back, or start in a new --workdir.'
-      )
-    for file in known[len(kept) :]:
-      file.path.unlink()
-    return kept
 
   def _load(self, known: list[eps.EpisodeFile]) -> None:
     if not known:

@@ -22,11 +22,8 @@ from vid2act_jax import envs as environments
 from vid2act_jax.data import dataset, files
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.assemble import Assembler
-from vid2act_jax.loops import acting, runs
+from vid2act_jax.loops import acting, policies, runs
 from vid2act_jax.types import UserError
-
-BEHAVIOURS = ('scripted', 'noisy', 'random')
-_CHECKPOINT = 'checkpoint'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,50 +56,6 @@ class Played(NamedTuple):
   summary: dict
 
 
-def parse_policy(policy: str) -> dict[str, float]:
-  """Weights by behaviour; {'checkpoint': 1} for an agent's.
-
-  Args:
-    policy: as in `Plan`; a behaviour without a weight has 1.
-
-  Raises:
-    UserError: an unknown behaviour, or no positive weight.
-  """
-  if policy.startswith(f'{_CHECKPOINT}:'):
-    return {_CHECKPOINT: 1.0}
-  weights = {}
-  for item in policy.split(','):
-    name, _, weight = item.partition(':')
-    try:
-      weights[name.strip()] = float(weight or 1)
-    except ValueError:
-      weights[name.strip()] = -1.0
-  fine = set(weights) <= set(BEHAVIOURS) and min(weights.values()) >= 0
-  if not fine or not 0 < sum(weights.values()) < np.inf:
-    raise UserError(
-      f'policy {policy!r}: should be {_CHECKPOINT}:RUN_FOLDER, or some of '
-      f'{", ".join(BEHAVIOURS)} with weights that are not negative and not all '
-      'zero, such as scripted:0.5,noisy:0.3,random:0.2'
-    )
-  return weights
-
-
-def mixture(weights: dict[str, float], count: int) -> list[str]:
-  """A behaviour for each of `count` episodes, well mixed in time.
-
-  At every point of the list each behaviour has had its share, up to one.
-  """
-  total = sum(weights.values())
-  had = dict.fromkeys(weights, 0)
-  out = []
-  for n in range(1, count + 1):
-    due = {k: n * w / total - had[k] for k, w in weights.items()}
-    name = max(due, key=due.get)
-    had[name] += 1
-    out.append(name)
-  return out
-
-
 def collect(
   plan: Plan,
   folder: pathlib.Path,
@@ -125,7 +78,7 @@ def collect(
   """
   if plan.episodes < 1 or workers < 1:
     raise UserError('to collect takes at least one episode and one worker')
-  weights = parse_policy(plan.policy)
+  weights = policies.parse(plan.policy)
   env = environments.make(plan.task, plan.settings, 0)
   description = env.description
   env.close()
@@ -151,7 +104,7 @@ def collect(
 
 def describe(plan: Plan, folder: pathlib.Path) -> str:
   """Statistics of a dataset of this plan, all in all and by behaviour."""
-  names = mixture(parse_policy(plan.policy), plan.episodes)
+  names = policies.mixture(policies.parse(plan.policy), plan.episodes)
   summaries = {name: [] for name in names}
   for file in eps.list_episodes(folder):
     if file.index < plan.episodes:
@@ -253,12 +206,12 @@ class _Maker:
     self._env = environments.make(plan.task, plan.settings, 0)
     try:
       # Not before it is needed: scripts and agents may be missing.
-      weights = parse_policy(plan.policy)
+      weights = policies.parse(plan.policy)
       self._acts = {name: getattr(self, f'_{name}')() for name in weights}
     except BaseException:
       self._env.close()
       raise
-    self._names = mixture(weights, plan.episodes)
+    self._names = policies.mixture(weights, plan.episodes)
 
   def make(self, index: int) -> Played:
     """Plays episode `index` and writes it."""

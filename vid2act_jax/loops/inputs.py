@@ -9,7 +9,7 @@ from vid2act_jax import envs as environments
 from vid2act_jax import learner
 from vid2act_jax.data import dataset, quarantine, sources
 from vid2act_jax.learner import public, video
-from vid2act_jax.loops import collect, embedding, runs
+from vid2act_jax.loops import embedding, policies, runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
@@ -46,7 +46,7 @@ def check(config, workdir: pathlib.Path) -> None:
       if not (source_folder(config, workdir, task) / dataset.FILE).exists()
     ]
     if config.collect.policy not in ('auto', 'agent'):
-      collect.parse_policy(config.collect.policy)
+      policies.parse(config.collect.policy)
   for task in tasks:
     environments.check(task)
   if config.env.size != 64:
