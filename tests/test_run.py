@@ -14,6 +14,7 @@ from experiments import base, debug, run
 from vid2act_jax import envs, learner
 from vid2act_jax.data import dataset
 from vid2act_jax.data import episodes as eps
+from vid2act_jax.data.__main__ import main
 from vid2act_jax.loops import finetune, runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import read_metrics
@@ -326,7 +327,7 @@ def test_student_smaller_than_its_teacher(finished, tmp_path):
   assert Checkpoint(tmp_path / 'run' / runs.STUDENT).finished()
 
 
-def test_corrupt_and_short_episodes(finished, tmp_path):
+def test_corrupt_and_short_episodes(finished, tmp_path, capsys):
   sources = tmp_path / 'sources'
   shutil.copytree(finished / 'sources', sources)
   overrides = {'source_dir': str(sources), 'stages': ('pretrain',)}
@@ -339,6 +340,10 @@ def test_corrupt_and_short_episodes(finished, tmp_path):
   with pytest.raises(UserError, match=victim.name):
     run.run(config_with(**overrides), tmp_path / 'corrupt')
   assert victim.read_bytes() == data[: len(data) // 2]
+  # The way out that the message names.
+  assert main(['validate', str(sources / 'probe_count')]) == 0
+  run.run(config_with(**overrides), tmp_path / 'mended')
+  assert 'probe_count: without 1 in quarantine' in capsys.readouterr().out
 
 
 def test_another_repeat_than_the_datasets(finished, tmp_path):

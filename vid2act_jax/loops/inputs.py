@@ -135,7 +135,7 @@ def load_sources(config, workdir: pathlib.Path, embeds=None):
   folders = [source_folder(config, workdir, t) for t in config.sources]
   for folder in folders:
     if aside := quarantine.reasons(folder):
-      print(f'{folder}: {len(aside)} episodes are in quarantine', flush=True)
+      print(f'{folder}: without {len(aside)} in quarantine', flush=True)
   replays, _ = sources.load_sources(
     folders,
     config.replay.source_gb * 1e9,
