@@ -44,16 +44,14 @@ def measure_task(task: str, quality: str, seconds: float) -> dict:
   repeat = 1 if task.startswith('metaworld') else 2
   settings = envs.Settings(action_repeat=repeat, quality=quality)
   env = envs.make(task, settings, 0)
-  import mujoco  # Not before the environment has chosen how to render.
+  # Not before the environment has chosen how to render.
+  from vid2act_jax.envs import render
 
   # Below `Env`, for what it is made of.
   simulator = env._simulator
   camera, action = simulator._camera, np.full(env.action_dim, 0.1)
   state = {'ended': True}
-  flags = mujoco.mjtRndFlag
-  costly = ()
-  if quality == 'fast':
-    costly = (flags.mjRND_SHADOW, flags.mjRND_REFLECTION)
+  costly = render.COSTLY if quality == 'fast' else ()
 
   def frame():
     obs = env.reset() if state['ended'] else env.step(action)

@@ -131,6 +131,22 @@ def recount(directory: str | os.PathLike) -> dict:
   return metadata
 
 
+def is_new(directory: str | os.PathLike) -> bool:
+  """Whether a folder may be made a dataset: it is none, and holds no episodes.
+
+  Raises:
+    UserError: it holds episodes of nobody knows which dataset.
+  """
+  if (pathlib.Path(directory) / FILE).exists():
+    return False
+  if eps.list_episodes(directory):
+    raise UserError(
+      f'{directory}: holds episodes, but no {FILE}, which would tell whose '
+      'they are; choose another folder.'
+    )
+  return True
+
+
 def find_episodes(directory: str | os.PathLike) -> list[eps.EpisodeFile]:
   """The episodes of a source, which is only read.
 

@@ -83,12 +83,7 @@ def _sizes_before(folder, how):
   Raises:
     UserError: something else is there.
   """
-  if not (folder / dataset.FILE).exists():
-    if eps.list_episodes(folder):
-      raise UserError(
-        f'{folder}: holds episodes, but no {dataset.FILE}, which would tell '
-        'whose they are; choose another folder.'
-      )
+  if dataset.is_new(folder):
     return None
   about = dataset.read_metadata(folder, partial=True)
   before = about['collected']

@@ -132,7 +132,7 @@ def _problems(directory, about, known):
   out = []
   if not about['complete']:
     out.append(f'unfinished; {dataset.AGAIN}')
-  if about['episodes'] != len(known):
+  elif about['episodes'] != len(known):
     out.append(
       f'{dataset.FILE} promises {about["episodes"]} episodes, there are '
       f'{len(known)}'

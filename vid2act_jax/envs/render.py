@@ -8,7 +8,7 @@ import numpy as np
 from vid2act_jax.envs.core import Settings
 from vid2act_jax.types import UserError
 
-_COSTLY = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION)
+COSTLY = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION)
 
 
 class Camera:
@@ -47,7 +47,7 @@ class Camera:
     """Returns the picture of a state, u8 [H, W, 3]."""
     self._renderer.update_scene(data, self.index)
     if self._fast:
-      for flag in _COSTLY:
+      for flag in COSTLY:
         self._renderer.scene.flags[flag] = False
     return self._renderer.render()
 

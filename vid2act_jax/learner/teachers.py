@@ -33,24 +33,29 @@ def fit_actions(action: jax.Array, mask: jax.Array) -> jax.Array:
   return jnp.pad(action, margin) * mask
 
 
-def embed_all(model, params, image: jax.Array) -> jax.Array:
-  """Embeds frames under every label: u8 [B, L, ...] -> f32 [N, B, L, E]."""
+def embed_all(model, params, image: jax.Array, labels=None) -> jax.Array:
+  """Embeds frames under every label: u8 [B, L, ...] -> [N, B, L, E].
+
+  Args:
+    model: the teacher's `WorldModel`.
+    params: its parameters.
+    image: the frames.
+    labels: i32 [K], only these; the result is [K, B, L, E] then.
+  """
 
   def one(domain):
     label = jnp.full(image.shape[0], domain)
     return model.embed(params, image, label)
 
-  return jax.vmap(one)(jnp.arange(model.num_domains))
+  if labels is None:
+    labels = jnp.arange(model.num_domains)
+  return jax.vmap(one)(labels)
 
 
 def embed_frames(model, params, image: jax.Array, label: jax.Array):
   """Embeds frames to be kept: u8 [M, ...], i32 [K] -> f32 [M, K, E]."""
-
-  def one(domain):
-    labels = jnp.full(1, domain)
-    return model.embed(params, image[None], labels)[0]
-
-  return jax.vmap(one, out_axes=1)(label).astype(jnp.float32)
+  embed = embed_all(model, params, image[None], label)[:, 0]
+  return jnp.moveaxis(embed, 0, 1).astype(jnp.float32)
 
 
 def observe(agent, params, batch: FinetuneBatch, key) -> TeacherView:

@@ -131,12 +131,7 @@ def describe(plan: Plan, folder: pathlib.Path) -> str:
 
 def _check_same(folder, how, description):
   """Refuses a folder that holds other data than the plan's."""
-  if not (folder / dataset.FILE).exists():
-    if eps.list_episodes(folder):
-      raise UserError(
-        f'{folder}: holds episodes, but no {dataset.FILE}, which would tell '
-        'whose they are; choose another folder'
-      )
+  if dataset.is_new(folder):
     return
   before = dataset.read_metadata(folder, partial=True)
   wanted = {**description, **how}
