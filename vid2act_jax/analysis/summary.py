@@ -6,7 +6,6 @@ python -m vid2act_jax.analysis.summary WORKDIR
 import argparse
 import collections
 import io
-import json
 import math
 import pathlib
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from vid2act_jax import types
+from vid2act_jax.data import limits
 from vid2act_jax.loops import logger
 
 _INK, _FAINT, _GRID = '#2b2d42', '#8d99ae', '#e6e9ef'
@@ -305,7 +305,7 @@ def main():
 def _title(workdir):
   """The task and seed of the run's config where it tells them, and its name."""
   path = workdir / 'config.json'
-  config = json.loads(path.read_text()) if path.exists() else {}
+  config = limits.read_json(path) if path.exists() else {}
   parts = [workdir.resolve().name]
   parts += [f'{key} {config[key]}' for key in ('task', 'seed') if key in config]
   return '  ·  '.join(parts)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from vid2act_jax.data import episodes as eps
-from vid2act_jax.data import files
+from vid2act_jax.data import files, limits
 from vid2act_jax.types import UserError
 
 FILE = 'metadata.json'
@@ -40,6 +40,20 @@ KEYS = (
   'success_rate',
   *ENVIRONMENT_KEYS,
 )
+
+
+def _is_count(value):
+  return type(value) is int and 0 < value < 1 << 31
+
+
+# What is calculated with.
+_TYPES = {
+  'size': _is_count,
+  'action_dim': _is_count,
+  'action_repeat': lambda value: value is None or _is_count(value),
+  'episodes': lambda value: value == 0 or _is_count(value),
+  'collected': lambda value: isinstance(value, dict),
+}
 
 
 def return_statistics(summaries: Iterable[Mapping]) -> dict:
@@ -214,12 +228,12 @@ def read_metadata(directory: str | os.PathLike, partial: bool = False) -> dict:
     partial: accept a dataset whose collection has not ended.
 
   Raises:
-    UserError: the folder or the file is missing, is not JSON, lacks a key, or
-      the dataset is not complete.
+    UserError: the folder or the file is missing, is not JSON, lacks a key or
+      has one of another type, or the dataset is not complete.
   """
   path = pathlib.Path(directory) / FILE
   try:
-    metadata = json.loads(path.read_text())
+    metadata = limits.read_json(path)
   except (FileNotFoundError, NotADirectoryError) as error:
     raise UserError(
       f'{path}: missing, there is no dataset here; {GET}, or set '
@@ -238,6 +252,13 @@ def read_metadata(directory: str | os.PathLike, partial: bool = False) -> dict:
     raise UserError(
       f'{path}: missing the keys {", ".join(missing)}; restore it, or remove '
       f'it and {AGAIN}.'
+    )
+  wrong = [key for key, fits in _TYPES.items() if not fits(metadata[key])]
+  if wrong:
+    told = ', '.join(f'{key}: {str(metadata[key])[:40]!r}' for key in wrong)
+    raise UserError(
+      f'{path}: of another type than they should be: {told}; restore it, or '
+      f'remove it and {AGAIN}.'
     )
   if not (metadata['complete'] or partial):
     raise UserError(

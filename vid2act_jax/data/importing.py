@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from vid2act_jax.data import dataset, files, formats, quarantine
+from vid2act_jax.data import dataset, files, formats, limits, quarantine
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.types import UserError
 
@@ -138,12 +138,12 @@ def _copy(episodes, folder, source, sizes, start, progress):
 def _read_indices(folder):
   """Our index of every episode of the source, by its name there."""
   path = folder / _INDICES
-  text = path.read_text() if path.exists() else ''
-  whole = text[: text.rfind('\n') + 1]
-  if whole != text:  # Its writer was killed in the middle of a line.
-    files.write_durably(path, lambda file: file.write(whole.encode()))
   try:
-    rows = [json.loads(line) for line in whole.splitlines()]
+    text = limits.read_text(path) if path.exists() else ''
+    whole = text[: text.rfind('\n') + 1]
+    if whole != text:  # Its writer was killed in the middle of a line.
+      files.write_durably(path, lambda file: file.write(whole.encode()))
+    rows = [limits.parse_json(line) for line in whole.splitlines()]
     return {row['name']: row['index'] for row in rows}
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(

@@ -9,7 +9,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from vid2act_jax.data import dataset, files
+from vid2act_jax.data import dataset, files, limits
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.types import UserError
 
@@ -20,12 +20,20 @@ Progress = Callable[[int, int], None]
 
 
 def reasons(directory: str | os.PathLike) -> dict[str, str]:
-  """Why each file in quarantine is there, by its name."""
-  folder = pathlib.Path(directory) / FOLDER
-  return {
-    path.name.removesuffix(_REASON): path.read_text().strip()
-    for path in sorted(folder.glob('*' + _REASON))
-  }
+  """Why each file in quarantine is there, by its name.
+
+  Raises:
+    UserError: a reason cannot be read.
+  """
+  folder, told = pathlib.Path(directory) / FOLDER, {}
+  for path in sorted(folder.glob('*' + _REASON)):
+    try:
+      told[path.name.removesuffix(_REASON)] = limits.read_text(path).strip()
+    except (OSError, ValueError) as error:
+      raise UserError(
+        f'{path}: cannot be read ({error}); remove it.'
+      ) from error
+  return told
 
 
 def record(directory: str | os.PathLike, name: str, reason: str) -> None:

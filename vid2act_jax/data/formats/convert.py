@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from vid2act_jax.data import episodes as eps
+from vid2act_jax.data import limits
 from vid2act_jax.data.formats.core import Options
 from vid2act_jax.types import UserError
 
@@ -55,10 +56,18 @@ def prepare(
     u8 [T, size, size, 3].
 
   Raises:
-    UserError: there are none, one is not an RGB image of bytes, or it is not
-      square and no size is asked for.
+    UserError: there are none or too many, one is not an RGB image of bytes,
+      or it is not square and no size is asked for.
   """
-  done = [_prepare_frame(frame, options, where) for frame in frames]
+  done, size = [], 0
+  for frame in frames:
+    done.append(_prepare_frame(frame, options, where))
+    size += done[-1].nbytes
+    if size > limits.MOST_BYTES:
+      raise UserError(
+        f'{where}: its frames take more than {limits.MOST_BYTES / 1e9:.3g} GB;'
+        ' squeeze them by --size 64, or cut it into shorter episodes.'
+      )
   if not done:
     raise UserError(f'{where}: holds no frames; restore or remove it.')
   return np.stack(done)

@@ -3,13 +3,13 @@
 import contextlib
 import dataclasses
 import importlib
-import json
 import os
 import pathlib
 from typing import Any, Protocol
 
 import numpy as np
 
+from vid2act_jax.data import limits
 from vid2act_jax.types import UserError
 
 LAST_ACTION = (
@@ -122,10 +122,11 @@ def read_json(path: pathlib.Path) -> dict:
   """A JSON object.
 
   Raises:
-    UserError: the file is missing, cannot be read or holds something else.
+    UserError: the file is missing, cannot be read, too long or holds
+      something else.
   """
   with guard(path):
-    value = json.loads(path.read_text())
+    value = limits.read_json(path)
     if not isinstance(value, dict):
       raise ValueError('should be a JSON object')
     return value

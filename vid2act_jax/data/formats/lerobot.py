@@ -4,14 +4,12 @@ A row holds the frame, the action taken at it, and under `next.` what came of
 it. Files are shared by episodes; `meta/episodes` tells where each lies.
 """
 
-import io
 import pathlib
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
 
-from vid2act_jax.data.formats import convert, core
+from vid2act_jax.data.formats import checks, convert, core
 from vid2act_jax.data.formats.core import Options
 from vid2act_jax.types import UserError
 
@@ -160,6 +158,7 @@ class Folder:
     return sorted(rows, key=lambda row: row['episode_index'])
 
   def _read_parquet(self, path, columns, filters=None):
+    checks.check_table(self._parquet.read_metadata(path), path, columns)
     return self._parquet.read_table(
       path,
       columns=columns,
@@ -177,20 +176,22 @@ class Folder:
     episode = [('episode_index', '=', row['episode_index'])]
     table = self._read_parquet(path, columns, episode)
     table = {key: table[key].to_pylist() for key in columns}
-    if table['frame_index'] != list(range(row['length'])):
+    found = table['frame_index']
+    # Compared first: a list of what is promised may not fit into memory.
+    if len(found) != row['length'] or found != list(range(len(found))):
       raise UserError(
         f'{where}: meta/episodes promises {row["length"]} frames, {path} holds '
-        f'{len(table["frame_index"])}, or not in order; restore or remove it.'
+        f'{len(found)}, or not in order; restore or remove it.'
       )
     return table
 
   def _locate(self, kind, row, prefix) -> pathlib.Path:
-    name = self._paths[kind].format(
-      video_key=self._camera,
-      chunk_index=row[f'{prefix}/chunk_index'],
-      file_index=row[f'{prefix}/file_index'],
-    )
-    return self._root / name
+    values = {
+      'video_key': self._camera,
+      'chunk_index': row[f'{prefix}/chunk_index'],
+      'file_index': row[f'{prefix}/file_index'],
+    }
+    return self._root / checks.fill_in(self._paths[kind], values)
 
   def _decode(self, row, times) -> Iterator[np.ndarray]:
     """The frame nearest to each time [T], in seconds from the episode's own."""
@@ -198,8 +199,11 @@ class Folder:
     path = self._locate('video', row, prefix)
     times = times + row[f'{prefix}/from_timestamp']
     at, before = 0, None
-    with self._av.open(str(path)) as container:
+    # Left to choose, FFmpeg would also take playlists, which lead to other
+    # files and into the network.
+    with self._av.open(str(path), format='mp4') as container:
       stream = container.streams.video[0]
+      checks.check_pixels(stream.width, stream.height)
       # To the key frame before; a little early, as times are rounded.
       first = max(0, round(times[0] / stream.time_base) - 1)
       container.seek(first, stream=stream)
@@ -233,7 +237,7 @@ def _open_image(cell, where):
       f'{where}: an image is not in the table but in a file of its own; save '
       'the dataset with LeRobot again.'
     )
-  with Image.open(io.BytesIO(cell['bytes'])) as image:
+  with checks.open_image(cell['bytes'], ('PNG', 'JPEG')) as image:
     if image.mode != 'RGB':
       raise UserError(
         f'{where}: an image is of the mode {image.mode}, should be RGB; choose '

@@ -10,7 +10,7 @@ import numpy as np
 
 from vid2act_jax.data import dataset, files
 from vid2act_jax.data import episodes as eps
-from vid2act_jax.data.formats import convert, core
+from vid2act_jax.data.formats import checks, convert, core
 from vid2act_jax.data.formats.core import Options
 from vid2act_jax.types import UserError
 
@@ -44,6 +44,7 @@ class Dataset:
       self._image_key = self._choose_image(
         self._dataset.observation_space, spaces
       )
+      self._jpegs = self._find_jpegs()
       self._read_bounds(self._dataset.action_space, spaces)
       spec = self._dataset.env_spec
       task = self._dataset.storage.metadata.get('task', spec and spec.id)
@@ -59,10 +60,24 @@ class Dataset:
   def read(self, index: int) -> dict[str, np.ndarray]:
     where = f'{self._path}, {self.name(index)}'
     with core.guard(where):
+      folder = pathlib.Path(self._dataset.storage.data_path)
+      checks.check_minari_episode(folder, index, self._jpegs)
       return self._build(self._dataset[index], where)
 
   def close(self) -> None:
     pass
+
+  def _find_jpegs(self):
+    """Where an episode keeps JPEGs."""
+    is_image = core.need('minari.dataset.minari_storage').is_image_space
+    space = self._dataset.observation_space
+    if not self._dataset.storage.jpeg_encoding:
+      return ()
+    if self._image_key is None:
+      return ('observations',) if is_image(space) else ()
+    return tuple(
+      f'observations/{key}' for key, part in space.items() if is_image(part)
+    )
 
   def _build(self, found, where):
     seen, state = found.observations, None
@@ -249,6 +264,7 @@ def _open(minari, path):
   folder = pathlib.Path(path).expanduser()
   for data in (folder / 'data', folder):
     if (data / 'metadata.json').is_file():
+      checks.check_minari(data)
       return minari.MinariDataset(data)
   if folder.exists():
     raise UserError(
@@ -256,6 +272,9 @@ def _open(minari, path):
       'Minari dataset, or the id of a local one.'
     )
   try:
+    local = core.need('minari.storage').get_dataset_path(path) / 'data'
+    if local.is_dir():
+      checks.check_minari(local)
     return minari.load_dataset(path)
   except FileNotFoundError as error:
     raise UserError(

@@ -11,6 +11,7 @@ import zipfile
 
 import numpy as np
 
+from vid2act_jax.data import files, limits
 from vid2act_jax.data.formats import convert, core
 from vid2act_jax.data.formats.core import Options
 from vid2act_jax.types import UserError
@@ -40,6 +41,7 @@ class Trajectories:
     if self.about['alignment'] == 'at':
       core.drop(self.about, core.LAST_ACTION)
     with core.guard(path):
+      self._bytes = self._path.stat().st_size
       self._archive = zipfile.ZipFile(self._path)
       try:
         self._open(options.image_key or 'observations')
@@ -57,6 +59,9 @@ class Trajectories:
     where = f'{self._path}, {self.name(index)}'
     start = self._stops[index - 1] if index else 0
     with core.guard(where):
+      count = self._stops[index] - start
+      width = sum(rows.width for rows in self._rows.values())
+      limits.check_size(count * width, self._bytes)
       rows = {
         k: v.read(start, self._stops[index]) for k, v in self._rows.items()
       }
@@ -70,26 +75,34 @@ class Trajectories:
     self._archive.close()
 
   def _open(self, image_key):
-    keys = [name.removesuffix('.npy') for name in self._archive.namelist()]
-    missing = {image_key, 'actions', 'terminals'} - set(keys)
+    members = files.list_members(self._archive)
+    missing = {image_key, 'actions', 'terminals'} - set(members)
     if missing:
       raise UserError(
         f'{self._path}: missing {", ".join(map(repr, sorted(missing)))}, has '
-        f'{", ".join(map(repr, keys))}; give the npz of a visual dataset.'
+        f'{", ".join(map(repr, members))}; give the npz of a visual dataset.'
       )
     names = {'image': image_key, 'action': 'actions', 'reward': 'rewards'}
     self._rows = {
-      k: Rows(self._archive, name) for k, name in names.items() if name in keys
+      k: Rows(self._archive, members[name])
+      for k, name in names.items()
+      if name in members
     }
-    core.drop(self.about, *sorted(set(keys) - {*names.values(), 'terminals'}))
+    core.drop(
+      self.about, *sorted(set(members) - {*names.values(), 'terminals'})
+    )
     if 'reward' not in self._rows:
       self.about['reward'] = 'zeros: the source has none'
-    ends = Rows(self._archive, 'terminals')
+    ends = Rows(self._archive, members['terminals'])
     lengths = {k: r.shape[0] for k, r in (*self._rows.items(), ('end', ends))}
     if len(set(lengths.values())) > 1:
       raise UserError(
         f'{self._path}: the arrays differ in length, {lengths}; restore it.'
       )
+    limits.check_rows(lengths['end'])
+    # Read by parts: together they may be larger than the memory.
+    claimed = sum(r.width * r.shape[0] for r in (*self._rows.values(), ends))
+    limits.check_size(claimed, self._bytes, math.inf)
     ended = convert.truths(
       ends.read(0, lengths['end']), 'terminals', self._path
     )
@@ -107,11 +120,16 @@ class Trajectories:
 class Rows:
   """An array of an npz, read forward by rows."""
 
-  def __init__(self, archive: zipfile.ZipFile, key: str):
-    self._archive, self._key = archive, key
+  def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
+    self._archive, self._info = archive, info
     self._file = None
     self.shape: tuple[int, ...] = ()  # [N, ...]
     self._rewind()
+
+  @property
+  def width(self) -> int:
+    """Bytes of a row."""
+    return math.prod(self.shape[1:]) * self._dtype.itemsize
 
   def read(self, start: int, stop: int) -> np.ndarray:
     """Rows [stop - start, ...]; going back begins anew.
@@ -121,12 +139,11 @@ class Rows:
     """
     if self._file is None or start < self._at:
       self._rewind()
-    width = math.prod(self.shape[1:]) * self._dtype.itemsize
     try:
-      self._skip((start - self._at) * width)
-      data = self._file.read((stop - start) * width)
-      if len(data) != (stop - start) * width:
-        raise ValueError(f'{self._key!r} ends too early')
+      self._skip((start - self._at) * self.width)
+      data = self._file.read((stop - start) * self.width)
+      if len(data) != (stop - start) * self.width:
+        raise ValueError(f'{self._info.filename!r} ends too early')
     except BaseException:
       self.close()  # Where it stands is not known.
       raise
@@ -143,19 +160,14 @@ class Rows:
     while left:
       got = len(self._file.read(min(left, _SKIP)))
       if not got:
-        raise ValueError(f'{self._key!r} ends too early')
+        raise ValueError(f'{self._info.filename!r} ends too early')
       left -= got
 
   def _rewind(self):
     self.close()
-    self._file = self._archive.open(f'{self._key}.npy')
-    version = np.lib.format.read_magic(self._file)
-    if version == (1, 0):
-      header = np.lib.format.read_array_header_1_0(self._file)
-    else:
-      header = np.lib.format.read_array_header_2_0(self._file)
+    self._file = self._archive.open(self._info)
+    header = files.read_header(self._file, self._info)
     self.shape, fortran, self._dtype = header
-    rows = min(self.shape, default=-1) >= 0
-    if fortran or self._dtype.hasobject or not rows:
-      raise ValueError(f'{self._key!r} is not an array of rows')
+    if fortran or not self.shape:
+      raise ValueError(f'{self._info.filename!r} is not an array of rows')
     self._at = 0

@@ -5,12 +5,14 @@ stands with the frame that it led to, and zeros with the first. A shard may
 begin or end within an episode; such parts are left out.
 """
 
+import math
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
-from vid2act_jax.data.formats import convert, core
+from vid2act_jax.data import limits
+from vid2act_jax.data.formats import checks, convert, core
 from vid2act_jax.data.formats.core import Options
 from vid2act_jax.data.formats.dreamer import Folder
 from vid2act_jax.types import UserError
@@ -88,8 +90,17 @@ class Shards:
     where = f'{part.path}[{part.start}:{part.stop}]'
     with core.guard(where):
       file, rows = self._open(part.path), slice(part.start, part.stop)
-      image = convert.prepare(file[self._image_key][rows], self._options, where)
-      values = {k: file[k][rows] for k in _REQUIRED if k != 'step_type'}
+      keys = [key for key in _REQUIRED if key != 'step_type']
+      arrays = {k: file[k] for k in (self._image_key, *keys)}
+      count = part.stop - part.start
+      claimed = sum(
+        count * math.prod(a.shape[1:]) * a.dtype.itemsize
+        for a in arrays.values()
+      )
+      limits.check_size(claimed, part.path.stat().st_size)
+      image = arrays[self._image_key][rows]
+      image = convert.prepare(image, self._options, where)
+      values = {key: arrays[key][rows] for key in keys}
       steps = convert.Steps(image, **values)
       return convert.build(steps, self._options, self.about, where)
 
@@ -116,12 +127,14 @@ class Shards:
           f'{path}: missing {", ".join(map(repr, missing))}, has '
           f'{", ".join(map(repr, file))}; restore or remove it.'
         )
-      lengths = {key: len(file[key]) for key in needed}
+      arrays = {key: checks.find_array(file, key) for key in needed}
+      lengths = {key: len(array) for key, array in arrays.items()}
       if len(set(lengths.values())) > 1:
         raise UserError(
           f'{path}: the datasets differ in length, {lengths}; restore or '
           'remove it.'
         )
+      _check(arrays, path)
       core.drop(self.about, *sorted(set(file) - set(needed)))
       kinds = convert.numbers(file['step_type'][:], 'step_type', path, 1)
     parts = [_Part(path, start, stop) for start, stop in cut(kinds)]
@@ -132,6 +145,17 @@ class Shards:
     if not parts:
       raise UserError(f'{path}: holds no whole episode; restore or remove it.')
     return parts
+
+
+def _check(arrays, path):
+  """Refuses what claims more than comes of such a file."""
+  for key, array in arrays.items():
+    if array.dtype.kind not in 'biuf':
+      raise ValueError(f'{key!r} is {array.dtype}, should be numbers')
+    limits.check_rows(len(array))
+  claimed = sum(map(checks.array_bytes, arrays.values()))
+  # Read by parts: together they may be larger than the memory.
+  limits.check_size(claimed, path.stat().st_size, math.inf)
 
 
 def cut(kinds: np.ndarray) -> list[tuple[int, int]]:
