@@ -22,7 +22,8 @@ def get_config() -> ConfigDict:
         'dmc_walker_run',
       ),
       'source_dir': '',  # folder of the datasets; '': sources/ in the run's
-      'teacher_from': '',  # a run folder or a public .npz; '': this run's own
+      'teacher_from': '',  # a run folder or a public checkpoint's file (.npz,
+      # .safetensors, .pt); '': this run's own
       'stages': ('collect', 'pretrain', 'finetune'),  # run in this order
       'env': _env(),
       'learner': _learner(),
@@ -36,6 +37,12 @@ def get_config() -> ConfigDict:
         # frames, as 'float16' or 'float32'; 'none': computed in every update.
         'embeddings': 'float16',
       },
+      'mesh': {
+        'data': -1,  # devices that share the batches; -1: all there are
+      },
+      # Updates in a row whose losses or gradients may be not finite. They are
+      # skipped; one more, and the run stops.
+      'skip_limit': 20,
       'collect': _collect(),
       'pretrain': _pretrain(),
       'finetune': _finetune(),
@@ -58,6 +65,9 @@ def _env():
       'quality': 'standard',  # 'fast': no shadows, reflections, multisampling
       'num': 1,  # environments acted in at once
       'parallel': False,  # each in a process of its own
+      # Such a process is replaced when it dies, or when it takes longer:
+      'timeout': 120.0,  # seconds for a step or a reset
+      'replacements': 5,  # without an episode ended between; then it stops
     }
   )
 
@@ -144,6 +154,7 @@ def _pretrain():
       'steps': 200_000,  # updates
       'batch': 50,  # sequences, shared out among the sources (rounded up)
       'length': 50,  # frames a sequence
+      'updates_per_call': 1,  # more: less waiting for Python, more memory
       'log_every': 500,  # updates
       'video_every': 10_000,  # updates
       'save_every': 5_000,  # updates
@@ -160,6 +171,7 @@ def _finetune():
       'update_every': 5,  # agent steps between updates
       'batch': 50,  # sequences, of the target and of each source
       'length': 50,  # frames a sequence
+      'updates_per_call': 1,  # more: where so many are due at once
       'log_every': 500,  # updates
       'video_every': 5_000,  # updates
       'save_every': 2_000,  # updates

@@ -6,15 +6,19 @@ Every key of the config can be overridden, as in
 --config.task=dmc_quadruped_run. Run again in the same folder, it goes on.
 """
 
+import contextlib
 import pathlib
 import sys
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from vid2act_jax import sharding
 from vid2act_jax.analysis.summary import write_summary
 from vid2act_jax.data import files
 from vid2act_jax.loops import inputs, runs, stages
+from vid2act_jax.loops.interrupt import STATUS, Interrupt, Interrupted
 from vid2act_jax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -26,6 +30,24 @@ _WORKDIR = flags.DEFINE_string(
 _PROFILE = flags.DEFINE_bool(
   'profile', False, 'Write a JAX trace, and tell where the time went.'
 )
+_DISTRIBUTED = flags.DEFINE_enum(
+  'distributed',
+  'auto',
+  ('auto', 'off'),
+  'Whether to join other processes on a TPU pod and under Slurm.',
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', '', 'HOST:PORT of process 0, to join others elsewhere.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'With --coordinator: how many processes there are.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'With --coordinator: which one this is, from 0.'
+)
+_HEARTBEAT = flags.DEFINE_integer(
+  'heartbeat_seconds', 60, 'After which a process that is silent is lost.'
+)
 _STAGES = {
   'collect': stages.run_collect,
   'pretrain': stages.run_pretrain,
@@ -33,42 +55,70 @@ _STAGES = {
 }
 
 
-def run(config, workdir: pathlib.Path, profile: bool = False):
+def run(
+  config,
+  workdir: pathlib.Path,
+  profile: bool = False,
+  interrupt: Interrupt = stages.NEVER,
+):
   """Runs the config's stages in order, and draws the summary.
 
   Args:
     config: a locked ConfigDict.
     workdir: the run's folder.
     profile: whether to tell where the time goes.
+    interrupt: the wish to stop.
 
   Raises:
     UserError: something the user can mend.
+    Interrupted: it was wished to stop; run again, it goes on.
   """
   unknown = [stage for stage in config.stages if stage not in _STAGES]
   if unknown:
     known = ', '.join(_STAGES)
     raise UserError(f'config.stages has {unknown}; stages are {known}')
   inputs.check(config, workdir)
-  with files.lock(workdir):
-    runs.claim(workdir, config)
-    runs.record_start(workdir, sys.argv[1:])
-    print(f'run folder: {workdir}', flush=True)
+  is_first = jax.process_index() == 0
+  with files.lock(workdir) if is_first else contextlib.nullcontext():
+    if is_first:
+      runs.claim(workdir, config)
+      runs.record_start(workdir, sys.argv[1:])
+      print(f'run folder: {workdir}', flush=True)
     for stage in config.stages:
-      _STAGES[stage](config, workdir, profile)
-    title = f'{config.task}, {config.learner.variant}, seed {config.seed}'
-    print(f'summary: {write_summary(workdir, title)}', flush=True)
+      interrupt.check()
+      _STAGES[stage](config, workdir, profile, interrupt)
+    if is_first:
+      title = f'{config.task}, {config.learner.variant}, seed {config.seed}'
+      print(f'summary: {write_summary(workdir, title)}', flush=True)
 
 
 def main(_):
   """Entry point of absl."""
   logging.set_verbosity(logging.WARNING)  # JAX tells of absent accelerators.
   try:
+    sharding.connect(
+      _DISTRIBUTED.value == 'auto',
+      _COORDINATOR.value,
+      _NUM_PROCESSES.value,
+      _PROCESS_ID.value,
+      _HEARTBEAT.value,
+    )
+    runs.cache_compilations()
     config = _CONFIG.value
     workdir = _WORKDIR.value or _default_workdir(config)
-    run(config, pathlib.Path(workdir).expanduser(), _PROFILE.value)
+    with Interrupt() as interrupt:
+      folder = pathlib.Path(workdir).expanduser()
+      run(config, folder, _PROFILE.value, interrupt)
+  except Interrupted as reason:
+    print(f'stopped ({reason}); the same command goes on', file=sys.stderr)
+    sys.exit(STATUS)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(1)
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    sharding.leave(error)
 
 
 def _default_workdir(config):

@@ -1,6 +1,7 @@
 """Several environments at once: here, and in worker processes."""
 
 import os
+import re
 import signal
 
 import numpy as np
@@ -65,10 +66,95 @@ def test_worker_errors_surface():
     envs.VectorEnv('probe_reward', wrong, 1, 0, True)
 
 
-def test_dead_worker_is_told():
-  with envs.VectorEnv('probe_reward', COUNT, 1, 0, True) as vector:
+def _lose(vector, index, how):
+  os.kill(vector._members[index]._process.pid, how)
+
+
+@pytest.mark.parametrize(
+  'how, told',
+  [
+    (signal.SIGKILL, 'worker 0 .* died with exit code -9'),
+    (signal.SIGSTOP, r'worker 0 .* did not answer for 8 s'),
+  ],
+)
+def test_a_lost_worker_is_replaced(how, told):
+  limits = envs.Limits(seconds=8, replacements=2)
+  with envs.VectorEnv(
+    'probe_count', COUNT, 2, 0, True, limits=limits
+  ) as vector:
     vector.step(None)
-    os.kill(vector._members[0]._process.pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match='died with exit code -9'):
-      for _ in range(3):
-        vector.step(np.zeros((1, 2)))
+    zeros = np.zeros((2, 2))
+    vector.step(zeros)
+    _lose(vector, 0, how)
+    obs = vector.step(zeros)
+    if not obs['is_first'][0]:  # It had answered before it died.
+      obs = vector.step(zeros)
+    assert obs['is_first'].tolist() == [True, False]
+    (fault,) = vector.faults
+    assert re.search(told, fault) and 'its episode is dropped' in fault
+    assert vector.step(zeros)['is_first'].tolist() == [False, False]
+
+
+def test_a_worker_lost_too_often_ends_it():
+  limits = envs.Limits(replacements=1)
+  with envs.VectorEnv(
+    'probe_count', COUNT, 1, 0, True, limits=limits
+  ) as vector:
+    vector.step(None)
+    _lose(vector, 0, signal.SIGKILL)
+    vector.step(np.zeros((1, 2)))
+    _lose(vector, 0, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match='replaced 1 times.*replacements'):
+      vector.step(np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize('task', ('dmc_cartpole_swingup', 'metaworld_reach'))
+@pytest.mark.parametrize('ended', (False, True))
+def test_resumed_environments_are_where_they_were(task, ended):
+  """Bit for bit, in the middle of an episode and at its end."""
+  settings = envs.Settings(action_repeat=2, time_limit=20, quality='fast')
+  rng = np.random.default_rng(0)
+  with envs.VectorEnv(task, settings, 2, 3, False) as vector:
+    dim = vector.action_dim
+    draw = lambda: rng.uniform(-1, 1, (2, dim)).astype(np.float32)
+    vector.begin()
+    seen, led = [], np.zeros((2, dim), np.float32)
+    for _ in range(27 if not ended else 22):
+      seen.append((vector.step(led), led))
+      led = draw()
+    vector.send(led)
+    kept = vector.snapshot()
+    after = [vector.receive()]
+    actions = [draw() for _ in range(12)]
+    after += [vector.step(action) for action in actions]
+  with envs.VectorEnv(task, settings, 2, 3, False) as other:
+    again = list(other.resume(kept))
+    begun = [i for i, (obs, _) in enumerate(seen) if obs['is_first'][0]][-1]
+    since = [] if ended else seen[begun:]
+    for env in range(2):
+      mine = [(obs, led) for index, obs, led in again if index == env]
+      assert len(mine) == len(since)
+      for (obs, led), (expected, expected_led) in zip(mine, since, strict=True):
+        for key in obs:
+          np.testing.assert_array_equal(obs[key], expected[key][env])
+        if not obs['is_first']:
+          np.testing.assert_array_equal(led, expected_led[env])
+    found = [other.receive()]
+    found += [other.step(action) for action in actions]
+  for left, right in zip(found, after, strict=True):
+    for key in right:
+      np.testing.assert_array_equal(left[key], right[key])
+
+
+def test_what_begins_anew_depends_on_the_stream_alone():
+  settings = envs.Settings(time_limit=10, quality='fast')
+  with envs.VectorEnv('dmc_cartpole_balance', settings, 1, 3, False) as vector:
+    first = vector.step(None)['image']
+    vector.begin(7)
+    one = vector.step(None)['image']
+    vector.send(np.ones((1, 1)))
+    vector.begin(8)  # With a step under way.
+    other = vector.step(None)['image']
+    vector.begin(7)
+    np.testing.assert_array_equal(vector.step(None)['image'], one)
+  assert len({x.tobytes() for x in (first, one, other)}) == 3

@@ -13,7 +13,7 @@ from tests.small import assert_close as _close
 from tests.small import assert_equal as _equal
 from tests.small import differ as _differ
 from vid2act_jax import learner
-from vid2act_jax.learner import finetune, teachers, update
+from vid2act_jax.learner import finetune, teachers
 from vid2act_jax.learner.agent import action_mask
 from vid2act_jax.nets import dists
 from vid2act_jax.types import UserError
@@ -186,13 +186,17 @@ def test_a_batch_split_over_an_axis_is_the_whole_batch(setup):
     _close(jax.tree.map(mine, ours.params), whole.params)
 
 
-def test_devices_along_an_axis_draw_their_own_noise(setup):
-  def draw(_):
-    key = update.step_key(setup.state, KEY, 'batch')
-    return jax.random.normal(key)
-
-  one, other = jax.vmap(draw, axis_name='batch')(jnp.zeros(2))
-  assert one != other
+def test_an_update_that_is_not_finite_is_skipped(setup):
+  target = setup.batch.target
+  spoilt = target.replace(reward=target.reward.at[0, 2].set(jnp.nan))
+  new, metrics = setup.step(
+    setup.state, setup.batch.replace(target=spoilt), KEY
+  )
+  assert float(metrics['skipped']) == 1 and np.isnan(metrics['model_loss'])
+  assert int(new.step) == int(setup.state.step) + 1
+  _equal(new.replace(step=setup.state.step), setup.state)
+  _, metrics = setup.step(new, setup.batch, KEY)
+  assert float(metrics['skipped']) == 0
 
 
 def test_it_learns_a_small_batch_by_heart():

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from experiments import base, debug, run
+from tests import kill_runs
 from vid2act_jax import envs, learner
 from vid2act_jax.data import dataset
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.__main__ import main
-from vid2act_jax.loops import finetune, runs
+from vid2act_jax.loops import finetune, interrupt, runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import read_metrics
 from vid2act_jax.types import UserError
@@ -144,6 +145,67 @@ def test_goes_on_after_a_kill(finished, tmp_path, monkeypatch, capsys):
   assert len(told) == extra['updates'] // debug.get_config().finetune.log_every
   done = Checkpoint(workdir / runs.STUDENT).finished()
   assert done['env_steps'] >= debug.get_config().finetune.env_steps
+  assert kill_runs.differences(finished, workdir) == []
+
+
+def test_one_that_is_asked_to_stop_saves_and_goes_on(finished, tmp_path):
+  """Before it learns, in an evaluation, between updates; and pretraining."""
+  workdir = tmp_path / 'stopped'
+  shutil.copytree(finished, workdir)
+  for made in (runs.TEACHER, runs.STUDENT, 'replay'):
+    shutil.rmtree(workdir / made)
+
+  class Asked(interrupt.Interrupt):
+    """Stops at its n-th check."""
+
+    def __init__(self, checks):
+      super().__init__()
+      self.left = checks
+
+    def check(self, step=None):
+      self.left -= 1
+      if self.left < 0:
+        raise interrupt.Interrupted('test')
+
+  stops = 0
+  for checks in (8, 12, 40, 33, 21, 80, 10_000):
+    try:
+      run.run(config_with(), workdir, interrupt=Asked(checks))
+    except interrupt.Interrupted:
+      stops += 1
+  assert stops == 6
+  assert kill_runs.differences(finished, workdir) == []
+
+
+def test_too_many_updates_that_are_not_finite_end_it(
+  finished, tmp_path, monkeypatch
+):
+  config = config_with(
+    source_dir=str(finished / 'sources'),
+    teacher_from=str(finished),
+    stages=('finetune',),
+    skip_limit=3,
+  )
+  batch = finetune.Finetuner._batch
+
+  def spoilt(self, index):
+    found = batch(self, index)
+    if index >= 6:
+      found.target.reward[:] = np.nan
+    return found
+
+  monkeypatch.setattr(finetune.Finetuner, '_batch', spoilt)
+  with pytest.raises(UserError, match='4 updates in a row.*lower') as error:
+    run.run(config, tmp_path)
+  (kept,) = (tmp_path / 'not_finite' / 'finetune').glob('*.npz')
+  assert str(kept) in str(error.value)
+  assert np.isnan(np.load(kept)['target/reward']).all()
+  about = json.loads(kept.with_suffix('.json').read_text())
+  assert np.isnan(about['metrics']['model_loss'])
+  # What is saved is from before, and is good.
+  state, extra, _ = Checkpoint(tmp_path / runs.STUDENT).restore_raw()
+  assert extra['updates'] == 5
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
 def _learned(workdir):

@@ -31,21 +31,39 @@ class Assembler:
       TypeError: an observation of another kind of number than the schema's.
     """
     finished = []
-    for env, first in enumerate(obs['is_first']):
-      if first:
-        self._open[env] = []
-      elif env not in self._open:
-        raise ValueError(f'Environment {env} has not been reset.')
-      frame = {
-        # Copied: environments may reuse the memory of their observations.
-        key: obs[key][env].astype(field.dtype, casting='same_kind')
-        for key, field in SCHEMA.items()
-        if key in obs
-      }
-      action = np.asarray(actions[env], np.float32)
-      frame['action'] = np.zeros_like(action) if first else action.copy()
-      self._open[env].append(frame)
-      if obs['is_last'][env]:
+    for env, action in enumerate(actions):
+      row = {key: obs[key][env] for key in obs}
+      self.add_one(env, row, action)
+      if row['is_last']:
         frames = self._open.pop(env)
-        finished.append({k: np.stack([f[k] for f in frames]) for k in frame})
+        keys = frames[0]
+        finished.append({k: np.stack([f[k] for f in frames]) for k in keys})
     return finished
+
+  def add_one(
+    self, env: int, obs: Mapping[str, np.ndarray], action: np.ndarray
+  ) -> None:
+    """Takes one frame of one environment; does not look whether it ended.
+
+    Args:
+      env: its number.
+      obs: its row of what `VectorEnv.step` returned.
+      action: [A].
+
+    Raises:
+      ValueError, TypeError: as `add`.
+    """
+    if obs['is_first']:
+      self._open[env] = []
+    elif env not in self._open:
+      raise ValueError(f'Environment {env} has not been reset.')
+    frame = {
+      # Copied: environments may reuse the memory of their observations.
+      key: obs[key].astype(field.dtype, casting='same_kind')
+      for key, field in SCHEMA.items()
+      if key in obs
+    }
+    action = np.asarray(action, np.float32)
+    first = obs['is_first']
+    frame['action'] = np.zeros_like(action) if first else action.copy()
+    self._open[env].append(frame)

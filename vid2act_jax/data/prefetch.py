@@ -24,7 +24,7 @@ def prefetch(
   Args:
     iterator_fn: makes the iterator of batches; called in the thread.
     depth: batches kept ready, at least 1.
-    put: brings a batch to the devices.
+    put: brings a batch to the devices; in the thread, too.
   """
   if depth < 1:
     raise ValueError(f'depth must be at least 1, not {depth}.')

@@ -154,6 +154,16 @@ class Replay:
       summaries.append(eps.summarize(episode))
     return summaries
 
+  def reopen(self, env: int, obs: Mapping[str, np.ndarray], action) -> None:
+    """Takes a frame again, of an episode that was under way.
+
+    Args:
+      env: the environment's number.
+      obs: its row of what `VectorEnv.step` returned.
+      action: [A], the action that led there.
+    """
+    self._assembler.add_one(env, obs, action)
+
   def release(self) -> None:
     """Deletes from disk what is no longer held.
 
@@ -180,6 +190,7 @@ class Replay:
     pad_actions_to: int | None = None,
     stream: int = 0,
     out: dict[str, np.ndarray] | None = None,
+    rows: slice = slice(None),
   ) -> dict[str, np.ndarray]:
     """Batch number `index`: chunks uniform over all places they can start.
 
@@ -194,6 +205,7 @@ class Replay:
       stream: independent draws for the same index and seed.
       out: arrays to fill instead of new ones, its actions' padding zeros; not
         those that a device may still be reading.
+      rows: only these of the batch, B' of B.
 
     Returns:
       image u8 [B, L, H, W, 3], action f32 [B, L, A], reward f32 [B, L],
@@ -210,10 +222,10 @@ class Replay:
       # Keys and counters never meet, whatever seed, index and stream.
       np.random.Philox(key=[self._seed, index], counter=[0, 0, 0, stream])
     )
-    places = random.integers(0, ends[-1], batch)
+    places = random.integers(0, ends[-1], batch)[rows]
     owners = np.searchsorted(ends, places, side='right')
     if out is None:
-      out = self.empty_batch((batch, length), pad_actions_to)
+      out = self.empty_batch((len(places), length), pad_actions_to)
     for row, (place, owner) in enumerate(zip(places, owners, strict=True)):
       held = self._held[owner]
       begins = ends[owner - 1] if owner else 0

@@ -74,7 +74,11 @@ def load_sources(
 
 
 def sample_sources(
-  replays: Sequence[Replay], index: int, batch: int, length: int
+  replays: Sequence[Replay],
+  index: int,
+  batch: int,
+  length: int,
+  rows: slice = slice(None),
 ) -> dict[str, np.ndarray]:
   """Batch number `index` of each domain, each with draws of its own.
 
@@ -83,6 +87,7 @@ def sample_sources(
     index: the batch's number, as the learner's step.
     batch: B chunks of each domain.
     length: L frames each.
+    rows: only these of them, for a host that has a part of the batch.
 
   Returns:
     As `Replay.sample`, with a leading [N] and the actions padded with zeros to
@@ -92,9 +97,10 @@ def sample_sources(
     UserError: a domain has no episode that is long enough.
   """
   widest = max(replay.action_dim for replay in replays)
-  out = replays[0].empty_batch((len(replays), batch, length), widest)
+  here = len(range(batch)[rows])
+  out = replays[0].empty_batch((len(replays), here, length), widest)
   for domain, replay in enumerate(replays):
-    rows = {key: value[domain] for key, value in out.items()}
+    own = {key: value[domain] for key, value in out.items()}
     # Stream 0 is the target's own, which may have the same seed.
-    replay.sample(index, batch, length, stream=domain + 1, out=rows)
+    replay.sample(index, batch, length, stream=domain + 1, out=own, rows=rows)
   return out

@@ -9,5 +9,14 @@ is registered with gymnasium, and `<module>:<function>` for one's own (see
 from vid2act_jax.envs.core import Env, Settings
 from vid2act_jax.envs.registry import check, make, scripted_policy
 from vid2act_jax.envs.vector import VectorEnv
+from vid2act_jax.envs.workers import Limits
 
-__all__ = ['Env', 'Settings', 'VectorEnv', 'check', 'make', 'scripted_policy']
+__all__ = [
+  'Env',
+  'Limits',
+  'Settings',
+  'VectorEnv',
+  'check',
+  'make',
+  'scripted_policy',
+]

@@ -1,27 +1,32 @@
 """Several environments stepped together, here or in worker processes."""
 
 import contextlib
-import math
-import multiprocessing
-import signal
-import traceback
+from collections.abc import Iterator
 
 import numpy as np
 
-from vid2act_jax.envs import core, registry
+from vid2act_jax.envs import core, registry, workers
+from vid2act_jax.envs.workers import Limits
 from vid2act_jax.types import UserError
 
 
 class VectorEnv:
   """A batch of environments of one task that reset themselves.
 
+  Every episode has a seed of its own, by the environment's number and its own:
+  with the actions since its beginning, it can be brought back to where it was
+  (`snapshot`, `resume`).
+
   Worker processes are spawned, so a script that makes them needs the usual
-  `if __name__ == '__main__'`. They are daemons and end with this process.
+  `if __name__ == '__main__'`. They are daemons and end with this process. One
+  that dies or hangs is replaced: its environment begins a new episode.
 
   Attributes:
     num: how many environments.
     action_dim: A.
     description: the task and how it is shown, for a dataset's metadata.
+    faults: what was told of workers that were replaced; to be emptied by
+      whoever reads it.
   """
 
   def __init__(
@@ -31,15 +36,19 @@ class VectorEnv:
     num: int,
     seed: int,
     parallel: bool,
+    first: int = 0,
+    limits: Limits = workers.USUAL,
   ):
-    """Makes the environments, each with a seed of its own.
+    """Makes the environments.
 
     Args:
       task: as in `make`.
       settings: as in `make`.
       num: how many, at least 1.
-      seed: the seed all of theirs are derived from.
+      seed: the seed that those of all episodes are derived from.
       parallel: in worker processes; else one after the other, here.
+      first: the number of the first, where other hosts have others.
+      limits: of workers.
 
     Raises:
       UserError: as in `make`, also when a worker found it.
@@ -47,20 +56,84 @@ class VectorEnv:
     if num < 1:
       raise UserError(f'{num} environments asked for; it must be at least 1.')
     self.num = num
+    self.faults: list[str] = []
     self._members = []
+    self._seed, self._first, self._limits = seed, first, limits
     registry.prepare(task)
-    kind = _Worker if parallel else _Here
+    kind = workers.Worker if parallel else workers.Here
+    self._make = lambda index: kind(first + index, task, settings, limits)
     try:
       for index in range(num):
-        sequence = np.random.SeedSequence([seed, index])
-        own = int(sequence.generate_state(1)[0])
-        self._members.append(kind(index, task, settings, own))
+        self._members.append(self._make(index))
       facts = [member.receive() for member in self._members]
     except BaseException:
       self.close()
       raise
     self.action_dim, self.description = facts[0]
-    self._fresh = np.ones(num, bool)
+    self._replaced = [0] * num  # Since an episode ended there.
+    self._stream: tuple[int, ...] = ()
+    self._pending = False
+    self._start_over()
+
+  def begin(self, *stream: int) -> None:
+    """Drops the episodes under way; the next step resets every environment.
+
+    Args:
+      *stream: numbers that the seeds of the episodes from here on depend on.
+    """
+    if self._pending:
+      self.receive()
+    self._stream = stream
+    self._start_over()
+
+  def _start_over(self):
+    self._fresh = np.ones(self.num, bool)
+    self._episode = [-1] * self.num  # Each one's number.
+    self._given: list[list[np.ndarray]] = [[] for _ in range(self.num)]
+
+  def snapshot(self) -> dict:
+    """Where the environments are, with the step that has been begun.
+
+    Returns:
+      What `resume` takes: `episode`, the number of each one's; and `actions`,
+      f32 [T, A], those given since it began.
+    """
+    empty = np.zeros((0, self.action_dim), np.float32)
+    actions = [np.stack(given) if given else empty for given in self._given]
+    return {'episode': list(self._episode), 'actions': actions}
+
+  def resume(self, snapshot: dict) -> Iterator[tuple[int, dict, np.ndarray]]:
+    """Brings new environments to where the snapshot's were.
+
+    Simulators cannot be copied in general, but they do the same again. When
+    the iteration has ended, the step that had been begun is begun.
+
+    Args:
+      snapshot: of a VectorEnv of the same task, settings, seed and number.
+
+    Yields:
+      The environment's number, an observation and the action [A] that led
+      there (zeros at a reset), for all that had been received.
+    """
+    for index, member in enumerate(self._members):
+      self._episode[index] = snapshot['episode'][index]
+      actions = snapshot['actions'][index]
+      self._given[index] = list(actions)
+      member.send(('reset', self._episode_seed(index)))
+      led = np.zeros(self.action_dim, np.float32)
+      for action in actions:
+        with self._closing_on_error():
+          yield index, member.receive(), led
+        member.send(('step', action))
+        led = action
+    self._fresh[:] = False
+    self._pending = True
+
+  def _episode_seed(self, index):
+    """Of the episode under way, which nothing else has an influence on."""
+    parts = [self._seed, self._first + index, *self._stream]
+    sequence = np.random.SeedSequence([*parts, self._episode[index]])
+    return int(sequence.generate_state(1)[0])
 
   def step(self, actions: np.ndarray | None) -> dict[str, np.ndarray]:
     """`send` and `receive` at once."""
@@ -82,8 +155,18 @@ class VectorEnv:
     """
     actions = self._checked(actions)
     with self._closing_on_error():
-      for index, member in enumerate(self._members):
-        member.send(None if self._fresh[index] else actions[index])
+      for index in range(self.num):
+        if self._fresh[index]:
+          self._reset(index)
+        else:
+          self._given[index].append(actions[index].copy())
+          self._members[index].send(('step', actions[index]))
+    self._pending = True
+
+  def _reset(self, index):
+    self._episode[index] += 1
+    self._given[index] = []
+    self._members[index].send(('reset', self._episode_seed(index)))
 
   def receive(self) -> dict[str, np.ndarray]:
     """What the step that was begun has led to.
@@ -92,14 +175,39 @@ class VectorEnv:
       The observations of `Env`, stacked to [num, ...].
 
     Raises:
-      RuntimeError: a worker died, or raised an error (quoted in the message).
-        The environments are closed then.
+      RuntimeError: a worker raised an error (quoted in the message), or had to
+        be replaced too often. The environments are closed then.
     """
     with self._closing_on_error():
-      rows = [member.receive() for member in self._members]
+      rows = [self._receive(index) for index in range(self.num)]
     obs = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     self._fresh = obs['is_last'].copy()
+    self._pending = False
+    for index in np.flatnonzero(self._fresh):
+      self._replaced[index] = 0
     return obs
+
+  def _receive(self, index):
+    """One environment's observation; of a new episode if it was lost."""
+    while True:
+      try:
+        return self._members[index].receive()
+      except workers.Lost as error:
+        self._replace(index, error)
+
+  def _replace(self, index, error):
+    self._replaced[index] += 1
+    if self._replaced[index] > self._limits.replacements:
+      raise RuntimeError(
+        f'{error} It had been replaced {self._limits.replacements} times'
+        ' without an episode ended between; look for the cause, or raise'
+        ' config.env.replacements.'
+      ) from error
+    self.faults.append(f'{error} It is replaced, its episode is dropped.')
+    self._members[index].close()
+    self._members[index] = self._make(index)
+    self._members[index].receive()
+    self._reset(index)
 
   def close(self):
     """Ends the environments and their processes; twice is fine."""
@@ -134,111 +242,3 @@ class VectorEnv:
     if actions.shape != wanted:
       raise ValueError(f'actions have shape {wanted}, got {actions.shape}.')
     return actions
-
-
-class _Here:
-  """A member in this process; same interface as `_Worker`."""
-
-  def __init__(self, index, task, settings, seed):
-    del index
-    self._env = registry.make(task, settings, seed)
-    self._answer = self._env.action_dim, self._env.description
-
-  def send(self, action):
-    self._answer = _advance(self._env, action)
-
-  def receive(self):
-    return self._answer
-
-  def close(self):
-    self._env.close()
-
-
-class _Worker:
-  """A member in a process of its own."""
-
-  def __init__(self, index, task, settings, seed):
-    context = multiprocessing.get_context('spawn')
-    self._name = f'environment worker {index} ({task})'
-    self._pipe, theirs = context.Pipe()
-    # Frames come through shared memory: a pipe would copy them twice.
-    shape = (settings.size, settings.size, 3)
-    memory = context.RawArray('B', math.prod(shape))
-    self._frame = np.frombuffer(memory, np.uint8).reshape(shape)
-    self._process = context.Process(
-      target=_serve, args=(theirs, memory, task, settings, seed), daemon=True
-    )
-    self._process.start()
-    # Else the worker's death would leave the pipe open, and us waiting.
-    theirs.close()
-
-  def send(self, action):
-    try:
-      self._pipe.send(('step', action))
-    except (BrokenPipeError, ConnectionResetError) as error:
-      raise self._death() from error
-
-  def receive(self):
-    try:
-      kind, content = self._pipe.recv()
-    except (EOFError, ConnectionResetError) as error:
-      raise self._death() from error
-    if kind == 'user_error':
-      raise UserError(content)
-    if kind == 'error':
-      raise RuntimeError(f'{self._name} failed:\n{content}')
-    if kind == 'observation':
-      content['image'] = self._frame
-    return content
-
-  def close(self):
-    try:
-      self._pipe.send(('close', None))
-    except OSError:
-      pass  # It is dead already, which is what we want.
-    self._pipe.close()
-    self._process.join(timeout=5)
-    if self._process.is_alive():
-      self._process.kill()
-      self._process.join()
-
-  def _death(self):
-    self._process.join(timeout=5)
-    code = self._process.exitcode
-    hint = ' (killed, perhaps for want of memory: use fewer environments)'
-    return RuntimeError(
-      f'{self._name} died with exit code {code}'
-      f'{hint if code == -signal.SIGKILL else ""}.'
-    )
-
-
-def _serve(pipe, memory, task, settings, seed):
-  """A worker's life: make the environment, then answer until told to end."""
-  # Ctrl-C reaches the whole group; the parent decides what it means.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  env = None
-  try:
-    env = registry.make(task, settings, seed)
-    pipe.send(('facts', (env.action_dim, env.description)))
-    while True:
-      command, action = pipe.recv()
-      if command == 'close':
-        break
-      obs = _advance(env, action)
-      frame = obs.pop('image')
-      np.frombuffer(memory, np.uint8)[:] = frame.ravel()
-      pipe.send(('observation', obs))
-  except UserError as error:
-    pipe.send(('user_error', str(error)))
-  except (EOFError, BrokenPipeError, ConnectionResetError):
-    pass  # The parent is gone, and nobody is left to tell.
-  except Exception:
-    pipe.send(('error', traceback.format_exc()))
-  finally:
-    if env is not None:
-      env.close()
-    pipe.close()
-
-
-def _advance(env, action):
-  return env.reset() if action is None else env.step(action)

@@ -6,7 +6,6 @@ in the `LearnerState` their steps take and return.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +13,11 @@ import numpy as np
 import optax
 
 from vid2act_jax.learner import finetune, policy, pretrain, teachers, video
+from vid2act_jax.learner.noise import Draw
 from vid2act_jax.losses.world_model import Scales
 from vid2act_jax.nets import heads, transfer
 from vid2act_jax.nets.world_model import WorldModel
 from vid2act_jax.types import LearnerState, Params
-
-Draw = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.learner import imagination, teachers, update
+from vid2act_jax.learner.noise import by_row
 from vid2act_jax.losses import behavior, returns, transfer
 from vid2act_jax.losses.world_model import Forward, world_model_loss
 from vid2act_jax.nets import dists
@@ -45,25 +46,24 @@ def step(
   Returns:
     The new state, and metrics: scalars, and `similarity` [N] with transfer.
   """
-  key = update.step_key(state, key, axis_name)
+  key = update.step_key(state, key)
   *model_keys, behavior_key = jax.random.split(key, 3)
   grad_fn = jax.value_and_grad(model_loss, argnums=1, has_aux=True)
   (_, (metrics, forward, extra)), grads = grad_fn(
     agent, state.params['model'], state.teacher, batch, model_keys, axis_name
   )
-  state, norms = update_model(agent, state, grads, axis_name)
+  new, norms = update_model(agent, state, grads, axis_name)
   label = None if extra is None else extra.similarity.argmax(0).reshape(-1)
   start = jax.tree.map(
     lambda x: jax.lax.stop_gradient(x.reshape(-1, x.shape[-1])), forward.latent
   )
-  state, behavior_metrics, behavior_norms = behavior_step(
-    agent, state, start, label, behavior_key, axis_name
+  new, behavior_metrics, behavior_norms = behavior_step(
+    agent, new, start, label, behavior_key, axis_name
   )
   metrics = {**metrics, **behavior_metrics}
   if axis_name:
     metrics = jax.lax.pmean(metrics, axis_name)
-  metrics = {**metrics, **norms, **behavior_norms}
-  return state.replace(step=state.step + 1), metrics
+  return update.finish(state, new, {**metrics, **norms, **behavior_norms})
 
 
 def model_loss(
@@ -83,14 +83,14 @@ def model_loss(
   world_key, vae_key = jax.random.split(key)
   beside = ()
   if agent.teacher:
-    beside = (teachers.prepare(agent, teacher, batch, teacher_key),)
+    beside = (teachers.prepare(agent, teacher, batch, teacher_key, axis_name),)
   spec, target = agent.loss, batch.target
   shape = (*target.reward.shape, agent.student.sizes.stoch)
   loss, (metrics, forward) = world_model_loss(
     agent.student,
     params['world_model'],
     target,
-    agent.draws.latent(world_key, shape),
+    by_row(agent.draws.latent, world_key, shape, 0, axis_name),
     spec.scales,
     spec.kl_balance,
     spec.kl_free,
@@ -102,7 +102,13 @@ def model_loss(
     view = teachers.view(agent, batch, forward.beside[0][0])
     student = feature(forward.latent)
     terms, extra = _transfer_losses(
-      agent, params['transfer'], student, view, batch.sources, vae_key
+      agent,
+      params['transfer'],
+      student,
+      view,
+      batch.sources,
+      vae_key,
+      axis_name,
     )
     loss = loss + sum(terms.values())
     mean_weight = extra.similarity.mean((1, 2))
@@ -110,7 +116,9 @@ def model_loss(
   return loss, ({'model_loss': loss, **metrics}, forward, extra)
 
 
-def _transfer_losses(agent, params, student, view, sources, key):
+def _transfer_losses(
+  agent, params, student, view, sources, key, axis_name=None
+):
   """Distillation on the target batch, the action VAE on the source batches."""
   logits = agent.similarity.apply(
     {'params': params['similarity']}, view.target, student
@@ -124,7 +132,8 @@ def _transfer_losses(agent, params, student, view, sources, key):
   mask = agent.source_mask
   distilled = jax.lax.stop_gradient(distill(view.source))
   action = (sources.action * mask[:, None, None])[:, :, 1:]
-  noise = agent.draws.latent(key, (*action.shape[:-1], agent.vae.latent_dim))
+  shape = (*action.shape[:-1], agent.vae.latent_dim)
+  noise = by_row(agent.draws.latent, key, shape, 1, axis_name)
   label = jnp.arange(agent.num_domains)[:, None, None]
   recon, latent = agent.vae.apply(
     {'params': params['vae']},
@@ -174,7 +183,7 @@ def behavior_step(agent, state, start, label, key, axis_name=None):
 
   actor_fn = jax.value_and_grad(actor_loss, argnums=2, has_aux=True)
   (loss, (metrics, imagined, target)), actor_grads = actor_fn(
-    agent, state, state.params['actor'], start, label, key
+    agent, state, state.params['actor'], start, label, key, axis_name
   )
   feat = jax.lax.stop_gradient(imagined.feat[:-1])
   critic_fn = jax.value_and_grad(critic_loss, argnums=1)
@@ -194,7 +203,7 @@ def behavior_step(agent, state, start, label, key, axis_name=None):
 
 
 def actor_loss(
-  agent, state, actor_params, start, label, key
+  agent, state, actor_params, start, label, key, axis_name=None
 ) -> tuple[jax.Array, tuple[Metrics, Any, jax.Array]]:
   """Imagines, and scores the actor by λ-returns of the slow critic.
 
@@ -204,7 +213,9 @@ def actor_loss(
   """
   b = agent.behavior
   model = state.params['model']
-  imagined = imagination.imagine(agent, model, actor_params, start, label, key)
+  imagined = imagination.imagine(
+    agent, model, actor_params, start, label, key, axis_name
+  )
   world = model['world_model']
   reward = agent.student.predict_reward(world, imagined.feat)
   value = agent.critic.apply({'params': state.slow_critic}, imagined.feat)

@@ -4,6 +4,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vid2act_jax.learner.noise import by_row
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import Latent, Normal
@@ -43,7 +44,15 @@ def actor_input(agent, params, latent, label, noise):
   return jnp.concatenate([feat, guidance], -1)
 
 
-def imagine(agent, model, actor, start: Latent, label, key) -> Imagined:
+def imagine(
+  agent,
+  model,
+  actor,
+  start: Latent,
+  label,
+  key,
+  axis_name: str | None = None,
+) -> Imagined:
   """Follows the policy for `agent.behavior.horizon` states.
 
   Gradients flow from the states to the actor through the dynamics; the
@@ -56,18 +65,22 @@ def imagine(agent, model, actor, start: Latent, label, key) -> Imagined:
     start: [M, ...].
     label: i32 [M], held for the whole rollout, or None.
     key: for the noise.
+    axis_name: the mapped axis that the starts are split over, if any.
   """
   num, horizon = start.deter.shape[0], agent.behavior.horizon
   keys = jax.random.split(key, 3)
-  draw = agent.draws.latent
+
+  def draws(draw, key, size):
+    return by_row(draw, key, (horizon, num, size), 1, axis_name)
+
   noise = {
-    'latent': draw(keys[0], (horizon, num, agent.student.sizes.stoch)),
-    'action': agent.draws.actor(keys[1], (horizon, num, agent.action_dim)),
+    'latent': draws(agent.draws.latent, keys[0], agent.student.sizes.stoch),
+    'action': draws(agent.draws.actor, keys[1], agent.action_dim),
     'guidance': None,
   }
   if agent.teacher:
-    shape = (horizon, num, agent.vae.latent_dim)
-    noise['guidance'] = draw(keys[2], shape)
+    size = agent.vae.latent_dim
+    noise['guidance'] = draws(agent.draws.latent, keys[2], size)
 
   def act(latent, noise):
     inputs = actor_input(agent, model, latent, label, noise['guidance'])

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.learner import update
+from vid2act_jax.learner import noise, update
 from vid2act_jax.losses.world_model import world_model_loss
 from vid2act_jax.types import Batch, LearnerState, Metrics
 
@@ -47,16 +47,16 @@ def step(
   """
   teacher, spec = pretrainer.teacher, pretrainer.loss
   rows, label = flatten_domains(pretrainer, batch)
-  key = update.step_key(state, key, axis_name)
-  shape = (*rows.reward.shape, teacher.sizes.stoch)
-  noise = pretrainer.draws.latent(key, shape)
+  key = update.step_key(state, key)
+  shape = (*batch.reward.shape, teacher.sizes.stoch)
+  drawn = noise.by_row(pretrainer.draws.latent, key, shape, 1, axis_name)
 
   def loss_fn(params):
     return world_model_loss(
       teacher,
       params,
       rows,
-      noise,
+      drawn.reshape(-1, *shape[2:]),
       spec.scales,
       spec.kl_balance,
       spec.kl_free,
@@ -66,11 +66,10 @@ def step(
 
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
   (loss, (metrics, _)), grads = grad_fn(state.params['model'])
-  state, norm = update.apply_gradients(
+  new, norm = update.apply_gradients(
     pretrainer.optimizer, state, 'model', grads, axis_name
   )
   metrics = {'model_loss': loss, **metrics}
   if axis_name:
     metrics = jax.lax.pmean(metrics, axis_name)
-  metrics['model_grad_norm'] = norm
-  return state.replace(step=state.step + 1), metrics
+  return update.finish(state, new, {**metrics, 'model_grad_norm': norm})

@@ -4,6 +4,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vid2act_jax.learner.noise import by_row
 from vid2act_jax.nets.world_model import Track, feature, run
 from vid2act_jax.types import FinetuneBatch, Latent
 
@@ -64,7 +65,9 @@ def observe(agent, params, batch: FinetuneBatch, key) -> TeacherView:
   return view(agent, batch, latent)
 
 
-def prepare(agent, params, batch: FinetuneBatch, key) -> Track:
+def prepare(
+  agent, params, batch: FinetuneBatch, key, axis_name: str | None = None
+) -> Track:
   """Every domain on the target batch, then every domain on its own batch.
 
   Args:
@@ -72,6 +75,7 @@ def prepare(agent, params, batch: FinetuneBatch, key) -> Track:
     params: the frozen teacher's {encoder, rssm}.
     batch: what this update sees.
     key: for the noise.
+    axis_name: the mapped axis that B is split over, if any.
   """
   model, mask = agent.teacher, agent.source_mask
   target, sources = batch.target, batch.sources
@@ -90,13 +94,20 @@ def prepare(agent, params, batch: FinetuneBatch, key) -> Track:
   target_label = jnp.repeat(jnp.arange(domains), target.reward.shape[0])
   label = jnp.concatenate([target_label, source_label])
 
-  noise = agent.draws.latent(key, (len(label), length, model.sizes.stoch))
+  target_key, source_key = jax.random.split(key)
+  noise = [
+    rows(by_row(agent.draws.latent, key, shape, 1, axis_name))
+    for key, shape in (
+      (target_key, (domains, *target.reward.shape, model.sizes.stoch)),
+      (source_key, (domains, size, length, model.sizes.stoch)),
+    )
+  ]
   return model.prepare(
     params,
     jnp.concatenate(embed),
     jnp.concatenate(action),
     jnp.concatenate(is_first),
-    noise,
+    jnp.concatenate(noise),
     label,
   )
 

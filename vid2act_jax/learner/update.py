@@ -1,7 +1,10 @@
-"""One optimizer's part of an update."""
+"""What updates are made of, whatever they learn."""
 
 import jax
+import jax.numpy as jnp
 import optax
+
+from vid2act_jax.types import LearnerState, Metrics
 
 
 def apply_gradients(optimizer, state, name, grads, axis_name=None):
@@ -28,10 +31,55 @@ def apply_gradients(optimizer, state, name, grads, axis_name=None):
   return state, optax.tree.norm(grads)
 
 
-def step_key(state, key, axis_name=None):
+def step_key(state, key):
   """A key for this update: the root key never changes, so a resumed run draws
-  the same numbers; devices along a mapped axis draw their own."""
-  key = jax.random.fold_in(key, state.step)
-  if axis_name:
-    key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-  return key
+  the same numbers."""
+  return jax.random.fold_in(key, state.step)
+
+
+def finish(
+  old: LearnerState, new: LearnerState, metrics: Metrics
+) -> tuple[LearnerState, Metrics]:
+  """Counts an update, and undoes it if anything in it is not finite.
+
+  One bad batch, or one overflow, would else spoil all parameters for good.
+
+  Args:
+    old: the state before the update.
+    new: with everything applied.
+    metrics: every loss and every gradient's norm.
+
+  Returns:
+    The state to go on with, and the metrics with `skipped`, 1 or 0.
+  """
+  finite = [jnp.isfinite(value).all() for value in metrics.values()]
+  good = jnp.stack(finite).all()
+  kept = jax.tree.map(
+    lambda x, y: jnp.where(good, x, y),
+    (new.params, new.opt, new.slow_critic),
+    (old.params, old.opt, old.slow_critic),
+  )
+  state = new.replace(
+    step=old.step + 1,
+    params=kept[0],
+    opt=kept[1],
+    slow_critic=kept[2],
+  )
+  return state, {**metrics, 'skipped': 1.0 - good}
+
+
+def several(step):
+  """The pure step for K updates in one call.
+
+  Args:
+    step: (state, batch, key, axis_name=None) -> state, metrics.
+
+  Returns:
+    The same for batches with a leading [K], and metrics with a leading [K].
+  """
+
+  def steps(state, batches, key, axis_name=None):
+    one = lambda state, batch: step(state, batch, key, axis_name)
+    return jax.lax.scan(one, state, batches)
+
+  return steps

@@ -5,8 +5,10 @@ dictionary of JSON, and DONE.json once the stage has ended. A step is restored
 by name: nothing is guessed, skipped or reshaped.
 """
 
+import base64
 import json
 import logging
+import math
 import os
 import pathlib
 import shutil
@@ -16,10 +18,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vid2act_jax import types
-from vid2act_jax.data import files
+from vid2act_jax import sharding, types
+from vid2act_jax.data import files, limits
 
 _DONE = 'DONE.json'
+_MOST_BYTES = 64 << 30  # Of a state; at the default sizes, 0.1 GB.
+_ARRAY = 'array of type'  # Key that tells an array from a dictionary.
 _MAX_TOLD = 30  # Mismatches named one by one; the others are counted.
 
 
@@ -50,7 +54,8 @@ class Checkpoint:
     Args:
       step: int, in the stage's own unit.
       state: a tree of arrays; random keys as jax.random.key_data gives them.
-      extra: a dictionary that JSON can hold: counters, random state.
+      extra: a dictionary of what JSON can hold and of NumPy arrays: counters,
+        random state.
 
     Raises:
       UserError: the folder cannot be written.
@@ -63,7 +68,7 @@ class Checkpoint:
           int(step),
           args=ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            extra=ocp.args.JsonSave(dict(extra)),
+            extra=ocp.args.JsonSave(_pack(dict(extra))),
           ),
           force=True,
         )
@@ -91,13 +96,16 @@ class Checkpoint:
       state (structured as target), extra (dict), step (int).
 
     Raises:
-      UserError: there is no checkpoint, none is whole, or its names, shapes or
-        types are not the target's; all the differences are listed.
+      UserError: there is no checkpoint, none is whole, it claims to hold far
+        more than its files do, or its names, shapes or types are not the
+        target's; all the differences are listed.
     """
     target = jax.tree.map(_to_target, target)
 
     def read(manager, step):
-      self._check(step, manager.item_metadata(step)['state'], target)
+      saved = manager.item_metadata(step)['state']
+      self._check_size(step, saved)
+      self._check(step, saved, target)
       return self._read(manager, step, target)
 
     return self._newest(read)
@@ -110,11 +118,13 @@ class Checkpoint:
       arrays, extra (dict), step (int).
 
     Raises:
-      UserError: there is no checkpoint, or none is whole.
+      UserError: there is no checkpoint, none is whole, or it claims to hold
+        far more than its files do.
     """
 
     def read(manager, step):
       saved = manager.item_metadata(step)['state']
+      self._check_size(step, saved)
       target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), saved)
       return self._read(manager, step, target)
 
@@ -122,6 +132,8 @@ class Checkpoint:
 
   def finish(self, step, content=None):
     """Marks the stage as done at a step; content: a dictionary of JSON."""
+    if jax.process_index():
+      return
     text = json.dumps({'step': int(step), **(content or {})}, indent=2)
     files.make_folder(self.directory)
     files.write_durably(
@@ -129,9 +141,18 @@ class Checkpoint:
     )
 
   def finished(self):
-    """What finish() wrote, with 'step'; None when the stage is not done."""
+    """What finish() wrote, with 'step'; None when the stage is not done.
+
+    Raises:
+      UserError: it cannot be read.
+    """
     path = self.directory / _DONE
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+      return limits.read_json(path) if path.exists() else None
+    except (OSError, ValueError) as error:
+      raise types.UserError(
+        f'{path} cannot be read ({error}); remove it and run the stage again'
+      ) from error
 
   def _open(self, read_only):
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
@@ -157,15 +178,20 @@ class Checkpoint:
       return sorted(manager.all_steps())
 
   def _set_aside(self, step):
-    """Renames what a checkpoint of a step replaces; the new paths."""
+    """Renames what a checkpoint of a step replaces; the new paths.
+
+    The first of several processes does it, the others wait.
+    """
     aside = []
-    for old in self._steps():
+    steps = self._steps()
+    for old in steps if jax.process_index() == 0 else ():
       if old >= step or old in self._damaged:
         path = self.directory / f'replaced-{old}'
         shutil.rmtree(path, ignore_errors=True)
         os.replace(self.directory / str(old), path)
         aside.append(path)
     self._damaged.clear()
+    sharding.wait('set aside')
     return aside
 
   def _newest(self, read):
@@ -203,7 +229,28 @@ class Checkpoint:
         extra=ocp.args.JsonRestore(),
       ),
     )
-    return restored['state'], restored['extra'], step
+    return restored['state'], _unpack(restored['extra']), step
+
+  def _check_size(self, step, saved):
+    """Raises a UserError where arrays claim what is not in the files.
+
+    A few bytes can claim any shape, and memory is taken for it before they are
+    unpacked. The parameters, a third of a state, hardly compress.
+    """
+    folder, claimed = self.directory / str(step), 0
+    for leaf in jax.tree.leaves(saved):
+      storage = getattr(leaf, 'storage', None)
+      chunk = (storage and storage.chunk_shape) or ()
+      sizes = (math.prod(leaf.shape), math.prod(chunk))
+      claimed += max(sizes) * np.dtype(leaf.dtype).itemsize
+    held = sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
+    try:
+      limits.check_size(claimed, held, _MOST_BYTES)
+    except ValueError as error:
+      raise types.UserError(
+        f'the checkpoint {folder} is not of this program: {error}; remove it, '
+        'or use another folder'
+      ) from error
 
   def _check(self, step, saved, target):
     """Raises a UserError that lists all that keeps saved from target."""
@@ -226,6 +273,29 @@ class Checkpoint:
       + '\nThe sizes in the config are not those it was trained with: set '
       'them back, or use another folder.'
     )
+
+
+def _pack(value):
+  """What JSON can hold, of a tree with NumPy arrays in it."""
+  if isinstance(value, np.ndarray):
+    data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
+    return {_ARRAY: value.dtype.str, 'shape': list(value.shape), 'data': data}
+  if isinstance(value, dict):
+    return {k: _pack(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [_pack(v) for v in value]
+  return value
+
+
+def _unpack(value):
+  """The inverse of `_pack`; tuples have become lists."""
+  if isinstance(value, dict):
+    if _ARRAY in value:
+      data = base64.b64decode(value['data'])
+      array = np.frombuffer(data, value[_ARRAY]).reshape(value['shape'])
+      return array.copy()
+    return {k: _unpack(v) for k, v in value.items()}
+  return [_unpack(v) for v in value] if isinstance(value, list) else value
 
 
 def _to_target(leaf):

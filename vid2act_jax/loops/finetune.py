@@ -6,20 +6,28 @@ import functools
 import jax
 import numpy as np
 
+from vid2act_jax import sharding
 from vid2act_jax.data.sources import sample_sources
 from vid2act_jax.loops import acting, telling
+from vid2act_jax.loops.interrupt import Interrupt, Interrupted
 from vid2act_jax.loops.profile import Profiler
+from vid2act_jax.loops.updating import Updates
 from vid2act_jax.types import Batch, FinetuneBatch
 
 
 @dataclasses.dataclass
 class Counters:
-  """Where the stage stands; saved with every checkpoint."""
+  """Where the stage stands; saved with every checkpoint.
 
+  With several hosts all of them count what all of them do.
+  """
+
+  steps: int = 0  # of all environments at once
   agent_steps: int = 0  # frames acted for, resets not counted
   updates: int = 0
   warm: int = -1  # agent steps when the learning began; -1: not yet
   evaluated: int = -1  # env steps at the last evaluation; -1: none yet
+  replaced: int = 0  # environment workers of this host that were lost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +40,7 @@ class Schedule:
   update_every: int
   batch: int
   length: int
+  updates_per_call: int
   log_every: int
   video_every: int
   save_every: int
@@ -57,6 +66,10 @@ class Finetuner:
     counters: Counters,
     notes: dict,
     profiler: Profiler,
+    updates: Updates,
+    devices: sharding.Devices,
+    interrupt: Interrupt,
+    resumed: dict | None = None,
   ):
     """Takes everything that the loop uses.
 
@@ -64,7 +77,7 @@ class Finetuner:
       agent: an `Agent`.
       state: its LearnerState, fresh or restored.
       envs: the target task's `VectorEnv`.
-      evaluator: state -> (values, video).
+      evaluator: (state, number) -> (values, video).
       replay: the online `Replay`, an owner.
       sources: N `Replay`s of the source datasets; [] without transfer.
       logger: of this stage.
@@ -74,6 +87,10 @@ class Finetuner:
       notes: what else to write into every checkpoint: `sources`, the names of
         the N source tasks, and what is needed to build the agent again.
       profiler: where the time goes.
+      updates: of the agent's step.
+      devices: what they are made on.
+      interrupt: the wish to stop.
+      resumed: what the checkpoint holds beside the state; None: a fresh start.
     """
     self.agent, self.state = agent, state
     self.replay, self.sources = replay, sources
@@ -82,16 +99,27 @@ class Finetuner:
     self.counters = counters
     self._notes = notes
     self._profiler = profiler
+    self._updates, self._devices = updates, devices
+    self._interrupt = interrupt
     self._driver = acting.Driver(envs)
     root = jax.random.key(schedule.seed)
     act_key, self._step_key, self._video_key = jax.random.split(root, 3)
+    # Hosts learn from the same noise, and act with noise of their own.
+    act_key = jax.random.fold_in(act_key, devices.process)
     self._player = acting.Player(agent, envs.num, act_key, explore=True)
-    self._update = jax.jit(agent.finetune_step, donate_argnums=0)
     self._open_loop = jax.jit(agent.open_loop)
-    self._tally = telling.Tally(notes['sources'])
-    self._ahead = None, None  # A batch, and what it was drawn for.
+    self._rows = devices.rows(schedule.batch, 'config.finetune.batch')
+    self._ahead = None, None  # A call's batch, and what it was drawn for.
+    self._here = None  # This host's own copy of the state, to act with.
     self._recent: dict[str, float] = {}
-    self._random_returns: list[float] = []
+    resumed = resumed or {}
+    self._random_returns = list(resumed.get('random_returns', ()))
+    self._tally = telling.Tally(notes['sources'], resumed.get('tally'))
+    if acted := resumed.get('acting'):
+      self._driver.resume(acted['driver'], replay.reopen)
+      self._player.resume(acted['carry'])
+    else:
+      self._driver.begin(*([counters.steps] if counters.steps else []))
 
   @property
   def env_steps(self) -> int:
@@ -99,11 +127,25 @@ class Finetuner:
     return self.counters.agent_steps * self.schedule.action_repeat
 
   def run(self):
-    """Trains to the end of the schedule; the final LearnerState."""
-    while self.env_steps < self.schedule.env_steps:
-      self._act()
+    """Trains to the end of the schedule; the final LearnerState.
+
+    Raises:
+      Interrupted: it was wished to stop; a checkpoint has been written.
+    """
+    try:
+      self._train()
+    except Interrupted:
+      self._save()
+      raise
+    self._save()
+    return self.state
+
+  def _train(self):
+    # What is due comes before acting: a run that goes on begins with it.
+    while True:
       while self.counters.updates < self._due():
         self._learn()
+        self._interrupt.check()
       self._evaluate_if_due()
       self.logger.progress(
         self.env_steps,
@@ -112,37 +154,58 @@ class Finetuner:
         updates=self.counters.updates,
         **self._recent,
       )
+      if self.env_steps >= self.schedule.env_steps:
+        break
+      self._interrupt.check(self.counters.steps)
+      self._act()
     if self.counters.evaluated < self.env_steps:
       self._evaluate()
-    self._save()
-    return self.state
 
   def _act(self):
     c, warm = self.counters, self.counters.warm >= 0
-    step = c.agent_steps
     if warm:
-      choose = functools.partial(self._player, self.state, step=step)
+      choose = functools.partial(self._player, self._local(), step=c.steps)
     else:
       envs = self._driver.envs
       shape = (envs.num, envs.action_dim)
-      choose = lambda _: acting.random_actions(self.schedule.seed, step, shape)
+      choose = lambda _: acting.random_actions(
+        self.schedule.seed, c.steps, shape, self._devices.process
+      )
     with self._profiler.part('stepping'):
       obs, led = self._driver.step(self._timed(choose))
-    c.agent_steps += int((~obs['is_first']).sum())
     with self._profiler.part('storing'):
       episodes = self.replay.add(obs, led)
+    c.steps += 1
+    self._tell_faults()
     for episode in episodes:
       self._recent['last_return'] = episode['return']
       values = {f'episode/{k}': float(v) for k, v in episode.items()}
       self.logger.scalars(self.env_steps, values)
       if not warm:
         self._random_returns.append(episode['return'])
+    frames = int((~obs['is_first']).sum())
+    ready = bool(self.replay.num_episodes)
+    frames, ready = sharding.total([frames, ready])
+    c.agent_steps += int(frames)
     enough = c.agent_steps >= self.schedule.prefill
-    if not warm and enough and self.replay.num_episodes:
-      c.warm = c.agent_steps
-      self._player.reset()
-      mean = float(np.mean(self._random_returns))
-      self.logger.scalars(self.env_steps, {'random/return': mean})
+    if not warm and enough and ready == self._devices.processes:
+      self._begin_learning()
+
+  def _begin_learning(self):
+    self.counters.warm = self.counters.agent_steps
+    self._player.reset()
+    returns = self._random_returns
+    total, num = sharding.total([float(np.sum(returns)), len(returns)])
+    self.logger.scalars(self.env_steps, {'random/return': total / num})
+
+  def _tell_faults(self):
+    envs = self._driver.envs
+    for text in envs.faults:
+      self.counters.replaced += 1
+      self.logger.message(text)
+      told = {'faults/workers_replaced': self.counters.replaced}
+      self.logger.scalars(self.env_steps, told)
+    envs.faults.clear()
 
   def _timed(self, choose):
     def timed(obs):
@@ -151,6 +214,11 @@ class Finetuner:
 
     return timed
 
+  def _local(self):
+    if self._here is None:
+      self._here = sharding.local(self.state)
+    return self._here
+
   def _due(self) -> int:
     """Updates that should have been done by now."""
     c, s = self.counters, self.schedule
@@ -158,42 +226,50 @@ class Finetuner:
       return 0
     return s.first_updates + (c.agent_steps - c.warm) // s.update_every
 
-  def _take_batch(self, index: int) -> FinetuneBatch:
-    """The batch of this number, from the episodes that are held now."""
-    key = index, self.replay.total_episodes
+  def _take_batch(self, index: int, count: int):
+    """A call's batches from this number on, of the episodes held now."""
+    key = index, count, self.replay.total_episodes
     if self._ahead[0] != key:
       with self._profiler.part('sampling'):
-        self._ahead = key, self._batch(index)
+        batches = [self._batch(i) for i in range(index, index + count)]
+        self._ahead = key, self._updates.put(batches)
     return self._ahead[1]
 
   def _batch(self, index: int) -> FinetuneBatch:
     s = self.schedule
-    target = _to_batch(self.replay.sample(index, s.batch, s.length))
+    # Hosts hold episodes of their own, and the same source datasets.
+    stream = self._devices.process << 32
+    each = s.batch // self._devices.processes
+    target = _to_batch(self.replay.sample(index, each, s.length, stream=stream))
     sources = None, None
     if self.sources:
-      rows = sample_sources(self.sources, index, s.batch, s.length)
-      sources = _to_batch(rows)
+      sources = _to_batch(
+        sample_sources(self.sources, index, s.batch, s.length, self._rows)
+      )
     (target, target_embed), (sources, source_embed) = target, sources
-    return jax.device_put(
-      FinetuneBatch(target, sources, target_embed, source_embed)
-    )
+    return FinetuneBatch(target, sources, target_embed, source_embed)
 
   def _learn(self):
     c, s = self.counters, self.schedule
-    batch = self._take_batch(c.updates)
+    count = self._updates.plan(c.updates, self._due())
+    batch = self._take_batch(c.updates, count)
     with self._profiler.part('updating'):
-      self.state, metrics = self._update(self.state, batch, self._step_key)
+      self.state, metrics = self._updates(
+        self.state, batch, self._step_key, c.updates, count
+      )
       self._profiler.updated((self.state, metrics))
+    self._here = None
+    c.updates += count
     # Copied out while the device is busy; the step that follows may end an
     # episode, and then it is drawn anew.
-    self._take_batch(c.updates + 1)
+    due = max(self._due(), c.updates + 1)
+    self._take_batch(c.updates, self._updates.plan(c.updates, due))
     self._tally.add(metrics)
-    c.updates += 1
     with self._profiler.part('telling'):
       if c.updates % s.log_every == 0:
         self.logger.scalars(self.env_steps, self._tally.take())
       if s.video_every and c.updates % s.video_every == 0:
-        self._tell_open_loop(batch)
+        self._tell_open_loop(telling.last_of(batch, count))
     if c.updates % s.save_every == 0:
       self._save()
 
@@ -207,7 +283,7 @@ class Finetuner:
 
   def _evaluate(self):
     with self._profiler.part('evaluating'):
-      values, video = self.evaluator(self.state)
+      values, video = self.evaluator(self._local(), self.env_steps)
     self.counters.evaluated = self.env_steps
     told = {f'eval/{k}': v for k, v in values.items()}
     self.logger.scalars(self.env_steps, told)
@@ -217,16 +293,26 @@ class Finetuner:
     self.logger.message(f'evaluation at {self.env_steps} env steps: {text}')
 
   def _tell_open_loop(self, batch):
-    video = self._open_loop(self.state, batch.target, self._video_key)
+    video = self._open_loop(self._local(), batch.target, self._video_key)
     telling.open_loop(self.logger, self.env_steps, np.asarray(video))
 
   def _save(self):
-    extra = {
-      **dataclasses.asdict(self.counters),
-      **self._notes,
-      'total_episodes': self.replay.total_episodes,
-    }
+    """Everything that a run needs to go on as if it had not been stopped."""
     with self._profiler.part('saving'):
+      self._updates.look()
+      extra = {
+        **dataclasses.asdict(self.counters),
+        **self._notes,
+        'tally': self._tally.snapshot(),
+        'random_returns': self._random_returns,
+        # Of every host.
+        'total_episodes': sharding.gather(self.replay.total_episodes).tolist(),
+      }
+      if self._devices.processes == 1:
+        extra['acting'] = {
+          'driver': self._driver.snapshot(),
+          'carry': self._player.snapshot(),
+        }
       self.checkpoint.save(self.counters.updates, self.state, extra)
       self.replay.release()
 

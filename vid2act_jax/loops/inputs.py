@@ -3,11 +3,10 @@
 import pathlib
 
 import jax
-import numpy as np
 
 from vid2act_jax import envs as environments
 from vid2act_jax import learner
-from vid2act_jax.data import dataset, quarantine, sources
+from vid2act_jax.data import dataset, quarantine, sources, weights
 from vid2act_jax.learner import public, video
 from vid2act_jax.loops import embedding, policies, runs
 from vid2act_jax.loops.checkpoint import Checkpoint
@@ -155,14 +154,8 @@ def load_teacher(config, workdir: pathlib.Path, agent):
     UserError: it is missing, has other sizes, or knows other domains.
   """
   origin = config.teacher_from
-  if origin.endswith('.npz'):
-    try:
-      with np.load(origin, allow_pickle=False) as file:
-        return public.load_teacher(file, agent)
-    except (OSError, ValueError) as error:
-      raise UserError(
-        f'config.teacher_from={origin}: not a readable .npz ({error})'
-      ) from error
+  if origin.endswith(weights.ENDINGS):
+    return public.load_teacher(weights.read(origin), agent)
   folder = pathlib.Path(origin).expanduser() if origin else workdir
   dims = agent.source_action_dims
   pretrainer = learner.build_pretrainer(config.learner, dims)

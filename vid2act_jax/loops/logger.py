@@ -19,7 +19,7 @@ from PIL import Image
 from tensorboardX.proto.summary_pb2 import Summary
 
 from vid2act_jax import types
-from vid2act_jax.data import files
+from vid2act_jax.data import files, limits
 from vid2act_jax.loops import progress
 
 METRICS = 'metrics.jsonl'
@@ -49,7 +49,9 @@ def read_metrics(workdir, stage=None):
   records = []
   for number, line in enumerate(lines, 1):
     try:
-      record = json.loads(line) if line else None
+      record = limits.parse_json(line) if line else None
+      if record and not (isinstance(record, dict) and 'stage' in record):
+        raise ValueError('no record')
     except ValueError as error:
       if number == len(lines):  # No newline after it: torn.
         break
@@ -77,6 +79,21 @@ def encode_gif(frames, fps=_FPS):
     loop=0,
   )
   return buffer.getvalue()
+
+
+class Silent:
+  """A logger of the hosts that tell nothing; same interface as `Logger`."""
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *unused_exception):
+    pass
+
+  def __getattr__(self, name):
+    if name not in ('scalars', 'video', 'strip', 'progress', 'message'):
+      raise AttributeError(name)
+    return lambda *args, **kwargs: None
 
 
 class Logger:

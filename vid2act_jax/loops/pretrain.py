@@ -6,10 +6,13 @@ import dataclasses
 import jax
 import numpy as np
 
+from vid2act_jax import sharding
 from vid2act_jax.data.prefetch import prefetch
 from vid2act_jax.data.sources import sample_sources
 from vid2act_jax.loops import telling
+from vid2act_jax.loops.interrupt import Interrupt, Interrupted
 from vid2act_jax.loops.profile import Profiler
+from vid2act_jax.loops.updating import Updates
 from vid2act_jax.types import Batch
 
 
@@ -20,6 +23,7 @@ class Schedule:
   steps: int
   batch: int
   length: int
+  updates_per_call: int
   log_every: int
   video_every: int
   save_every: int
@@ -35,6 +39,10 @@ def pretrain(
   schedule: Schedule,
   notes: dict,
   profiler: Profiler,
+  updates: Updates,
+  rows: slice,
+  interrupt: Interrupt,
+  tally: dict | None = None,
 ):
   """Trains to the end of the schedule.
 
@@ -47,37 +55,63 @@ def pretrain(
     schedule: when what happens.
     notes: what to write into every checkpoint beside the state.
     profiler: where the time goes.
+    updates: of the pretrainer's step.
+    rows: this host's of every source's part of a batch.
+    interrupt: the wish to stop.
+    tally: what the checkpoint knows of metrics not told yet.
 
   Returns:
     The final LearnerState.
+
+  Raises:
+    Interrupted: it was wished to stop; a checkpoint has been written.
   """
-  s, start = schedule, int(state.step)
+  s, step = schedule, int(state.step)
   step_key, video_key = jax.random.split(jax.random.key(s.seed))
-  update = jax.jit(pretrainer.pretrain_step, donate_argnums=0)
   open_loop = jax.jit(pretrainer.open_loop)
   each = -(-s.batch // len(sources))
-  tally = telling.Tally()
+  tally = telling.Tally(snapshot=tally)
 
-  def batches():
-    for index in range(start, s.steps):
-      yield Batch(**sample_sources(sources, index, each, s.length))
+  def calls():
+    done = step
+    while done < s.steps:
+      count = updates.plan(done, s.steps)
+      batches = [
+        Batch(**sample_sources(sources, index, each, s.length, rows))
+        for index in range(done, done + count)
+      ]
+      yield count, updates.put(batches)
+      done += count
 
-  with contextlib.closing(prefetch(batches)) as stream:
-    for step in range(start + 1, s.steps + 1):
+  def save():
+    with profiler.part('saving'):
+      updates.look()
+      extra = {**notes, 'tally': tally.snapshot()}
+      checkpoint.save(step, state, extra)
+
+  # Batches come to the devices in the thread that draws them.
+  with contextlib.closing(prefetch(calls, put=lambda call: call)) as stream:
+    while step < s.steps:
+      try:
+        interrupt.check(step)
+      except Interrupted:
+        save()
+        raise
       with profiler.part('sampling'):
-        batch = next(stream)
+        count, batch = next(stream)
       with profiler.part('updating'):
-        state, metrics = update(state, batch, step_key)
+        state, metrics = updates(state, batch, step_key, step, count)
         profiler.updated((state, metrics))
+      step += count
       tally.add(metrics)
       with profiler.part('telling'):
         if step % s.log_every == 0:
           logger.scalars(step, tally.take())
         if s.video_every and step % s.video_every == 0:
-          video = open_loop(state, batch, video_key)
+          shown = telling.last_of(batch, count)
+          video = open_loop(sharding.local(state), shown, video_key)
           telling.open_loop(logger, step, np.asarray(video))
         logger.progress(step, s.steps, 'updates')
       if step % s.save_every == 0 or step == s.steps:
-        with profiler.part('saving'):
-          checkpoint.save(step, state, notes)
+        save()
   return state

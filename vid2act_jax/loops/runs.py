@@ -1,9 +1,11 @@
 """Run folders: what is in them, whose they are, and loading a finished one."""
 
+import hashlib
 import json
 import os
 import pathlib
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vid2act_jax import learner
-from vid2act_jax.data import files
+from vid2act_jax.data import files, limits
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
@@ -32,8 +34,20 @@ _FREE = (
   'collect.episodes',
   'collect.workers',
   'replay.scratch',
+  'mesh',
+  'skip_limit',
+  'env.parallel',
+  'env.timeout',
+  'env.replacements',
 )
-_FREE_LEAVES = ('log_every', 'video_every', 'save_every', 'steps', 'env_steps')
+_FREE_LEAVES = (
+  'updates_per_call',
+  'log_every',
+  'video_every',
+  'save_every',
+  'steps',
+  'env_steps',
+)
 
 
 def claim(workdir: pathlib.Path, config) -> None:
@@ -66,6 +80,24 @@ def claim(workdir: pathlib.Path, config) -> None:
   files.make_folder(workdir)
   text = json.dumps(new, indent=2) + '\n'
   files.write_durably(path, lambda file: file.write(text.encode()))
+
+
+def cache_compilations() -> None:
+  """Keeps compiled steps from one start to the next, as the user wishes.
+
+  JAX_COMPILATION_CACHE_DIR names another place, and
+  JAX_ENABLE_COMPILATION_CACHE=false has nothing kept.
+  """
+  if jax.config.jax_compilation_cache_dir:
+    return
+  base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  # Programs of one kind of CPU may not run on another that shares the folder.
+  info = pathlib.Path('/proc/cpuinfo')
+  text = info.read_text() if info.exists() else platform.platform()
+  flags = re.findall('(?m)^(?:flags|Features).*', text) or [text]
+  kind = hashlib.blake2b(flags[0].encode(), digest_size=6).hexdigest()
+  folder = pathlib.Path(base).expanduser() / 'vid2act_jax' / 'compiled' / kind
+  jax.config.update('jax_compilation_cache_dir', str(folder))
 
 
 def record_start(workdir: pathlib.Path, arguments: list[str]) -> None:
@@ -114,17 +146,22 @@ def read_config_dict(workdir: pathlib.Path) -> dict:
   """
   path = pathlib.Path(workdir) / CONFIG
   try:
-    return json.loads(path.read_text())
+    config = limits.read_json(path)
+    if not isinstance(config, dict):
+      raise ValueError('should be a JSON object')
+    return config
   except FileNotFoundError as error:
     raise UserError(
       f'{path} is missing: {workdir} is not the folder of a run'
     ) from error
   except (OSError, ValueError) as error:
-    raise UserError(f'{path} cannot be read: {error}') from error
+    raise UserError(
+      f'{path} cannot be read: {error}; restore it, or choose another run'
+    ) from error
 
 
-def start(checkpoint, init, seed: int, notes: dict, stage: str):
-  """A fresh state, or that of the newest checkpoint.
+def start(checkpoint, init, seed: int, notes: dict, stage: str, devices):
+  """A fresh state, or that of the newest checkpoint, on every device.
 
   Args:
     checkpoint: of the stage.
@@ -132,6 +169,8 @@ def start(checkpoint, init, seed: int, notes: dict, stage: str):
     seed: of the fresh parameters.
     notes: what a checkpoint to go on from must have been written with.
     stage: its name, for the message.
+    devices: the `sharding.Devices`; as many as one likes, whatever the
+      checkpoint was written on.
 
   Returns:
     The state, and what was saved beside it (None for a fresh one).
@@ -141,15 +180,17 @@ def start(checkpoint, init, seed: int, notes: dict, stage: str):
   """
   key = jax.random.key(seed)
   if checkpoint.latest() is None:
-    return jax.jit(init)(key), None
-  state, extra, step = checkpoint.restore(jax.eval_shape(init, key))
+    return devices.init(init, key), None
+  target = devices.place(jax.eval_shape(init, key))
+  state, extra, step = checkpoint.restore(target)
   for name, value in notes.items():
     if extra[name] != value:
       raise UserError(
         f'{checkpoint.directory} was made with {name} {extra[name]!r}, now it'
         f' is {value!r}; choose another folder by --workdir=...'
       )
-  print(f'{stage}: going on after update {step}', flush=True)
+  if devices.is_first:
+    print(f'{stage}: going on after update {step}', flush=True)
   return state, extra
 
 

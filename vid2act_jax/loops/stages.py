@@ -12,10 +12,11 @@ import pathlib
 import sys
 
 import jax
+import numpy as np
 
 from vid2act_jax import envs as environments
-from vid2act_jax import learner
-from vid2act_jax.data import dataset, files
+from vid2act_jax import learner, sharding
+from vid2act_jax.data import dataset, files, shards
 from vid2act_jax.data.replay import Replay
 from vid2act_jax.loops import (
   acting,
@@ -27,19 +28,32 @@ from vid2act_jax.loops import (
   runs,
 )
 from vid2act_jax.loops.checkpoint import Checkpoint
-from vid2act_jax.loops.logger import Logger
+from vid2act_jax.loops.interrupt import Interrupt
+from vid2act_jax.loops.logger import Logger, Silent
 from vid2act_jax.loops.profile import Profiler
+from vid2act_jax.loops.updating import Updates
+from vid2act_jax.types import Batch, FinetuneBatch, UserError
 
+NEVER = Interrupt()  # Listens to nobody.
 PARTS = 'parts.json'  # Seconds of the parts of a stage, in its profile.
 
 
-def run_collect(config, workdir: pathlib.Path, profile: bool = False):
+def run_collect(
+  config,
+  workdir: pathlib.Path,
+  profile: bool = False,
+  interrupt: Interrupt = NEVER,
+):
   """Builds the source datasets that are not there.
 
   Args:
     config: the run's.
     workdir: the run's folder.
     profile: as of the other stages, for agents that learn here.
+    interrupt: the wish to stop.
+
+  Raises:
+    Interrupted: it was wished to stop; episodes that had ended are kept.
   """
   if not inputs.transfers(config):
     _say('collect: nothing to do without transfer')
@@ -51,17 +65,22 @@ def run_collect(config, workdir: pathlib.Path, profile: bool = False):
       if about['complete']:
         _say(f'collect: {task} is there, {about["episodes"]} episodes')
         continue
+    if jax.process_count() > 1:
+      raise UserError(
+        f'{folder}: several processes train from datasets that are there; let'
+        ' one collect first: --config.stages="(\'collect\',)"'
+      )
     policy = inputs.collect_policy(config, task)
     if policy == 'agent':
       with files.lock(folder):
-        _collect_by_agent(config, task, folder, profile)
+        _collect_by_agent(config, task, folder, profile, interrupt)
       continue
     # Several datasets, one log: nothing told before is taken back.
-    with Logger(workdir, 'collect', resume_step=sys.maxsize) as logger:
-      _collect_by_policy(config, task, folder, policy, logger)
+    with _open_log(workdir, 'collect', sys.maxsize) as logger:
+      _collect_by_policy(config, task, folder, policy, logger, interrupt)
 
 
-def _collect_by_policy(config, task, folder, policy, logger):
+def _collect_by_policy(config, task, folder, policy, logger, interrupt):
   """Plays episodes with a behaviour that does not learn."""
   c, settings = config.collect, inputs.env_settings(config)
   plan = collect.Plan(task, settings, policy, c.episodes, c.noise, config.seed)
@@ -77,12 +96,13 @@ def _collect_by_policy(config, task, folder, policy, logger):
       last=played.behaviour,
       last_return=played.summary['return'],
     )
+    interrupt.check()
 
   collect.collect(plan, folder, c.workers or os.cpu_count(), tell)
   logger.message(f'{task}: {collect.describe(plan, folder)}')
 
 
-def _collect_by_agent(config, task, folder, profile):
+def _collect_by_agent(config, task, folder, profile, interrupt):
   """Keeps the whole replay of an agent that learns the task from scratch."""
   own = config.copy_and_resolve_references()
   with own.unlocked():
@@ -94,16 +114,25 @@ def _collect_by_agent(config, task, folder, profile):
   workdir = folder / 'agent'
   runs.claim(workdir, own)
   how = {'method': 'agent', 'seed': own.seed}
-  run_finetune(own, workdir, profile, folder, how)
+  run_finetune(own, workdir, profile, interrupt, folder, how)
 
 
-def run_pretrain(config, workdir: pathlib.Path, profile: bool = False):
+def run_pretrain(
+  config,
+  workdir: pathlib.Path,
+  profile: bool = False,
+  interrupt: Interrupt = NEVER,
+):
   """Trains the teacher on the source datasets.
 
   Args:
     config: the run's.
     workdir: the run's folder.
     profile: write a trace of some updates, and tell where the time went.
+    interrupt: the wish to stop.
+
+  Raises:
+    Interrupted: it was wished to stop; a checkpoint has been written.
   """
   if not inputs.transfers(config):
     _say('pretrain: nothing to do without transfer')
@@ -118,27 +147,56 @@ def run_pretrain(config, workdir: pathlib.Path, profile: bool = False):
     _say(f'pretrain: done, {done["step"]} updates')
     return
   notes = inputs.source_notes(config, workdir)
+  devices = sharding.Devices(config.mesh.data)
+  each = -(-config.pretrain.batch // len(config.sources))
+  rows = devices.rows(each, 'config.pretrain.batch', len(config.sources))
   replays = inputs.load_sources(config, workdir)
   dims = tuple(notes['source_action_dims'])
   pretrainer = learner.build_pretrainer(config.learner, dims)
   state, resumed = runs.start(
-    checkpoint, pretrainer.init, config.seed, notes, 'pretrain'
+    checkpoint, pretrainer.init, config.seed, notes, 'pretrain', devices
   )
   schedule = pretrain.Schedule(seed=config.seed, **config.pretrain)
   with (
-    Logger(workdir, 'pretrain', resumed and int(state.step)) as logger,
+    _open_log(workdir, 'pretrain', resumed and int(state.step)) as logger,
     _profiling(workdir, 'pretrain', profile) as profiler,
   ):
     pretrain.pretrain(
-      pretrainer, state, replays, logger, checkpoint, schedule, notes, profiler
+      pretrainer,
+      state,
+      replays,
+      logger,
+      checkpoint,
+      schedule,
+      notes,
+      profiler,
+      _updates(config, workdir, pretrainer.pretrain_step, devices, 'pretrain'),
+      rows,
+      interrupt,
+      (resumed or {}).get('tally'),
     )
   checkpoint.finish(steps, notes)
+
+
+def _updates(config, workdir, step, devices, stage):
+  """The stage's compiled updates."""
+  part = config[stage]
+  return Updates(
+    step,
+    devices,
+    sharding.specs(Batch if stage == 'pretrain' else FinetuneBatch),
+    part.updates_per_call,
+    (part.log_every, part.video_every, part.save_every),
+    config.skip_limit,
+    workdir / 'not_finite' / stage,
+  )
 
 
 def run_finetune(
   config,
   workdir: pathlib.Path,
   profile: bool = False,
+  interrupt: Interrupt = NEVER,
   replay_dir: pathlib.Path | None = None,
   how: dict | None = None,
 ):
@@ -148,8 +206,12 @@ def run_finetune(
     config: the run's.
     workdir: the run's folder.
     profile: write a trace of some updates, and tell where the time went.
+    interrupt: the wish to stop.
     replay_dir: of the online episodes; None: replay/ in the run's folder.
     how: what their metadata says of how they came about.
+
+  Raises:
+    Interrupted: it was wished to stop; a checkpoint has been written.
   """
   checkpoint = Checkpoint(workdir / runs.STUDENT)
   done = checkpoint.finished()
@@ -160,13 +222,14 @@ def run_finetune(
       profiler = stack.enter_context(_profiling(workdir, 'finetune', profile))
       with profiler.part('setting up'):
         loop = _build_finetuner(
-          config, workdir, replay_dir, checkpoint, profiler, stack
+          config, workdir, replay_dir, checkpoint, profiler, interrupt, stack
         )
       loop.run()
       done = {'env_steps': loop.env_steps}
     checkpoint.finish(loop.counters.updates, done)
   # Written when it is missing: an interruption before here costs nothing.
-  folder = replay_dir or workdir / 'replay'
+  root = replay_dir or workdir / 'replay'
+  folder = shards.folder_of(root, jax.process_index(), jax.process_count())
   if not (folder / dataset.FILE).exists():
     how = how or {'method': 'online replay', 'seed': config.seed}
     env = environments.make(config.task, inputs.env_settings(config), 0)
@@ -175,8 +238,12 @@ def run_finetune(
     env.close()
 
 
-def _build_finetuner(config, workdir, replay_dir, checkpoint, profiler, stack):
+def _build_finetuner(
+  config, workdir, replay_dir, checkpoint, profiler, interrupt, stack
+):
   """Everything the online loop uses, fresh or as the checkpoint left it."""
+  devices = sharding.Devices(config.mesh.data)
+  devices.rows(config.finetune.batch, 'config.finetune.batch')
   sources = inputs.source_notes(config, workdir)
   envs = _open_envs(config, config.env.num, 0, stack)
   eval_envs = _open_envs(config, config.evaluate.envs, 1, stack)
@@ -193,19 +260,23 @@ def _build_finetuner(config, workdir, replay_dir, checkpoint, profiler, stack):
     replays = inputs.load_sources(config, workdir, embeds)
   notes = {'task': config.task, 'action_dim': envs.action_dim, **sources}
   init = lambda key: agent.init(key, teacher)
-  state, resumed = runs.start(checkpoint, init, config.seed, notes, 'finetune')
+  state, resumed = runs.start(
+    checkpoint, init, config.seed, notes, 'finetune', devices
+  )
   counters = finetune.Counters()
   if resumed:
     fields = dataclasses.asdict(counters)
     counters = finetune.Counters(**{k: resumed[k] for k in fields})
+  root = replay_dir or workdir / 'replay'
+  written = _share_out(root, devices, resumed)
   replay = Replay(
-    replay_dir or workdir / 'replay',
+    shards.folder_of(root, devices.process, devices.processes),
     config.replay.online_gb * 1e9,
     config.seed,
     envs.action_dim,
     config.env.size,
     owner=True,
-    keep_episodes=resumed['total_episodes'] if resumed else 0,
+    keep_episodes=written[devices.process],
     scratch=inputs.scratch(config, workdir),
     cross_episodes=config.replay.cross_episodes,
     keep_all=config.replay.keep_all,
@@ -224,23 +295,40 @@ def _build_finetuner(config, workdir, replay_dir, checkpoint, profiler, stack):
     state=state,
     envs=envs,
     evaluator=acting.Evaluator(
-      agent, eval_envs, config.evaluate.episodes, eval_key
+      agent, eval_envs, config.evaluate.episodes, eval_key, interrupt.check
     ),
     replay=replay,
     sources=replays,
-    logger=stack.enter_context(Logger(workdir, 'finetune', told)),
+    logger=stack.enter_context(_open_log(workdir, 'finetune', told)),
     checkpoint=checkpoint,
     schedule=schedule,
     counters=counters,
     notes=notes,
     profiler=profiler,
+    updates=_updates(config, workdir, agent.finetune_step, devices, 'finetune'),
+    devices=devices,
+    interrupt=interrupt,
+    resumed=resumed,
   )
+
+
+def _share_out(root, devices, resumed):
+  """Every process's part of the online episodes is in its folder then."""
+  before = resumed['total_episodes'] if resumed else []
+  written = [0] * devices.processes
+  if devices.is_first:
+    if len(before) == devices.processes:
+      shards.clean(root, devices.processes)
+    written = shards.share_out(root, devices.processes, before)
+  # As process 0 has found and made them; the others wait for it here.
+  return sharding.gather(np.array(written))[0].tolist()
 
 
 @contextlib.contextmanager
 def _profiling(workdir, stage, profile):
   """The stage's profiler; at the end, tells what it found."""
   folder = workdir / 'profile' / stage
+  profile = profile and jax.process_index() == 0
   profiler = Profiler(folder if profile else None)
   try:
     yield profiler
@@ -262,9 +350,18 @@ def _open_envs(config, num, stream, stack):
       num,
       2 * config.seed + stream,
       config.env.parallel,
+      num * jax.process_index(),
+      environments.Limits(config.env.timeout, config.env.replacements),
     )
   )
 
 
+def _open_log(workdir, stage, resume_step):
+  """The first process tells for all."""
+  is_first = jax.process_index() == 0
+  return Logger(workdir, stage, resume_step) if is_first else Silent()
+
+
 def _say(text):
-  print(text, flush=True)
+  if jax.process_index() == 0:
+    print(text, flush=True)

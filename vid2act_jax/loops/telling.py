@@ -3,36 +3,78 @@
 import jax
 import numpy as np
 
+from vid2act_jax import sharding
+
 _STRIP_FRAMES = 10
 
 
 class Tally:
   """Means of metrics over the updates since they were last taken.
 
-  The metrics stay on the device until then, so that no update waits.
+  The metrics stay on the device until then, so that no update waits. Updates
+  that were skipped count in `skipped` alone: their losses are not finite.
   """
 
-  def __init__(self, source_names: tuple[str, ...] = ()):
-    """source_names: tasks that the entries of a vector metric belong to."""
+  def __init__(
+    self, source_names: tuple[str, ...] = (), snapshot: dict | None = None
+  ):
+    """Begins, or goes on.
+
+    Args:
+      source_names: tasks that the entries of a vector metric belong to.
+      snapshot: of `snapshot`; None: nothing has been told yet.
+    """
     self._names = source_names
     self._rows: list[dict] = []
+    self._sums = snapshot or {'updates': 0, 'skipped': 0, 'sums': {}}
 
   def add(self, metrics):
-    """Takes the metrics of one update."""
+    """Takes the metrics of an update, or of several, with a leading axis."""
     self._rows.append(metrics)
 
   def take(self) -> dict[str, float]:
     """{'train/<metric>': mean, 'similarity/<task>': mean}; starts anew."""
-    rows, self._rows = jax.device_get(self._rows), []
-    values = {}
-    for key in rows[0]:
-      mean = np.mean([row[key] for row in rows], 0)
+    told = self.snapshot()
+    self._sums = {'updates': 0, 'skipped': 0, 'sums': {}}
+    values = {'train/skipped': told['skipped'] / told['updates']}
+    for key, total in told['sums'].items():
+      mean = np.array(total) / (told['updates'] - told['skipped'])
       if key == 'similarity':
         for name, weight in zip(self._names, mean, strict=True):
           values[f'similarity/{name}'] = float(weight)
       else:
         values[f'train/{key}'] = float(mean)
     return values
+
+  def snapshot(self) -> dict:
+    """Sums so far, as JSON can hold them without loss."""
+    rows, self._rows = jax.device_get(self._rows), []
+    told = self._sums
+    for metrics in rows:
+      skipped = np.atleast_1d(metrics['skipped'])
+      for index in range(len(skipped)):
+        told['updates'] += 1
+        if skipped[index]:
+          told['skipped'] += 1
+          continue
+        for key, value in metrics.items():
+          value = np.asarray(value, np.float64)
+          value = value[index] if np.ndim(metrics['skipped']) else value
+          before = np.array(told['sums'].get(key, 0.0))
+          told['sums'][key] = (before + value).tolist()
+    told['sums'].pop('skipped', None)
+    return told
+
+
+def last_of(batch, count: int):
+  """One device's rows of a call's last batch.
+
+  Args:
+    batch: as it was given to a call of so many updates.
+    count: how many.
+  """
+  batch = sharding.local(batch)
+  return batch if count == 1 else jax.tree.map(lambda x: x[-1], batch)
 
 
 def open_loop(logger, step: int, video: np.ndarray):

@@ -1,0 +1,157 @@
+"""Two real processes of two devices each: training, a death, starting again."""
+
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments import debug, run
+from tests import small
+from vid2act_jax.data import episodes as eps
+from vid2act_jax.data import shards
+from vid2act_jax.loops import runs
+from vid2act_jax.loops.checkpoint import Checkpoint
+
+ROOT = pathlib.Path(__file__).parent.parent
+HEARTBEAT = 10
+BATCH = 8  # Of each source and of the target: two rows a device.
+
+
+def config(**changes):
+  """debug.py with batches that four devices can share."""
+  config = debug.get_config()
+  config.pretrain.batch = 2 * BATCH
+  config.finetune.batch = BATCH
+  config.update_from_flattened_dict(changes)
+  return config.lock()
+
+
+def start(workdir, cache, processes, process, port, *overrides):
+  """One process of so many, with two simulated devices."""
+  flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=2'
+  env = {**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}
+  env['JAX_COMPILATION_CACHE_DIR'] = str(cache)
+  command = [sys.executable, '-m', 'experiments.run', f'--workdir={workdir}']
+  command += ['--config=experiments/debug.py']
+  command += [f'--config.pretrain.batch={2 * BATCH}']
+  command += [f'--config.finetune.batch={BATCH}', *overrides]
+  command += [f'--heartbeat_seconds={HEARTBEAT}']
+  if processes > 1:
+    command += [f'--coordinator=localhost:{port}', f'--process_id={process}']
+    command += [f'--num_processes={processes}']
+  return subprocess.Popen(
+    command,
+    cwd=ROOT,
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def free_port():
+  with socket.socket() as server:
+    server.bind(('localhost', 0))
+    return server.getsockname()[1]
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+  """Datasets and a teacher made by one process on one device."""
+  workdir = tmp_path_factory.mktemp('alone') / 'run'
+  run.run(config(stages=('collect', 'pretrain')), workdir)
+  return workdir
+
+
+def test_two_processes_train_and_one_goes_on(alone, tmp_path):
+  workdir, cache = tmp_path / 'run', tmp_path / 'compiled'
+  shutil.copytree(alone / 'sources', workdir / 'sources')
+  port = free_port()
+  pair = [start(workdir, cache, 2, i, port) for i in range(2)]
+  try:
+    while not (workdir / runs.STUDENT / '5').exists():
+      ended = [p.communicate()[0] for p in pair if p.poll() is not None]
+      assert not ended, ended
+      time.sleep(0.05)
+    # Rows, sources and noise are those of one process.
+    one, two = (Checkpoint(w / runs.TEACHER) for w in (alone, workdir))
+    small.assert_close(
+      two.restore_raw()[0]['params'], one.restore_raw()[0]['params'], 1e-5
+    )
+    pair[1].send_signal(signal.SIGKILL)
+    begun = time.monotonic()
+    said = pair[0].communicate(timeout=60)[0]
+    # Another heartbeat, and what the machine takes to write down where.
+    assert time.monotonic() - begun < 3 * HEARTBEAT + 15
+    assert pair[0].returncode not in (0, None)
+    assert 'another task died' in said or 'has lost another one' in said
+  finally:
+    for process in pair:
+      process.kill()
+  assert len(list((workdir / 'replay').glob('?-of-2/episodes/*.npz'))) >= 2
+  _, extra, step = Checkpoint(workdir / runs.STUDENT).restore_raw()
+  written = extra['total_episodes']
+  assert len(written) == 2 and step >= 5
+  # One process, with another number of devices, takes all of it over.
+  again = start(workdir, cache, 1, 0, port)
+  said = again.communicate(timeout=300)[0]
+  assert again.returncode == 0, said
+  assert f'finetune: going on after update {step}' in said
+  done = Checkpoint(workdir / runs.STUDENT)
+  assert done.finished()['env_steps'] >= config().finetune.env_steps
+  episodes = eps.list_episodes(workdir / 'replay')
+  assert len(episodes) > sum(written)
+  state = done.restore_raw()[0]
+  for leaf in (x for x in _leaves(state) if x.dtype.kind == 'f'):
+    assert np.isfinite(leaf).all()
+
+
+def _leaves(tree):
+  if isinstance(tree, dict):
+    return [leaf for value in tree.values() for leaf in _leaves(value)]
+  if isinstance(tree, list):
+    return [leaf for value in tree for leaf in _leaves(value)]
+  return [] if tree is None else [tree]
+
+
+def _write(folder, total):
+  """So many episodes, whose length tells their number."""
+  (folder / eps.FOLDER).mkdir(parents=True, exist_ok=True)
+  for index in range(total):
+    (folder / eps.FOLDER / f'{index:06d}-{index + 10}.npz').write_text('x')
+
+
+@pytest.mark.parametrize('before, now', [(1, 2), (2, 1), (2, 3), (3, 2)])
+def test_episodes_are_shared_out_anew(tmp_path, before, now):
+  for process in range(before):
+    _write(shards.folder_of(tmp_path, process, before), 3 + process)
+  # One more each than the checkpoint knows of.
+  written = [2 + process for process in range(before)]
+  _write(shards.folder_of(tmp_path, 0, now), 1 if now != 1 else 0)
+  totals = shards.share_out(tmp_path, now, written)
+  assert sum(totals) == sum(written) and len(totals) == now
+  assert max(totals) - min(totals) <= 1
+  lengths = []
+  for process, total in enumerate(totals):
+    folder = shards.folder_of(tmp_path, process, now)
+    found = eps.list_episodes(folder)
+    assert [f.index for f in found] == list(range(total))
+    lengths += [f.length for f in found]
+  assert sorted(lengths) == sorted(
+    index + 10 for total in written for index in range(total)
+  )
+  shards.clean(tmp_path, now)
+  left = {p.parent.parent for p in tmp_path.rglob('*.npz')}
+  assert left == {shards.folder_of(tmp_path, i, now) for i in range(now)}
+
+
+def test_nothing_to_share_out(tmp_path):
+  assert shards.share_out(tmp_path, 2, []) == [0, 0]
+  assert shards.share_out(tmp_path, 2, [4, 5]) == [4, 5]
