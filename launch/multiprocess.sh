@@ -33,6 +33,8 @@ die() {
   exit 1
 }
 
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) ||
+  die "needs bash 5.1 or later, this is $BASH_VERSION"
 num=${1:-}
 [[ $num =~ ^[1-9][0-9]*$ ]] || die "$usage"
 shift
@@ -175,7 +177,8 @@ next_end() {
 left=("${pids[@]}")
 while ((${#left[@]} > 0)); do
   next_end
-  [[ -n $ended ]] || continue
+  # After a signal, or if the system has given an old number anew.
+  [[ -n $ended ]] || { sleep 0.2; continue; }
   rest=()
   for i in "${!pids[@]}"; do
     pid=${pids[i]}

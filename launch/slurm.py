@@ -323,6 +323,13 @@ def main(argv=None) -> int:
         '--local runs each experiment as one process; for several, take'
         ' launch/multiprocess.sh'
       )
+    tasks = args.tasks_per_node or args.gpus
+    if args.nodes > 1 and tasks < args.gpus:
+      raise UserError(
+        f'--tasks-per-node {tasks} with --gpus {args.gpus} on several nodes:'
+        ' JAX gives each task one GPU there, and the others would do nothing;'
+        ' leave --tasks-per-node out'
+      )
     for workdir in done:
       print(f'finished: {workdir}')
     if args.dry_run:

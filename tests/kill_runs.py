@@ -6,6 +6,7 @@ Runs experiments/debug.py to its end; then again, killed (SIGKILL) and started
 again as often as asked: at random places of all stages, and while a checkpoint
 or an episode is being written. Ends with status 1 unless both runs hold the
 same, bit for bit: parameters, optimizers, counters, metrics, episodes.
+Overrides of the config may follow, as in --config.env.parallel=True.
 """
 
 import argparse
@@ -140,6 +141,7 @@ def run_with_kills(
   rng: random.Random,
   reference: pathlib.Path,
   number=signal.SIGKILL,
+  overrides: tuple[str, ...] = (),
 ) -> tuple[list[str], int]:
   """Runs with kills, and compares.
 
@@ -149,6 +151,7 @@ def run_with_kills(
     rng: of the moments.
     reference: a finished run.
     number: the signal.
+    overrides: of the reference's config.
 
   Returns:
     The differences, and how many kills met the run alive.
@@ -158,17 +161,19 @@ def run_with_kills(
     before = told(folder)
     lines = rng.randint(before, max(before, last - 1))
     moment = when(folder, kind, lines, rng.uniform(0, 1))
-    process = start(folder)
+    process = start(folder, *overrides)
     if not kill_at(process, moment, number):
       finish(process)
       break
     _, errors = process.communicate()
+    if number == signal.SIGTERM and process.returncode == 0:
+      break  # All was done but for the summary.
     wanted = STATUS if number == signal.SIGTERM else -number
     if process.returncode != wanted:
       raise RuntimeError(f'status {process.returncode}, not {wanted}: {errors}')
     met += 1
     print(f'{kind}: killed with {told(folder)} of {last} lines', flush=True)
-  finish(start(folder))
+  finish(start(folder, *overrides))
   return differences(reference, folder), met
 
 
@@ -178,11 +183,11 @@ def main():
   parser.add_argument('--kills', type=int, default=20)
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--signal', default='KILL', help='or TERM')
-  args = parser.parse_args()
+  args, overrides = parser.parse_known_args()
   rng, met, found = random.Random(args.seed), 0, []
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
-    finish(start(folder / 'reference'))
+    finish(start(folder / 'reference', *overrides))
     run = 0
     while met < args.kills:
       kinds = rng.choices(('random', *_WRITES), (3, 1, 1), k=6)
@@ -192,6 +197,7 @@ def main():
         rng,
         folder / 'reference',
         signal.Signals[f'SIG{args.signal}'],
+        tuple(overrides),
       )
       found, met, run = found + now, met + more, run + 1
   print(f'{met} kills in {run} runs; differences: {found or "none"}')

@@ -1,6 +1,9 @@
 """Checkpoints: round trips, strictness by name, damage, markers."""
 
 import pathlib
+import shutil
+import subprocess
+import sys
 
 import flax.struct
 import jax
@@ -207,3 +210,76 @@ def test_orbax_keeps_quiet(tmp_path, caplog, recwarn):
   saver.restore(_structs(_state()))
   assert [r for r in caplog.records if 'orbax' in r.pathname] == []
   assert len(recwarn) == 0
+
+
+_FULL_DISK = """
+import resource, signal, sys
+import numpy as np
+from vid2act_jax.loops.checkpoint import Checkpoint
+from vid2act_jax.types import UserError
+
+checkpoint = Checkpoint(sys.argv[1])
+rng = np.random.default_rng(0)
+state = lambda value: {'w': rng.normal(size=(300, 300)) * 0 + value}
+checkpoint.save(1, state(1.0), {})
+checkpoint.save(2, state(2.0), {})
+# Nothing beyond so many bytes can be written, as on a disk that is full.
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+before = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+for step in (2, 3):
+  try:
+    checkpoint.save(step, {'w': rng.normal(size=(300, 300))}, {})
+  except UserError as error:
+    print(error)
+  else:
+    sys.exit('it was written')
+resource.setrlimit(resource.RLIMIT_FSIZE, before)
+again = Checkpoint(sys.argv[1])
+again.recover()
+restored, _, step = again.restore_raw()
+assert step == 2 and (restored['w'] == 2).all(), (step, restored)
+again.save(3, state(3.0), {})
+assert again.restore_raw()[2] == 3
+"""
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+  command = [sys.executable, '-c', _FULL_DISK, str(tmp_path / 'full')]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  first, second = done.stdout.splitlines()
+  assert 'checkpoint of step 2' in first and 'step 3' in second
+  assert 'make room' in first
+
+
+def test_a_death_between_two_checkpoints_of_a_step(tmp_path):
+  """The old one was put aside, the new one is not there yet."""
+  saver = checkpoint.Checkpoint(tmp_path)
+  saver.save(4, {'w': np.ones(3)}, {})
+  (tmp_path / '4').rename(tmp_path / 'replaced-4')
+  again = checkpoint.Checkpoint(tmp_path)
+  again.recover()
+  assert again.restore_raw()[2] == 4
+  # Or the new one was, and the old one not removed yet.
+  shutil.copytree(tmp_path / '4', tmp_path / 'replaced-4')
+  again.recover()
+  assert [p.name for p in tmp_path.iterdir()] == ['4']
+
+
+def test_arrays_beside_the_state(tmp_path):
+  saver = checkpoint.Checkpoint(tmp_path)
+  extra = {
+    'n': 3,
+    'carry': [np.float32([0.1, -2]), np.zeros((0, 2), np.uint8)],
+    'deep': {'flag': np.array([True, False])},
+  }
+  saver.save(1, {'w': np.ones(2)}, extra)
+  found = saver.restore_raw()[1]
+  assert found['n'] == 3
+  for left, right in (
+    *zip(found['carry'], extra['carry'], strict=True),
+    (found['deep']['flag'], extra['deep']['flag']),
+  ):
+    assert left.dtype == right.dtype and left.shape == right.shape
+    np.testing.assert_array_equal(left, right)

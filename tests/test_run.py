@@ -148,6 +148,35 @@ def test_goes_on_after_a_kill(finished, tmp_path, monkeypatch, capsys):
   assert kill_runs.differences(finished, workdir) == []
 
 
+def test_what_is_told_at_a_checkpoints_own_step_is_told_once(
+  finished, tmp_path, monkeypatch
+):
+  workdir = tmp_path / 'killed'
+  shutil.copytree(finished, workdir)
+  shutil.rmtree(workdir / runs.STUDENT)
+  shutil.rmtree(workdir / 'replay')
+  config = config_with(finetune__save_every=12)
+  act = finetune.Finetuner._act
+
+  def die(self):
+    if self.counters.updates == 12:
+      raise Killed
+    act(self)
+
+  monkeypatch.setattr(finetune.Finetuner, '_act', die)
+  with pytest.raises(Killed):
+    run.run(config, workdir)
+  monkeypatch.undo()
+  # Saved, then evaluated: both at one env step.
+  last = read_metrics(workdir, 'finetune')[-1]
+  extra = Checkpoint(workdir / runs.STUDENT).restore_raw()[1]
+  repeat = config.env.action_repeat
+  assert 'eval/return' in last
+  assert last['step'] == extra['agent_steps'] * repeat
+  run.run(config, workdir)
+  assert kill_runs.differences(finished, workdir) == []
+
+
 def test_one_that_is_asked_to_stop_saves_and_goes_on(finished, tmp_path):
   """Before it learns, in an evaluation, between updates; and pretraining."""
   workdir = tmp_path / 'stopped'
@@ -162,7 +191,7 @@ def test_one_that_is_asked_to_stop_saves_and_goes_on(finished, tmp_path):
       super().__init__()
       self.left = checks
 
-    def check(self, step=None):
+    def check(self, together=False):
       self.left -= 1
       if self.left < 0:
         raise interrupt.Interrupted('test')

@@ -10,6 +10,7 @@ import glob
 import importlib.util
 import os
 import sys
+import traceback
 from typing import Any
 
 import jax
@@ -73,6 +74,8 @@ def connect(
   try:
     jax.distributed.initialize(
       **told,
+      # What is said here counts, also within a job of Slurm.
+      cluster_detection_method='deactivate' if coordinator else None,
       initialization_timeout=_JOIN_SECONDS,
       heartbeat_timeout_seconds=heartbeat_seconds,
       shutdown_timeout_seconds=heartbeat_seconds,
@@ -86,14 +89,16 @@ def connect(
 
 
 def leave(error: Exception) -> None:
-  """Ends this process when the others cannot be reached any more.
+  """Ends one of several processes whose device has failed it.
 
-  At once: what would be done at a normal end waits for them.
+  At once: what would be done at a normal end waits for the others, which may
+  be what has failed.
   """
+  traceback.print_exception(error)
   print(
-    f'error: process {jax.process_index()} of {jax.process_count()} has lost'
-    f' another one ({_first_line(error)}); end those that are left, and start'
-    ' all again: they go on from the last checkpoint',
+    f'error: process {jax.process_index()} of {jax.process_count()} cannot go'
+    f' on ({_first_line(error)}). If it has lost another one, end those that'
+    ' are left and start all again: they go on from the last checkpoint',
     file=sys.stderr,
     flush=True,
   )

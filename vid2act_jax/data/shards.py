@@ -11,6 +11,7 @@ import shutil
 
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data import files
+from vid2act_jax.types import UserError
 
 
 def folder_of(root: pathlib.Path, process: int, processes: int) -> pathlib.Path:
@@ -23,9 +24,8 @@ def share_out(
 ) -> list[int]:
   """Sees to it that every process has its share, as of a checkpoint.
 
-  Nothing of the former shares is lost: episodes are linked, not moved, and
-  `clean` removes what they were linked from when a checkpoint knows of the new
-  shares.
+  Nothing of the former shares is lost: episodes are linked, not moved, and what
+  they were linked from stays until `clean`, for older checkpoints know it.
 
   Args:
     root: the replay folder.
@@ -35,15 +35,25 @@ def share_out(
 
   Returns:
     The same of the processes there are now.
+
+  Raises:
+    UserError: an episode that the checkpoint knows is missing.
   """
   if len(written) in (0, processes):
     return written or [0] * processes
-  known = sorted(
-    (file.index, process, file)
-    for process, total in enumerate(written)
-    for file in eps.list_episodes(folder_of(root, process, len(written)))
-    if file.index < total
-  )
+  known = []
+  for process, total in enumerate(written):
+    folder = folder_of(root, process, len(written))
+    found = [f for f in eps.list_episodes(folder) if f.index < total]
+    if total and [f.index for f in found] != list(
+      range(found[0].index if found else 0, total)
+    ):
+      raise UserError(
+        f'{folder}: this process has written {total} episodes, of which some'
+        ' are missing; put them back, or start in a new --workdir.'
+      )
+    known += [(file.index, process, file) for file in found]
+  known.sort()
   shares = [0] * processes
   for process in range(processes):
     # What an interrupted attempt has left.
@@ -53,9 +63,16 @@ def share_out(
   for number, (_, _, file) in enumerate(known):
     process, index = number % processes, number // processes
     target = folder_of(root, process, processes) / eps.FOLDER
-    os.link(file.path, target / f'{index:06d}-{file.length}.npz')
+    _link(file.path, target / f'{index:06d}-{file.length}.npz')
     shares[process] = index + 1
   return shares
+
+
+def _link(source, target):
+  try:
+    os.link(source, target)
+  except OSError:  # Not every file system has them.
+    shutil.copy2(source, target)
 
 
 def clean(root: pathlib.Path, processes: int) -> None:

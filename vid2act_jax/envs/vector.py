@@ -95,12 +95,16 @@ class VectorEnv:
     """Where the environments are, with the step that has been begun.
 
     Returns:
-      What `resume` takes: `episode`, the number of each one's; and `actions`,
-      f32 [T, A], those given since it began.
+      What `resume` takes: `stream`, as of `begin`; of each environment
+      `episode`, its number; and `actions`, f32 [T, A], those given since.
     """
     empty = np.zeros((0, self.action_dim), np.float32)
     actions = [np.stack(given) if given else empty for given in self._given]
-    return {'episode': list(self._episode), 'actions': actions}
+    return {
+      'stream': list(self._stream),
+      'episode': list(self._episode),
+      'actions': actions,
+    }
 
   def resume(self, snapshot: dict) -> Iterator[tuple[int, dict, np.ndarray]]:
     """Brings new environments to where the snapshot's were.
@@ -115,6 +119,7 @@ class VectorEnv:
       The environment's number, an observation and the action [A] that led
       there (zeros at a reset), for all that had been received.
     """
+    self._stream = tuple(snapshot['stream'])
     for index, member in enumerate(self._members):
       self._episode[index] = snapshot['episode'][index]
       actions = snapshot['actions'][index]
@@ -206,8 +211,12 @@ class VectorEnv:
     self.faults.append(f'{error} It is replaced, its episode is dropped.')
     self._members[index].close()
     self._members[index] = self._make(index)
-    self._members[index].receive()
-    self._reset(index)
+    try:
+      self._members[index].receive()
+    except workers.Lost as again:
+      self._replace(index, again)
+    else:
+      self._reset(index)
 
   def close(self):
     """Ends the environments and their processes; twice is fine."""

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import math
 import multiprocessing
+import multiprocessing.util
 import signal
 import traceback
 
@@ -17,6 +18,7 @@ from vid2act_jax.envs import registry
 from vid2act_jax.types import UserError
 
 _CLOSING_SECONDS = 5  # Before a worker that does not end is killed.
+_MAKING_SECONDS = 300  # For an environment to be made.
 _ORPHAN_SECONDS = 60  # That a worker lives on after SIGTERM.
 
 
@@ -64,6 +66,7 @@ class Worker:
   def __init__(self, index, task, settings, limits):
     context = multiprocessing.get_context('spawn')
     self._seconds = limits.seconds
+    self._made = False
     self._name = f'environment worker {index} ({task})'
     self._pipe, theirs = context.Pipe()
     # Frames come through shared memory: a pipe would copy them twice.
@@ -76,6 +79,8 @@ class Worker:
     self._process.start()
     # Else the worker's death would leave the pipe open, and us waiting.
     theirs.close()
+    # At exit, before daemons are ended by a signal that workers outlive.
+    multiprocessing.util.Finalize(self, self._pipe.close, exitpriority=10)
 
   def send(self, command):
     # One that is dead is found to be so when it should answer.
@@ -83,12 +88,14 @@ class Worker:
       self._pipe.send(command)
 
   def receive(self):
+    # To be made takes long in its own way: suites are imported.
+    seconds = self._seconds if self._made else _MAKING_SECONDS
     try:
-      if not self._pipe.poll(self._seconds):
+      if not self._pipe.poll(seconds):
         raise Lost(
-          f'{self._name} did not answer for {self._seconds:g} s'
-          ' (config.env.timeout).'
+          f'{self._name} did not answer for {seconds:g} s (config.env.timeout).'
         )
+      self._made = True
       kind, content = self._pipe.recv()
     except (EOFError, ConnectionResetError) as error:
       raise self._death() from error

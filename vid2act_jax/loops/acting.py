@@ -125,6 +125,7 @@ class Evaluator:
       key: root of the policy's noise, which its means do not use.
       check: called at every step; what it raises ends the evaluation.
     """
+    self.faults = envs.faults  # As of `VectorEnv`.
     self._player = Player(agent, envs.num, key, explore=False)
     self._driver = Driver(envs)
     self._share = -(-episodes // (envs.num * jax.process_count()))

@@ -22,6 +22,7 @@ from vid2act_jax import sharding, types
 from vid2act_jax.data import files, limits
 
 _DONE = 'DONE.json'
+_REPLACED = 'replaced-'  # What the name of a step put aside begins with.
 _MOST_BYTES = 64 << 30  # Of a state; at the default sizes, 0.1 GB.
 _ARRAY = 'array of type'  # Key that tells an array from a dictionary.
 _MAX_TOLD = 30  # Mismatches named one by one; the others are counted.
@@ -62,6 +63,7 @@ class Checkpoint:
     """
     try:
       self.directory.mkdir(parents=True, exist_ok=True)
+      self.recover()
       aside = self._set_aside(step)
       with self._open(read_only=False) as manager:
         manager.save(
@@ -74,11 +76,28 @@ class Checkpoint:
         )
       for path in aside:
         shutil.rmtree(path)
-    except OSError as error:
+    except types.UserError:
+      raise
+    except Exception as error:  # A full disk, too, shows itself in many kinds.
       raise types.UserError(
         f'cannot write the checkpoint of step {step} into '
-        f'{self.directory}: {error}'
+        f'{self.directory}: {_first_line(error)}; make room, or mend the'
+        ' permissions, and start again: what was saved before is there'
       ) from error
+
+  def recover(self):
+    """Makes good what a death between two checkpoints of one step has left.
+
+    For the writer of the folder alone; `save` calls it, too.
+    """
+    if jax.process_index() == 0:
+      for old in self.directory.glob(f'{_REPLACED}*'):
+        place = self.directory / old.name.removeprefix(_REPLACED)
+        if place.exists():
+          shutil.rmtree(old)
+        else:
+          os.replace(old, place)
+    sharding.wait('recover')
 
   def latest(self):
     """The newest step there is (int), or None."""
@@ -132,13 +151,13 @@ class Checkpoint:
 
   def finish(self, step, content=None):
     """Marks the stage as done at a step; content: a dictionary of JSON."""
-    if jax.process_index():
-      return
     text = json.dumps({'step': int(step), **(content or {})}, indent=2)
-    files.make_folder(self.directory)
-    files.write_durably(
-      self.directory / _DONE, lambda file: file.write(text.encode())
-    )
+    if jax.process_index() == 0:
+      files.make_folder(self.directory)
+      files.write_durably(
+        self.directory / _DONE, lambda file: file.write(text.encode())
+      )
+    sharding.wait('finished')
 
   def finished(self):
     """What finish() wrote, with 'step'; None when the stage is not done.
@@ -186,7 +205,7 @@ class Checkpoint:
     steps = self._steps()
     for old in steps if jax.process_index() == 0 else ():
       if old >= step or old in self._damaged:
-        path = self.directory / f'replaced-{old}'
+        path = self.directory / f'{_REPLACED}{old}'
         shutil.rmtree(path, ignore_errors=True)
         os.replace(self.directory / str(old), path)
         aside.append(path)

@@ -12,7 +12,8 @@ import multiprocessing
 import os
 import pathlib
 import signal
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import jax
@@ -61,6 +62,8 @@ def collect(
   folder: pathlib.Path,
   workers: int,
   on_episode: Callable[[int, Played], None],
+  told: Collection[int] | None = None,
+  check: Callable[[], None] = lambda: None,
 ) -> None:
   """Plays episodes into a dataset folder until it is complete.
 
@@ -70,7 +73,11 @@ def collect(
     plan: what to collect.
     folder: of the dataset.
     workers: processes that play; 1: this one.
-    on_episode: called with the number of episodes there, and the new one.
+    on_episode: called with the number of episodes there, and the new one; at
+      the start also with those that are there and not in `told`.
+    told: episodes that have been told in an earlier start; None: all.
+    check: called at least once a second; what it raises ends the collection,
+      and the episodes under way are lost.
 
   Raises:
     UserError: the task, the policy or the folder will not do, the folder
@@ -92,10 +99,17 @@ def collect(
       dataset.write_metadata, folder, plan.task, how, description
     )
     write(False)
-    present = {file.index for file in eps.list_episodes(folder)}
+    present = {file.index: file for file in eps.list_episodes(folder)}
+    names = policies.mixture(weights, plan.episodes)
     missing = [i for i in range(plan.episodes) if i not in present]
     done = plan.episodes - len(missing)
-    with contextlib.closing(_play(plan, folder, missing, workers)) as stream:
+    for index, file in present.items():
+      new = told is not None and index not in told
+      if new and index < plan.episodes:
+        summary = eps.load_summary(file.path)
+        on_episode(done, Played(index, names[index], summary))
+    stream = _play(plan, folder, missing, workers, check)
+    with contextlib.closing(stream):
       for played in stream:
         done += 1
         on_episode(done, played)
@@ -148,7 +162,11 @@ def _check_same(folder, how, description):
 
 
 def _play(
-  plan: Plan, folder: pathlib.Path, indices: list[int], workers: int
+  plan: Plan,
+  folder: pathlib.Path,
+  indices: list[int],
+  workers: int,
+  check: Callable[[], None],
 ) -> Iterator[Played]:
   """Plays and writes episodes; yields them as they are done."""
   workers = min(workers, len(indices))
@@ -156,28 +174,51 @@ def _play(
     maker = _Maker(plan, folder)
     try:
       for index in indices:
-        yield maker.make(index)
+        yield maker.make(index, check)
     finally:
       maker.close()
     return
+  others = multiprocessing.active_children()
   pool = concurrent.futures.ProcessPoolExecutor(
     workers,
     multiprocessing.get_context('spawn'),  # JAX's threads bear no fork.
-    # Ctrl-C reaches the whole group; the parent decides what it means.
-    signal.signal,
-    (signal.SIGINT, signal.SIG_IGN),
+    _begin_worker,
   )
   try:
-    pending = [pool.submit(_work, plan, folder, i) for i in indices]
-    for future in concurrent.futures.as_completed(pending):
-      yield future.result()
+    pending = {pool.submit(_work, plan, folder, i) for i in indices}
+    while pending:
+      done, pending = concurrent.futures.wait(
+        pending, 0.5, concurrent.futures.FIRST_COMPLETED
+      )
+      check()
+      for future in done:
+        yield future.result()
   except concurrent.futures.process.BrokenProcessPool as error:
     raise UserError(
       f'{folder}: a process that played {plan.task} died, perhaps for want of '
       'memory; use fewer workers and run again, what is there is kept'
     ) from error
+  except BaseException:
+    # Not waited for: an episode is there whole or not at all.
+    for child in multiprocessing.active_children():
+      if child not in others:
+        child.kill()
+    raise
   finally:
     pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker():
+  """In every process that plays: ends when its parent wants it, or is gone."""
+  # They reach the whole group; the parent decides what they mean.
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+
+  def outlived():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+  threading.Thread(target=outlived, daemon=True).start()
 
 
 def _work(plan, folder, index):
@@ -208,8 +249,10 @@ class _Maker:
       raise
     self._names = policies.mixture(weights, plan.episodes)
 
-  def make(self, index: int) -> Played:
-    """Plays episode `index` and writes it."""
+  def make(
+    self, index: int, check: Callable[[], None] = lambda: None
+  ) -> Played:
+    """Plays episode `index` and writes it; `check` is called at every step."""
     seed = _seed(self._plan.seed, self._plan.task, index)
     behaviour, rng = self._names[index], np.random.default_rng(seed)
     act = self._acts[behaviour]
@@ -221,6 +264,7 @@ class _Maker:
     step = index * (self._plan.settings.time_limit + 1)
     finished = []
     while not finished:
+      check()
       action = np.asarray(act(obs, rng, step), np.float32)
       obs = batch(self._env.step(action[0]))
       finished = assembler.add(obs, action)

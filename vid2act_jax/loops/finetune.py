@@ -115,7 +115,8 @@ class Finetuner:
     resumed = resumed or {}
     self._random_returns = list(resumed.get('random_returns', ()))
     self._tally = telling.Tally(notes['sources'], resumed.get('tally'))
-    if acted := resumed.get('acting'):
+    acted = resumed.get('acting')
+    if acted and devices.processes == 1:
       self._driver.resume(acted['driver'], replay.reopen)
       self._player.resume(acted['carry'])
     else:
@@ -145,7 +146,7 @@ class Finetuner:
     while True:
       while self.counters.updates < self._due():
         self._learn()
-        self._interrupt.check()
+        self._interrupt.check(together=True)
       self._evaluate_if_due()
       self.logger.progress(
         self.env_steps,
@@ -156,7 +157,7 @@ class Finetuner:
       )
       if self.env_steps >= self.schedule.env_steps:
         break
-      self._interrupt.check(self.counters.steps)
+      self._interrupt.check(together=True)
       self._act()
     if self.counters.evaluated < self.env_steps:
       self._evaluate()
@@ -176,6 +177,10 @@ class Finetuner:
     with self._profiler.part('storing'):
       episodes = self.replay.add(obs, led)
     c.steps += 1
+    frames = int((~obs['is_first']).sum())
+    ready = bool(self.replay.num_episodes)
+    frames, ready = sharding.total([frames, ready])
+    c.agent_steps += int(frames)
     self._tell_faults()
     for episode in episodes:
       self._recent['last_return'] = episode['return']
@@ -183,10 +188,6 @@ class Finetuner:
       self.logger.scalars(self.env_steps, values)
       if not warm:
         self._random_returns.append(episode['return'])
-    frames = int((~obs['is_first']).sum())
-    ready = bool(self.replay.num_episodes)
-    frames, ready = sharding.total([frames, ready])
-    c.agent_steps += int(frames)
     enough = c.agent_steps >= self.schedule.prefill
     if not warm and enough and ready == self._devices.processes:
       self._begin_learning()
@@ -199,13 +200,13 @@ class Finetuner:
     self.logger.scalars(self.env_steps, {'random/return': total / num})
 
   def _tell_faults(self):
-    envs = self._driver.envs
-    for text in envs.faults:
-      self.counters.replaced += 1
-      self.logger.message(text)
-      told = {'faults/workers_replaced': self.counters.replaced}
-      self.logger.scalars(self.env_steps, told)
-    envs.faults.clear()
+    for faults in (self._driver.envs.faults, self.evaluator.faults):
+      for text in faults:
+        self.counters.replaced += 1
+        self.logger.message(text)
+        told = {'faults/workers_replaced': self.counters.replaced}
+        self.logger.scalars(self.env_steps, told)
+      faults.clear()
 
   def _timed(self, choose):
     def timed(obs):
@@ -215,6 +216,8 @@ class Finetuner:
     return timed
 
   def _local(self):
+    if self._devices.num == 1:
+      return self.state
     if self._here is None:
       self._here = sharding.local(self.state)
     return self._here
@@ -293,8 +296,10 @@ class Finetuner:
     self.logger.message(f'evaluation at {self.env_steps} env steps: {text}')
 
   def _tell_open_loop(self, batch):
-    video = self._open_loop(self._local(), batch.target, self._video_key)
-    telling.open_loop(self.logger, self.env_steps, np.asarray(video))
+    with self._profiler.part('predicting'):
+      video = self._open_loop(self._local(), batch.target, self._video_key)
+      video = np.asarray(video)
+    telling.open_loop(self.logger, self.env_steps, video)
 
   def _save(self):
     """Everything that a run needs to go on as if it had not been stopped."""
@@ -305,6 +310,7 @@ class Finetuner:
         **self._notes,
         'tally': self._tally.snapshot(),
         'random_returns': self._random_returns,
+        'lines': self.logger.lines,
         # Of every host.
         'total_episodes': sharding.gather(self.replay.total_episodes).tolist(),
       }

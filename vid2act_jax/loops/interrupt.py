@@ -6,6 +6,7 @@ stop: there JAX's preemption service listens, which hears of a TPU's maintenance
 as well.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ class Interrupt:
   def __init__(self):
     self._signal: signal.Signals | None = None
     self._before = {}
+    self._calls = 0
 
   def __enter__(self):
     main = threading.current_thread() is threading.main_thread()
@@ -45,15 +47,17 @@ class Interrupt:
       raise KeyboardInterrupt
     self._signal = signal.Signals(number)
     text = f'\n{self._signal.name}: saving, then stopping (Ctrl-C: at once)\n'
-    # Past the streams, which the signal may have come in the middle of.
-    os.write(sys.__stderr__.fileno(), text.encode())
+    # Past the streams, which the signal may have come in the middle of; and
+    # Ctrl-C may have ended whoever reads them.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+      os.write(sys.__stderr__.fileno(), text.encode())
 
-  def check(self, step: int | None = None) -> None:
+  def check(self, together: bool = False) -> None:
     """To be called where everything can be saved.
 
     Args:
-      step: for several hosts, a number that grows from call to call and is the
-        same on all; None: one host may not stop here by itself.
+      together: whether all hosts come here, equally often. Only there can
+        several stop.
 
     Raises:
       Interrupted: it is time to stop.
@@ -61,7 +65,8 @@ class Interrupt:
     if jax.process_count() == 1:
       if self._signal:
         raise Interrupted(self._signal.name)
-    elif step is not None and multihost_utils.reached_preemption_sync_point(
-      step
-    ):
-      raise Interrupted('preemption')
+    elif together:
+      # The service waits for one number, so none may be left out.
+      self._calls += 1
+      if multihost_utils.reached_preemption_sync_point(self._calls):
+        raise Interrupted('preemption')

@@ -84,6 +84,8 @@ def encode_gif(frames, fps=_FPS):
 class Silent:
   """A logger of the hosts that tell nothing; same interface as `Logger`."""
 
+  lines = 0
+
   def __enter__(self):
     return self
 
@@ -99,7 +101,7 @@ class Silent:
 class Logger:
   """Writes what one stage of a run tells; use it as a context manager."""
 
-  def __init__(self, workdir, stage, resume_step=None):
+  def __init__(self, workdir, stage, resume_step=None, resume_lines=None):
     """Opens the log of a stage.
 
     Args:
@@ -108,6 +110,9 @@ class Logger:
       resume_step: the step the stage goes on from: what was told after it is
         removed, so sys.maxsize removes nothing. None: the stage begins, and
         whatever an earlier attempt at it told is removed.
+      resume_lines: how many lines of metrics the stage had told then: of those
+        told at `resume_step` itself, some may be from after. None: all of them
+        stay.
 
     Raises:
       UserError: the folder cannot be written, or its metrics are damaged.
@@ -118,9 +123,10 @@ class Logger:
     if resume_step is not None:  # An event's step has 63 bits.
       purge_step = min(int(resume_step) + 1, sys.maxsize)
     self._line = progress.ProgressLine(stage)
+    self.lines = 0  # Of metrics, told by this stage.
     try:
       self.workdir.mkdir(parents=True, exist_ok=True)
-      seconds = self._take_back(resume_step)
+      seconds = self._take_back(resume_step, resume_lines)
       # A folder per stage: purge_step hides later events of the whole folder.
       self._tensorboard = tensorboardX.SummaryWriter(
         str(self.workdir / 'tensorboard' / stage),
@@ -161,6 +167,7 @@ class Logger:
     # Opened anew each time: another stage's logger may replace the file.
     with open(self.workdir / METRICS, 'a', encoding='utf-8') as file:
       file.write(json.dumps(record, allow_nan=False) + '\n')
+    self.lines += 1
     for name, value in values.items():
       self._tensorboard.add_scalar(f'{self.stage}/{name}', value, int(step))
 
@@ -227,14 +234,17 @@ class Logger:
     self._line.close()
     self._tensorboard.close()
 
-  def _take_back(self, resume_step):
+  def _take_back(self, resume_step, resume_lines):
     """Removes what was told after resume_step; the seconds told up to it."""
     last = -1 if resume_step is None else int(resume_step)
+    most = sys.maxsize if resume_lines is None else resume_lines
     kept, seconds = [], 0.0
     for record in read_metrics(self.workdir):
       if record['stage'] == self.stage:
-        if record['step'] > last or resume_step is None:
+        beyond = record['step'] > last or self.lines >= most
+        if beyond or resume_step is None:
           continue
+        self.lines += 1
         seconds = max(seconds, record['time'])
       kept.append(_to_line(record))
     files.write_durably(

@@ -86,14 +86,14 @@ def pretrain(
   def save():
     with profiler.part('saving'):
       updates.look()
-      extra = {**notes, 'tally': tally.snapshot()}
+      extra = {**notes, 'tally': tally.snapshot(), 'lines': logger.lines}
       checkpoint.save(step, state, extra)
 
   # Batches come to the devices in the thread that draws them.
   with contextlib.closing(prefetch(calls, put=lambda call: call)) as stream:
     while step < s.steps:
       try:
-        interrupt.check(step)
+        interrupt.check(together=True)
       except Interrupted:
         save()
         raise

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import jax
 
-_COMPILED = ('acting', 'updating')
+_COMPILED = ('acting', 'updating', 'predicting')
 _TRACED = range(5, 15)  # Updates of a stage: behind the compilations.
 
 

@@ -15,7 +15,7 @@ from importlib import metadata
 import jax
 from ml_collections import ConfigDict
 
-from vid2act_jax import learner
+from vid2act_jax import learner, sharding
 from vid2act_jax.data import files, limits
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
@@ -111,7 +111,7 @@ def record_start(workdir: pathlib.Path, arguments: list[str]) -> None:
   record = {
     'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
     'command': shlex.join(['python', '-m', 'experiments.run', *arguments]),
-    'commit': _commit(),
+    'commit': commit(),
     'machine': f'{os.cpu_count()} cores {platform.machine()},'
     f' {jax.device_count()} x {device.device_kind}',
     'versions': {
@@ -122,7 +122,7 @@ def record_start(workdir: pathlib.Path, arguments: list[str]) -> None:
     file.write(json.dumps(record) + '\n')
 
 
-def _commit() -> str:
+def commit() -> str:
   """The commit of this checkout, or 'unknown': installed, or without git."""
   if not shutil.which('git'):
     return 'unknown'
@@ -179,10 +179,13 @@ def start(checkpoint, init, seed: int, notes: dict, stage: str, devices):
     UserError: the checkpoint does not fit.
   """
   key = jax.random.key(seed)
+  checkpoint.recover()
+  _agree(checkpoint, checkpoint.latest())
   if checkpoint.latest() is None:
     return devices.init(init, key), None
   target = devices.place(jax.eval_shape(init, key))
   state, extra, step = checkpoint.restore(target)
+  _agree(checkpoint, step)
   for name, value in notes.items():
     if extra[name] != value:
       raise UserError(
@@ -192,6 +195,17 @@ def start(checkpoint, init, seed: int, notes: dict, stage: str, devices):
   if devices.is_first:
     print(f'{stage}: going on after update {step}', flush=True)
   return state, extra
+
+
+def _agree(checkpoint, step):
+  """All hosts have to go on from one step."""
+  steps = sharding.gather(-1 if step is None else step)
+  if (steps != steps[0]).any():
+    raise UserError(
+      f'{checkpoint.directory}: processes found different checkpoints there,'
+      f' of steps {steps.tolist()} (-1: none); the folder must be one that all'
+      ' of them share. Start again, or look at the file system'
+    )
 
 
 def load_agent(workdir: str | pathlib.Path):

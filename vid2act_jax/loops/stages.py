@@ -1,38 +1,31 @@
 """The stages of a run, each from a config and a folder.
 
-The only place that turns configs into built objects for the loops. A stage
-whose result is there is skipped, one that is half done is resumed.
+A stage whose result is there is skipped, one that is half done is resumed.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
 import sys
 
 import jax
-import numpy as np
 
 from vid2act_jax import envs as environments
 from vid2act_jax import learner, sharding
 from vid2act_jax.data import dataset, files, shards
-from vid2act_jax.data.replay import Replay
 from vid2act_jax.loops import (
-  acting,
+  build,
   collect,
-  embedding,
-  finetune,
   inputs,
   pretrain,
   runs,
 )
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.interrupt import Interrupt
-from vid2act_jax.loops.logger import Logger, Silent
+from vid2act_jax.loops.logger import read_metrics
 from vid2act_jax.loops.profile import Profiler
-from vid2act_jax.loops.updating import Updates
-from vid2act_jax.types import Batch, FinetuneBatch, UserError
+from vid2act_jax.types import UserError
 
 NEVER = Interrupt()  # Listens to nobody.
 PARTS = 'parts.json'  # Seconds of the parts of a stage, in its profile.
@@ -76,7 +69,7 @@ def run_collect(
         _collect_by_agent(config, task, folder, profile, interrupt)
       continue
     # Several datasets, one log: nothing told before is taken back.
-    with _open_log(workdir, 'collect', sys.maxsize) as logger:
+    with build.open_log(workdir, 'collect', sys.maxsize) as logger:
       _collect_by_policy(config, task, folder, policy, logger, interrupt)
 
 
@@ -96,9 +89,13 @@ def _collect_by_policy(config, task, folder, policy, logger, interrupt):
       last=played.behaviour,
       last_return=played.summary['return'],
     )
-    interrupt.check()
 
-  collect.collect(plan, folder, c.workers or os.cpu_count(), tell)
+  key = f'{task}/return'
+  told = read_metrics(logger.workdir, 'collect')
+  told = {row['step'] - 1 for row in told if key in row}
+  collect.collect(
+    plan, folder, c.workers or os.cpu_count(), tell, told, interrupt.check
+  )
   logger.message(f'{task}: {collect.describe(plan, folder)}')
 
 
@@ -158,7 +155,12 @@ def run_pretrain(
   )
   schedule = pretrain.Schedule(seed=config.seed, **config.pretrain)
   with (
-    _open_log(workdir, 'pretrain', resumed and int(state.step)) as logger,
+    build.open_log(
+      workdir,
+      'pretrain',
+      resumed and int(state.step),
+      (resumed or {}).get('lines'),
+    ) as logger,
     _profiling(workdir, 'pretrain', profile) as profiler,
   ):
     pretrain.pretrain(
@@ -170,26 +172,14 @@ def run_pretrain(
       schedule,
       notes,
       profiler,
-      _updates(config, workdir, pretrainer.pretrain_step, devices, 'pretrain'),
+      build.updates(
+        config, workdir, pretrainer.pretrain_step, devices, 'pretrain'
+      ),
       rows,
       interrupt,
       (resumed or {}).get('tally'),
     )
   checkpoint.finish(steps, notes)
-
-
-def _updates(config, workdir, step, devices, stage):
-  """The stage's compiled updates."""
-  part = config[stage]
-  return Updates(
-    step,
-    devices,
-    sharding.specs(Batch if stage == 'pretrain' else FinetuneBatch),
-    part.updates_per_call,
-    (part.log_every, part.video_every, part.save_every),
-    config.skip_limit,
-    workdir / 'not_finite' / stage,
-  )
 
 
 def run_finetune(
@@ -215,113 +205,30 @@ def run_finetune(
   """
   checkpoint = Checkpoint(workdir / runs.STUDENT)
   done = checkpoint.finished()
-  if done and done['env_steps'] >= config.finetune.env_steps:
+  trains = not done or done['env_steps'] < config.finetune.env_steps
+  if not trains:
     _say(f'finetune: done, {done["env_steps"]} env steps of {config.task}')
   else:
     with contextlib.ExitStack() as stack:
       profiler = stack.enter_context(_profiling(workdir, 'finetune', profile))
       with profiler.part('setting up'):
-        loop = _build_finetuner(
+        loop = build.finetuner(
           config, workdir, replay_dir, checkpoint, profiler, interrupt, stack
         )
       loop.run()
       done = {'env_steps': loop.env_steps}
     checkpoint.finish(loop.counters.updates, done)
-  # Written when it is missing: an interruption before here costs nothing.
+    if jax.process_index() == 0:
+      shards.clean(replay_dir or workdir / 'replay', jax.process_count())
+  # Also when it is missing: an interruption before here costs nothing.
   root = replay_dir or workdir / 'replay'
   folder = shards.folder_of(root, jax.process_index(), jax.process_count())
-  if not (folder / dataset.FILE).exists():
+  if trains or not (folder / dataset.FILE).exists():
     how = how or {'method': 'online replay', 'seed': config.seed}
     env = environments.make(config.task, inputs.env_settings(config), 0)
     how = {**how, 'env_steps': done['env_steps']}
     dataset.write_metadata(folder, config.task, how, env.description, True)
     env.close()
-
-
-def _build_finetuner(
-  config, workdir, replay_dir, checkpoint, profiler, interrupt, stack
-):
-  """Everything the online loop uses, fresh or as the checkpoint left it."""
-  devices = sharding.Devices(config.mesh.data)
-  devices.rows(config.finetune.batch, 'config.finetune.batch')
-  sources = inputs.source_notes(config, workdir)
-  envs = _open_envs(config, config.env.num, 0, stack)
-  eval_envs = _open_envs(config, config.evaluate.envs, 1, stack)
-  agent = learner.build_agent(
-    config.learner, envs.action_dim, tuple(sources['source_action_dims'])
-  )
-  teacher, replays = None, []
-  if agent.teacher:
-    teacher = inputs.load_teacher(config, workdir, agent)
-    kept = inputs.scratch(config, workdir) / 'embeddings'
-    embeds = embedding.of_sources(
-      agent, teacher, config.replay.embeddings, kept
-    )
-    replays = inputs.load_sources(config, workdir, embeds)
-  notes = {'task': config.task, 'action_dim': envs.action_dim, **sources}
-  init = lambda key: agent.init(key, teacher)
-  state, resumed = runs.start(
-    checkpoint, init, config.seed, notes, 'finetune', devices
-  )
-  counters = finetune.Counters()
-  if resumed:
-    fields = dataclasses.asdict(counters)
-    counters = finetune.Counters(**{k: resumed[k] for k in fields})
-  root = replay_dir or workdir / 'replay'
-  written = _share_out(root, devices, resumed)
-  replay = Replay(
-    shards.folder_of(root, devices.process, devices.processes),
-    config.replay.online_gb * 1e9,
-    config.seed,
-    envs.action_dim,
-    config.env.size,
-    owner=True,
-    keep_episodes=written[devices.process],
-    scratch=inputs.scratch(config, workdir),
-    cross_episodes=config.replay.cross_episodes,
-    keep_all=config.replay.keep_all,
-    embed=embedding.of_target(agent, teacher, config.replay.embeddings),
-  )
-  schedule = finetune.Schedule(
-    **config.finetune,
-    eval_every=config.evaluate.every,
-    action_repeat=config.env.action_repeat,
-    seed=config.seed,
-  )
-  told = counters.agent_steps * schedule.action_repeat if resumed else None
-  eval_key = jax.random.key(config.seed + 1)
-  return finetune.Finetuner(
-    agent=agent,
-    state=state,
-    envs=envs,
-    evaluator=acting.Evaluator(
-      agent, eval_envs, config.evaluate.episodes, eval_key, interrupt.check
-    ),
-    replay=replay,
-    sources=replays,
-    logger=stack.enter_context(_open_log(workdir, 'finetune', told)),
-    checkpoint=checkpoint,
-    schedule=schedule,
-    counters=counters,
-    notes=notes,
-    profiler=profiler,
-    updates=_updates(config, workdir, agent.finetune_step, devices, 'finetune'),
-    devices=devices,
-    interrupt=interrupt,
-    resumed=resumed,
-  )
-
-
-def _share_out(root, devices, resumed):
-  """Every process's part of the online episodes is in its folder then."""
-  before = resumed['total_episodes'] if resumed else []
-  written = [0] * devices.processes
-  if devices.is_first:
-    if len(before) == devices.processes:
-      shards.clean(root, devices.processes)
-    written = shards.share_out(root, devices.processes, before)
-  # As process 0 has found and made them; the others wait for it here.
-  return sharding.gather(np.array(written))[0].tolist()
 
 
 @contextlib.contextmanager
@@ -339,27 +246,6 @@ def _profiling(workdir, stage, profile):
     (files.make_folder(folder) / PARTS).write_text(text + '\n')
     _say(f'{stage}: where the time went\n{profiler.table()}')
     _say(f'{stage}: the same, and a trace of some updates: {folder}')
-
-
-def _open_envs(config, num, stream, stack):
-  """The target task's environments; streams have seeds of their own."""
-  return stack.enter_context(
-    environments.VectorEnv(
-      config.task,
-      inputs.env_settings(config),
-      num,
-      2 * config.seed + stream,
-      config.env.parallel,
-      num * jax.process_index(),
-      environments.Limits(config.env.timeout, config.env.replacements),
-    )
-  )
-
-
-def _open_log(workdir, stage, resume_step):
-  """The first process tells for all."""
-  is_first = jax.process_index() == 0
-  return Logger(workdir, stage, resume_step) if is_first else Silent()
 
 
 def _say(text):

@@ -2,9 +2,11 @@
 
 `native` is XLA's own convolution: the right one on GPU and TPU. `subpixel` is
 for CPU, where XLA's strided and dilated convolutions, and above all their
-weight gradients, are many times slower than a matrix product. There a stride
-of two becomes a rearrangement of pixels around one convolution of stride one,
-whose weight gradient is written as matrix products.
+weight gradients, are many times slower than a matrix product. There a stride of
+two becomes a rearrangement of pixels around one convolution of stride one,
+whose weight gradient is written as matrix products; and a convolution that
+makes pictures smaller is, forward, one product with the pixels under all taps
+side by side.
 """
 
 import jax
@@ -30,6 +32,29 @@ def conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
     return jax.lax.conv_general_dilated(
       x, kernel, (2, 2), 'VALID', dimension_numbers=_DIMS
     )
+  return _conv_stride_two(x, kernel)
+
+
+@jax.custom_vjp
+def _conv_stride_two(x, kernel):
+  return _product(x, kernel)
+
+
+def _stride_two_forward(x, kernel):
+  return _product(x, kernel), (x, kernel)
+
+
+def _stride_two_backward(residuals, grad):
+  # Of a convolution with a stride of one, over blocks of 2 x 2 pixels.
+  blocks, spread = jax.vjp(_to_blocks, *residuals)
+  return spread(_backward(blocks, grad))
+
+
+_conv_stride_two.defvjp(_stride_two_forward, _stride_two_backward)
+
+
+def _to_blocks(x, kernel):
+  """Pixels of 2 x 2 become channels, in the picture and in the kernel."""
   m, size, _, c = x.shape
   half = kernel.shape[0] // 2
   grid = (size - kernel.shape[0]) // 2 + half
@@ -37,7 +62,7 @@ def conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
   x = x.transpose(0, 1, 3, 2, 4, 5).reshape(m, grid, grid, 4 * c)
   kernel = kernel.reshape(half, 2, half, 2, c, -1)
   kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(half, half, 4 * c, -1)
-  return _conv_unit_stride(x, kernel)
+  return x, kernel
 
 
 def conv_transpose(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
@@ -101,6 +126,19 @@ def _backward(residuals, grad):
 
 
 _conv_unit_stride.defvjp(_forward, _backward)
+
+
+def _product(x, kernel):
+  """[M, S, S, C], [k, k, C, D] -> [M, G, G, D], G = (S - k) // 2 + 1."""
+  k, out = kernel.shape[0], kernel.shape[3]
+  grid = (x.shape[1] - k) // 2 + 1
+  span = 2 * grid - 1
+  taps = [
+    x[:, i : i + span : 2, j : j + span : 2] for i in range(k) for j in range(k)
+  ]
+  columns = jnp.concatenate(taps, -1)
+  rows = columns.reshape(-1, columns.shape[-1])
+  return (rows @ kernel.reshape(-1, out)).reshape(-1, grid, grid, out)
 
 
 def _correlate(x, kernel):

@@ -1,0 +1,102 @@
+"""All benchmarks of one kind of machine, into one file of results.
+
+  python -m benchmarks.all cpu
+  python -m benchmarks.all gpu
+  python -m benchmarks.all gpu --beside "python time_public_code.py"
+
+Runs them one after another, each in a process of its own, and writes
+benchmarks/results/<kind>.json: for each its command, its figures, and the
+commit; after each, so that what was measured is kept. `--only` takes some of
+them anew and leaves the others' results. `--beside` runs a command of any other
+program that prints a line of JSON, so that both are measured in one run.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+
+from vid2act_jax.loops import runs
+
+RESULTS = pathlib.Path(__file__).parent / 'results'
+_UPDATE = 'benchmarks.update'
+KINDS = {
+  'cpu': {
+    'update': f'{_UPDATE} --repeats 3',
+    'update_embeddings_computed': (
+      f'{_UPDATE} --repeats 3 --no-parts --embeddings none'
+    ),
+    'domains': 'benchmarks.domains --repeats 3',
+    'envs': 'benchmarks.envs --seconds 3',
+    'end_to_end': 'benchmarks.end_to_end',
+    'collectives': 'benchmarks.collectives',
+    'data': 'benchmarks.data --frames 500000',
+  },
+  'gpu': {
+    'parity': 'tests.check_parity tests/golden/*.npz',
+    'update_float32': f'{_UPDATE} --repeats 50',
+    'update_bfloat16': f'{_UPDATE} --repeats 50 --dtype bfloat16',
+    'update_bfloat16_embeddings_computed': (
+      f'{_UPDATE} --repeats 50 --dtype bfloat16 --no-parts --embeddings none'
+    ),
+    'domains': 'benchmarks.domains --repeats 50 --dtype bfloat16',
+  },
+}
+
+
+def measure(command: str) -> dict:
+  """Runs one; its figures, or what it said where it failed or tells none.
+
+  Args:
+    command: of the shell.
+  """
+  env = dict(os.environ)
+  if 'check_parity' in command:
+    # Tolerances are those of float32; a GPU's default is less.
+    env['JAX_DEFAULT_MATMUL_PRECISION'] = 'float32'
+  done = subprocess.run(
+    command, shell=True, env=env, capture_output=True, text=True
+  )
+  out = {'command': command.replace(sys.executable, 'python')}
+  out['commit'] = runs.commit()
+  if done.returncode:
+    return {**out, 'failed': done.stderr.strip().splitlines()[-5:]}
+  for line in done.stdout.splitlines():
+    if line.startswith('{'):
+      return {**out, 'figures': json.loads(line)}
+  return {**out, 'said': done.stdout.strip().splitlines()}
+
+
+def main():
+  """Measures, writes and tells."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('kind', choices=KINDS)
+  parser.add_argument('--only', nargs='+', default=None)
+  parser.add_argument('--beside', default='')
+  args = parser.parse_args()
+  python = shlex.quote(sys.executable)
+  commands = {k: f'{python} -m {v}' for k, v in KINDS[args.kind].items()}
+  if unknown := set(args.only or ()) - set(commands):
+    parser.error(f'{sorted(unknown)}: choose from {sorted(commands)}')
+  if args.beside:
+    commands['beside'] = args.beside
+  path = RESULTS / f'{args.kind}.json'
+  results = json.loads(path.read_text()) if path.exists() else {}
+  failed = []
+  for name, command in commands.items():
+    if args.only and name not in args.only and name != 'beside':
+      continue
+    print(f'{name}: {command}', flush=True)
+    results[name] = measure(command)
+    print(json.dumps(results[name]), flush=True)
+    failed += [name] if 'failed' in results[name] else []
+    path.write_text(json.dumps(results, indent=2) + '\n')
+  if failed:
+    sys.exit(f'failed: {", ".join(failed)}')
+
+
+if __name__ == '__main__':
+  main()
