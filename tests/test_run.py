@@ -352,6 +352,11 @@ def test_base_has_the_sizes_of_the_paper():
 
 
 MISTAKES = {
+  'no update a call': (
+    {'pretrain__updates_per_call': 0},
+    'pretrain.updates_per_call=0',
+  ),
+  'no time': ({'env__timeout': 0.0}, 'config.env.timeout must be positive'),
   'task': ({'task': 'dmc_walker_wlak'}, 'dmc_walker_walk'),
   'suite': ({'task': 'atari_pong'}, 'unknown suite'),
   'sources': ({'sources': ()}, 'config.sources is empty'),

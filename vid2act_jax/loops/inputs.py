@@ -67,6 +67,17 @@ def check(config, workdir: pathlib.Path) -> None:
         f' length={part.length} more than {video.CONTEXT}, the frames that an'
         ' open-loop prediction is given'
       )
+    if part.updates_per_call < 1:
+      raise UserError(
+        f'config.{stage}.updates_per_call={part.updates_per_call}: it must be'
+        ' at least 1'
+      )
+  limits = config.env.timeout, config.env.replacements, config.skip_limit
+  if limits[0] <= 0 or min(limits) < 0:
+    raise UserError(
+      'config.env.timeout must be positive, config.env.replacements and'
+      f' config.skip_limit not negative; they are {limits}'
+    )
 
 
 def env_settings(config) -> environments.Settings:
