@@ -40,7 +40,7 @@ def entry(workdir: pathlib.Path) -> dict:
   randoms = [m['random/return'] for m in metrics if 'random/return' in m]
   start = runs.read_starts(workdir)[-1]
   return {
-    'variant': config['learner']['variant'],
+    'variant': config['variant'],
     'seed': config['seed'],
     'task': config['task'],
     'env_steps': [m['step'] for m in points],

@@ -111,7 +111,7 @@ def make_parts(agent, state, batch, key):
   del grads
   flat = lambda x: x.reshape(-1, x.shape[-1])
   start = jax.tree.map(flat, forward.latent)
-  label = extra and extra.similarity.argmax(0).reshape(-1)
+  label = extra and extra.label.reshape(-1)
 
   def behavior(state, start, label):
     return finetune.behavior_step(agent, state, start, label, key)
@@ -131,9 +131,10 @@ def measure_update(args) -> dict:
   c = config.learner
   c.behavior.horizon = args.horizon or c.behavior.horizon
   c.dtype = args.dtype
-  if not args.domains:
-    c.variant = 'dreamerv2'
-  agent = learner.build_agent(c, _ACTIONS, (_ACTIONS,) * args.domains)
+  variant = learner.parse('vid2act' if args.domains else 'dreamerv2')
+  agent = learner.build_agent(
+    c, _ACTIONS, (_ACTIONS,) * args.domains, variant=variant
+  )
   key = jax.random.key(0)
   teacher = agent.teacher and agent.teacher.init(key)
   state = jax.jit(agent.init)(key, teacher)

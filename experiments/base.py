@@ -25,6 +25,18 @@ def get_config() -> ConfigDict:
       'teacher_from': '',  # a run folder or a public checkpoint's file (.npz,
       # .safetensors, .pt); '': this run's own
       'stages': ('collect', 'pretrain', 'finetune'),  # run in this order
+      # What of the method is used:
+      #   vid2act         all of it
+      #   dreamerv2       nothing of the sources
+      #   finetune        the student starts as the teacher; no more transfer
+      #   action_free     the student is stacked on a model pretrained without
+      #                   actions (APV); no more transfer
+      #   no_distill      the student's features are not drawn to the teacher's
+      #   no_replay       no action VAE, the policy reads the state alone
+      #   uniform         similarity weights of 1/N
+      #   frozen_weights  similarity weights as initialised
+      #   single:<task>   transfer from one of the sources alone
+      'variant': 'vid2act',
       'env': _env(),
       'learner': _learner(),
       'replay': {  # frames held for sampling, on disk: 12.3 KB each
@@ -86,7 +98,6 @@ def _sizes():
 def _learner():
   return ConfigDict(
     {
-      'variant': 'vid2act',  # 'dreamerv2': no teacher, no transfer
       'teacher': _sizes(),
       'student': _sizes(),  # may differ from the teacher's
       'transfer': {

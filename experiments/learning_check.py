@@ -1,7 +1,7 @@
 """Does it learn? Cartpole swing-up from pixels on two CPU cores.
 
   python -m experiments.run --config=experiments/learning_check.py \
-    --config.learner.variant=dreamerv2 --workdir=runs/learning_check_dreamerv2
+    --config.variant=dreamerv2 --workdir=runs/learning_check_dreamerv2
   python -m experiments.run --config=experiments/learning_check.py
 
 An evaluation return of at least 400 is asked for (random: about 30 to 70).

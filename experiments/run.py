@@ -88,7 +88,7 @@ def run(
       interrupt.check()
       _STAGES[stage](config, workdir, profile, interrupt)
     if is_first:
-      title = f'{config.task}, {config.learner.variant}, seed {config.seed}'
+      title = f'{config.task}, {config.variant}, seed {config.seed}'
       print(f'summary: {write_summary(workdir, title)}', flush=True)
 
 

@@ -198,7 +198,7 @@ def _check_first(report, agent, state, batch, golden, compiled):
 
   update = compiled(finetune.update_model, static_argnums=0)
   state, _ = update(agent, state, grads)
-  label = extra.similarity.argmax(0).reshape(-1)
+  label = extra.label.reshape(-1)
   start = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), forward.latent)
   # The slow critic is copied before the first update.
   state = state.replace(slow_critic=state.params['critic'])
@@ -272,15 +272,16 @@ def _check_transfer(report, extra, out):
   report.add(
     'similarity', 'out', 'weights', extra.similarity, out['similarity']
   )
-  label = extra.similarity.argmax(0)
+  label = extra.label
   report.add('similarity', 'out', 'label', label, out['label'])
   report.add('distances', 'out', 'distance', extra.distance, out['distance'])
-  for i in range(len(extra.distilled)):
+  replay = extra.replay
+  for i in range(len(replay.distilled)):
     for name, ours in (
-      ('distilled_feat', extra.distilled[i]),
-      ('vae_recon', extra.recon[i]),
-      ('vae_mean', extra.vae.mean[i]),
-      ('vae_std', extra.vae.std[i]),
+      ('distilled_feat', replay.distilled[i]),
+      ('vae_recon', replay.recon[i]),
+      ('vae_mean', replay.latent.mean[i]),
+      ('vae_std', replay.latent.std[i]),
     ):
       group = 'VAE' if name.startswith('vae') else 'distilled features'
       name = f'source{i}/{name}'

@@ -37,6 +37,10 @@ _WRITES = {
 }
 
 
+# What two runs need not have in common in a row of metrics.
+PHYSICAL = 'time', 'peak_gb', 'device_peak_gb'
+
+
 def start(workdir: pathlib.Path, *overrides: str) -> subprocess.Popen:
   """Starts or continues the run, in a process group of its own."""
   command = [sys.executable, '-m', 'experiments.run']
@@ -107,7 +111,7 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
     left, right = (Checkpoint(w / stage).restore_raw() for w in (one, other))
     found += _unequal(f'{stage} checkpoint', left, right)
   left, right = (
-    [{k: v for k, v in m.items() if k != 'time'} for m in read_metrics(w)]
+    [{k: v for k, v in m.items() if k not in PHYSICAL} for m in read_metrics(w)]
     for w in (one, other)
   )
   found += [] if left == right else ['metrics']

@@ -87,9 +87,9 @@ def state_of(built, seed=0):
 
   def init():
     key = jax.random.key(0)
-    teacher = built.teacher and built.teacher.init(key)
-    is_agent = isinstance(built, learner.Agent)
-    return built.init(key, teacher) if is_agent else built.init(key)
+    if not isinstance(built, learner.Agent):
+      return built.init(key)
+    return built.init(key, built.pretrained and built.pretrained.init(key))
 
   shapes = jax.eval_shape(init)
   zeros = lambda x: jnp.asarray(np.zeros(x.shape, x.dtype))
@@ -118,7 +118,7 @@ def batch_of(*lead, action_dim, seed=0) -> Batch:
 def finetune_batch(agent, size=2, length=6, seed=0) -> FinetuneBatch:
   """Target and source batches; the sources' paddings are not zero."""
   target = batch_of(size, length, action_dim=agent.action_dim, seed=seed)
-  if not agent.teacher:
+  if not agent.replays:
     return FinetuneBatch(target, None)
   lead, width = (agent.num_domains, size, length), agent.teacher.action_dim
   return FinetuneBatch(target, batch_of(*lead, action_dim=width, seed=seed + 1))

@@ -111,9 +111,8 @@ class TestEmbedder:
 
   def test_nothing_to_keep(self, setup, tmp_path):
     assert embedding.of_target(setup.agent, None, 'none') is None
-    alone = small.config()
-    alone.variant = 'dreamerv2'
-    agent = learner.build_agent(alone, 2, ())
+    alone = learner.parse('dreamerv2')
+    agent = learner.build_agent(small.config(), 2, (), variant=alone)
     assert embedding.of_target(agent, None, 'float16') is None
     kept = embedding.of_sources(setup.agent, None, 'none', tmp_path)
     assert kept == [None, None]

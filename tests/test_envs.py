@@ -275,7 +275,7 @@ def test_bad_actions(make):
     ('dmc', 'there are .*dmc_walker_walk'),
     ('dmc_cartpole_swngup', 'did you mean dmc_cartpole_swingup'),
     ('metaworld_door_clos', 'did you mean metaworld_door_close'),
-    ('probe_nothing', 'there are probe_reward'),
+    ('probe_xyz', 'there are probe_reward'),
   ],
 )
 def test_unknown_tasks(task, message):

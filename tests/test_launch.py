@@ -141,7 +141,7 @@ def test_number_of_processes_is_asked_for(several, arguments):
 # Slurm.
 
 TINY = (
-  '--config.learner.variant=dreamerv2',
+  '--config.variant=dreamerv2',
   '--config.stages=("finetune",)',
   '--config.evaluate.every=0',
   '--config.evaluate.episodes=1',

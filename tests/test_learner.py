@@ -118,9 +118,8 @@ def test_actions_are_fitted_to_every_domain():
 
 
 def test_no_transfer():
-  config = small.config()
-  config.variant = 'dreamerv2'
-  agent = learner.build_agent(config, 2, ())
+  variant = learner.parse('dreamerv2')
+  agent = learner.build_agent(small.config(), 2, (), variant=variant)
   state, batch = small.state_of(agent), small.finetune_batch(agent)
   assert state.params['model']['transfer'] == {} == state.teacher
   assert batch.sources is None
@@ -272,9 +271,8 @@ def test_a_fresh_state(setup):
 @pytest.mark.parametrize(
   'key, value, sources, named',
   [
-    ('variant', 'dreamer', (2,), "'dreamer'"),
     ('conv', 'fft', (2,), "'fft'"),
-    ('variant', 'vid2act', (), 'config.sources'),
+    ('conv', 'auto', (), 'config.sources'),
   ],
 )
 def test_a_wrong_config_is_told(key, value, sources, named):

@@ -238,9 +238,9 @@ def test_too_many_updates_that_are_not_finite_end_it(
 
 
 def _learned(workdir):
-  """What a run's finetuning told, but for the time it took."""
+  """What a run's finetuning told, but for the time and memory it took."""
   return [
-    {k: v for k, v in row.items() if k != 'time'}
+    {k: v for k, v in row.items() if k not in kill_runs.PHYSICAL}
     for row in read_metrics(workdir, 'finetune')
   ]
 
@@ -360,7 +360,7 @@ MISTAKES = {
   'task': ({'task': 'dmc_walker_wlak'}, 'dmc_walker_walk'),
   'suite': ({'task': 'atari_pong'}, 'unknown suite'),
   'sources': ({'sources': ()}, 'config.sources is empty'),
-  'variant': ({'learner__variant': 'x'}, 'config.learner.variant'),
+  'variant': ({'variant': 'x'}, "config.variant='x' is unknown"),
   'stage': ({'stages': ('colect',)}, 'colect'),
   'size': ({'env__size': 32}, 'config.env.size'),
   'length': ({'finetune__length': 4}, 'config.finetune'),
@@ -379,7 +379,7 @@ MISTAKES = {
 def test_mistakes_are_told(name, tmp_path):
   overrides, message = MISTAKES[name]
   if name == 'conv':
-    overrides = {**overrides, 'learner__variant': 'dreamerv2'}
+    overrides = {**overrides, 'variant': 'dreamerv2'}
   with pytest.raises(UserError, match=message):
     run.run(config_with(**overrides), tmp_path / 'run')
 

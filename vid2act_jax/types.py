@@ -50,8 +50,9 @@ class Carry:
   """What the policy remembers between two frames of E environments."""
 
   student: Latent  # [E, ...]
-  teacher: Latent  # [N, E, ...], each domain's own state
+  teacher: Latent | None  # [N, E, ...], each domain's own state
   action: jax.Array  # f32 [E, A], the last action taken
+  base: Latent | None = None  # [E, ...], of the model under a stacked student
 
 
 @flax.struct.dataclass
@@ -72,7 +73,7 @@ class FinetuneBatch:
   """What one update of the finetuning sees."""
 
   target: Batch  # [B, L, ...], of the online replay
-  sources: Batch | None  # [N, B, L, ...], one batch a domain; None: no transfer
+  sources: Batch | None  # [N, B, L, ...], one batch a domain; None: no replay
   # The frozen teacher's embeddings, where they are kept: then the sources need
   # no images. Any float type; None: they are computed from the images.
   target_embed: jax.Array | None = None  # [B, L, N, E], under every label

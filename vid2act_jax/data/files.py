@@ -61,12 +61,17 @@ def make_folder(folder: pathlib.Path) -> pathlib.Path:
   return folder
 
 
+class Locked(UserError):
+  """Another process writes in a folder."""
+
+
 @contextlib.contextmanager
 def lock(folder: pathlib.Path) -> Iterator[None]:
   """Makes a folder and is its only writer; the lock ends with the process.
 
   Raises:
-    UserError: another process writes there, or the folder cannot be made.
+    Locked: another process writes there.
+    UserError: the folder cannot be made or written.
   """
   path = make_folder(folder) / LOCK
   try:
@@ -81,7 +86,7 @@ def lock(folder: pathlib.Path) -> Iterator[None]:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       file.seek(0)
-      raise UserError(
+      raise Locked(
         f'{folder}: another process is writing here ({file.read().strip()}); '
         'wait for it, or choose another folder.'
       ) from error

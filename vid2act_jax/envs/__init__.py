@@ -3,11 +3,13 @@
 A suite is imported only when one of its tasks is made. Task names:
 `dmc_<domain>_<task>`, `metaworld_<task>`, `probe_<name>`, `gym_<id>` for what
 is registered with gymnasium, and `<module>:<function>` for one's own (see
-`vid2act_jax.envs.gym` and `vid2act_jax.envs.factory`).
+`vid2act_jax.envs.gym` and `vid2act_jax.envs.factory`). Each may be shifted by
+what follows an '@' (see `vid2act_jax.envs.shift`).
 """
 
 from vid2act_jax.envs.core import Env, Settings
 from vid2act_jax.envs.registry import check, make, scripted_policy
+from vid2act_jax.envs.shift import base_name
 from vid2act_jax.envs.vector import VectorEnv
 from vid2act_jax.envs.workers import Limits
 
@@ -16,6 +18,7 @@ __all__ = [
   'Limits',
   'Settings',
   'VectorEnv',
+  'base_name',
   'check',
   'make',
   'scripted_policy',

@@ -61,6 +61,7 @@ class Simulator(Protocol):
   has_success: bool
   description: dict  # the suite's part of the metadata, fit for JSON
   state: np.ndarray | None  # f32 [S], what scripted policies read
+  model: object | None  # MuJoCo's MjModel, where it has one
 
   def reset(self, seed: int | None = None) -> None:
     """Starts an episode; a seed, 0 to 2**32 - 1, restarts what is random."""

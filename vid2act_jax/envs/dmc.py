@@ -36,9 +36,7 @@ class Simulator:
     domain, task = _TASKS[name]
     self._env = suite.load(domain, task, task_kwargs={'random': seed})
     camera = settings.camera or _CAMERAS.get(domain, '0')
-    self._camera = render.Camera(
-      self._physics.model.ptr, settings, camera, f'dmc_{name}'
-    )
+    self._camera = render.Camera(self.model, settings, camera, f'dmc_{name}')
     spec = self._env.action_spec()
     # MuJoCo's largest number stands for "unlimited": nothing to scale to.
     unlimited = spec.maximum >= mujoco.mjMAXVAL
@@ -50,6 +48,10 @@ class Simulator:
       'flips': [],
       'versions': {p: metadata.version(p) for p in ('dm_control', 'mujoco')},
     }
+
+  @property
+  def model(self) -> mujoco.MjModel:
+    return self._physics.model.ptr
 
   @property
   def _physics(self):

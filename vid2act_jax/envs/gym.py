@@ -144,6 +144,11 @@ class Simulator:
     # By itself `finalize` may come too late at exit, after MuJoCo ended EGL.
     atexit.register(self.close)
 
+  @property
+  def model(self) -> object | None:
+    """What the environment calls so: MuJoCo's model, if it uses MuJoCo."""
+    return getattr(self._env.unwrapped, 'model', None)
+
   def reset(self, seed: int | None = None):
     seed, self._seed = self._seed if seed is None else seed, None
     _take_context(self._env)

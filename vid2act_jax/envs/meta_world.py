@@ -8,9 +8,11 @@ import mujoco
 import numpy as np
 from metaworld import env_dict, policies
 
-from vid2act_jax.envs import core, render
+from vid2act_jax.envs import core, render, shift
+from vid2act_jax.types import UserError
 
 _CAMERA = 'corner'
+_HAND_DIM = 3  # Actions that move the hand; the last one is the gripper's.
 
 
 def _suite_name(name):
@@ -28,14 +30,31 @@ def build(name: str, settings: core.Settings, seed: int) -> 'Simulator':
   return Simulator(name, settings, seed)
 
 
-def policy(name: str) -> Callable[[core.Env], np.ndarray]:
-  """The suite's own policy: environment -> action f32 [4] in [-1, 1]."""
+def policy(
+  name: str, action_dim: int | None = None
+) -> Callable[[core.Env], np.ndarray]:
+  """The suite's own policy: environment -> action f32 [A] in [-1, 1].
+
+  Args:
+    name: the task's.
+    action_dim: A, where the agent sees another number of actions than 4. With
+      3 the gripper gets 0; those beyond 4 are zeros.
+
+  Raises:
+    UserError: A is too small to move the hand.
+  """
+  if action_dim is not None and action_dim < _HAND_DIM:
+    raise UserError(
+      f"task 'metaworld_{name}' with actions={action_dim}: its scripted policy "
+      f'needs {_HAND_DIM} to move the hand; collect with policy random.'
+    )
   # They steer with gains far above 1 and rely on the suite's clipping.
   warnings.filterwarnings('ignore', r'Constant\(s\) may be too high')
   expert = policies.ENV_POLICY_MAP[_suite_name(name)]()
 
   def act(env):
-    return expert.get_action(env.state).clip(-1, 1).astype(np.float32)
+    action = expert.get_action(env.state).clip(-1, 1).astype(np.float32)
+    return action if action_dim is None else shift.fit(action, action_dim)
 
   return act
 
@@ -64,7 +83,7 @@ class Simulator:
     self._env.seed(seed)
     camera = settings.camera or _CAMERA
     self._camera = render.Camera(
-      self._env.model, settings, camera, f'metaworld_{name}'
+      self.model, settings, camera, f'metaworld_{name}'
     )
     self._turned = self._is_upside_down(self._camera.index)
     self.state = None
@@ -74,6 +93,14 @@ class Simulator:
       'flips': ['vertical', 'horizontal'] if self._turned else [],
       'versions': {p: metadata.version(p) for p in ('metaworld', 'mujoco')},
     }
+
+  @property
+  def model(self) -> mujoco.MjModel:
+    return self._env.model
+
+  def strengthen(self, factor: float):
+    """Multiplies how far an action moves the hand, which no actuator does."""
+    self._env.action_scale *= factor
 
   def reset(self, seed: int | None = None):
     if seed is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vid2act_jax.envs import core, gl
+from vid2act_jax.envs import core, gl, shift
 from vid2act_jax.types import UserError
 
 
@@ -24,6 +24,7 @@ class Suite:
   package: str = ''  # what has to be installed, '' for nothing
   extra: str = ''  # the pip extra that installs it
   renders: bool = False  # imports MuJoCo at once; others choose GL themselves
+  models: bool = True  # some of its tasks may have a MuJoCo model
 
 
 SUITES = {
@@ -31,7 +32,7 @@ SUITES = {
   'metaworld': Suite(
     'vid2act_jax.envs.meta_world', 'metaworld', 'metaworld', True
   ),
-  'probe': Suite('vid2act_jax.envs.probe'),
+  'probe': Suite('vid2act_jax.envs.probe', models=False),
   'gym': Suite('vid2act_jax.envs.gym', 'gymnasium', 'gym'),
 }
 FACTORY = Suite('vid2act_jax.envs.factory', 'gymnasium', 'gym')
@@ -42,16 +43,26 @@ def make(task: str, settings: core.Settings, seed: int) -> core.Env:
 
   Args:
     task: '<suite>_<name>', for example 'dmc_ball_in_cup_catch', or
-      '<module>:<function>', which makes a gymnasium environment.
+      '<module>:<function>', which makes a gymnasium environment; with
+      '@key=value,...' behind it, what `vid2act_jax.envs.shift` tells of.
     settings: how it is shown and stepped.
     seed: of its initial states, 0 to 2**32 - 1.
 
   Raises:
-    UserError: unknown suite, task or camera, a package that is missing, no GL
-      library to render with, or an environment that cannot be used.
+    UserError: unknown suite, task, modifier or camera, a package that is
+      missing, no GL library to render with, or an environment that cannot be
+      used, or not be shifted in this way.
   """
-  module, name = _find(task)
-  return core.Env(task, settings, module.build(name, settings, seed))
+  module, name, change = _find(task)
+  if change.camera:
+    settings = dataclasses.replace(settings, camera=change.camera)
+  simulator = module.build(name, settings, seed)
+  try:
+    shifted = shift.apply(change, simulator, task)
+  except BaseException:
+    simulator.close()
+    raise
+  return core.Env(task, settings, shifted)
 
 
 def scripted_policy(task: str) -> Callable[[core.Env], np.ndarray]:
@@ -60,15 +71,16 @@ def scripted_policy(task: str) -> Callable[[core.Env], np.ndarray]:
   It reads the environment's `state`, not the picture.
 
   Raises:
-    UserError: the suite has no scripted policies, or as `make` does.
+    UserError: the suite has no scripted policies, too few actions are left to
+      play them, or as `make` does.
   """
-  module, name = _find(task)
+  module, name, change = _find(task)
   if not hasattr(module, 'policy'):
     raise UserError(
       f'task {task!r}: its suite has no scripted policies; '
       'only metaworld_* tasks have them.'
     )
-  return module.policy(name)
+  return module.policy(name, change.actions)
 
 
 def check(task: str):
@@ -78,7 +90,7 @@ def check(task: str):
 
 def prepare(task: str):
   """Does once what every process that makes the task would else repeat."""
-  suite, _ = _split(task)
+  suite, _, _ = _split(task)
   if suite.renders:
     gl.choose()
   elif suite.package:
@@ -86,13 +98,13 @@ def prepare(task: str):
 
 
 def _find(task):
-  suite, name = _split(task)
+  suite, name, change = _split(task)
   if suite.renders:
     gl.choose()  # Before the import: MuJoCo reads its choice only then.
   module = importlib.import_module(suite.module)
   if hasattr(module, 'check'):
     module.check(name)
-    return module, name
+    return module, name, change
   known = module.tasks()
   if name not in known:
     prefix = task.partition('_')[0] + '_'
@@ -100,15 +112,16 @@ def _find(task):
     names = ', '.join(prefix + n for n in near or known)
     hint = f'did you mean {names}?' if near else f'there are {names}.'
     raise UserError(f'unknown task {task!r}: {hint}')
-  return module, name
+  return module, name, change
 
 
 def _split(task):
-  prefix, _, name = task.partition('_')
+  base, change = shift.parse(task)
+  prefix, _, name = base.partition('_')
   if prefix in SUITES:
     suite = SUITES[prefix]
-  elif ':' in task:
-    suite, name = FACTORY, task
+  elif ':' in base:
+    suite, name = FACTORY, base
   else:
     raise UserError(
       f'unknown suite {prefix!r} in task {task!r}: a task is named '
@@ -120,4 +133,6 @@ def _split(task):
       f'task {task!r} needs the package {suite.package}, which is not '
       f'installed: pip install "vid2act_jax[{suite.extra}]"'
     )
-  return suite, name
+  if change.dynamics and not suite.models:
+    raise shift.no_model(task)
+  return suite, name, change

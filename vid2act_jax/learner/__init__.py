@@ -2,5 +2,14 @@
 
 from vid2act_jax.learner.agent import Agent, Draws, Pretrainer
 from vid2act_jax.learner.build import build_agent, build_pretrainer
+from vid2act_jax.learner.variants import Variant, parse
 
-__all__ = ['Agent', 'Draws', 'Pretrainer', 'build_agent', 'build_pretrainer']
+__all__ = [
+  'Agent',
+  'Draws',
+  'Pretrainer',
+  'Variant',
+  'build_agent',
+  'build_pretrainer',
+  'parse',
+]

@@ -12,8 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vid2act_jax.learner import finetune, policy, pretrain, teachers, video
+from vid2act_jax.learner import (
+  finetune,
+  frames,
+  policy,
+  pretrain,
+  teachers,
+  video,
+  warm,
+)
 from vid2act_jax.learner.noise import Draw
+from vid2act_jax.learner.variants import Variant
 from vid2act_jax.losses.world_model import Scales
 from vid2act_jax.nets import heads, transfer
 from vid2act_jax.nets.world_model import WorldModel
@@ -95,7 +104,7 @@ class Pretrainer:
 
   def open_loop(self, state, batch, key):
     """Predicted videos; see `vid2act_jax.learner.video.open_loop`."""
-    each = -(-6 // self.teacher.num_domains)
+    each = -(-video.ROWS // self.teacher.num_domains)
     batch = jax.tree.map(lambda x: x[:, :each], batch)
     rows, label = pretrain.flatten_domains(self, batch)
     params = state.params['model']
@@ -105,21 +114,39 @@ class Pretrainer:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Agent:
-  """Learns a task online, with (`teacher` given) or without transfer."""
+  """Learns a task online, with what its variant uses of the source tasks."""
 
   student: WorldModel
   action_dim: int
-  teacher: WorldModel | None
+  pretrained: WorldModel | None  # None: nothing is used of the sources
   source_action_dims: tuple[int, ...]
   loss: ModelLoss
   transfer: TransferSettings
   behavior: BehaviorSettings
   optimizers: dict[str, optax.GradientTransformation]
   draws: Draws = Draws()
+  variant: Variant = Variant()
+
+  @property
+  def teacher(self) -> WorldModel | None:
+    """The pretrained model where it watches along, frozen."""
+    return self.pretrained if self.variant.teacher else None
+
+  @property
+  def base(self) -> WorldModel | None:
+    """The model without actions under a stacked student."""
+    if self.variant.start != 'stacked':
+      return None
+    return dataclasses.replace(self.pretrained, num_domains=0)
+
+  @property
+  def replays(self) -> bool:
+    """Whether the policy reads the guidance of an action VAE."""
+    return bool(self.teacher) and self.variant.replay
 
   @property
   def num_domains(self) -> int:
-    """N; 0 without transfer."""
+    """N; 0 without a teacher."""
     return self.teacher.num_domains if self.teacher else 0
 
   @property
@@ -151,7 +178,7 @@ class Agent:
 
   @property
   def actor(self) -> heads.Actor:
-    """Reads [s, guidance], or s alone without transfer."""
+    """Reads [s, guidance], or s alone without action replay."""
     layers, units = self.behavior.actor_layers, self.student.sizes.units
     return heads.Actor(layers, units, self.action_dim, self.student.dtype)
 
@@ -162,20 +189,22 @@ class Agent:
     return heads.ScalarHead(layers, units, self.student.dtype)
 
   def init(self, key: jax.Array, teacher: Params | None = None):
-    """A fresh state around a frozen teacher.
+    """A fresh state.
 
     Args:
       key: for the parameters.
-      teacher: parameters of a pretrained teacher (of which `encoder` and
-        `rssm` are kept), needed exactly if the agent has a teacher.
+      teacher: parameters of the pretrained model, needed exactly if the
+        variant uses one. Of a frozen teacher `encoder` and `rssm` are kept.
     """
     keys = jax.random.split(key, 6)
     feat = jnp.zeros((1, self.student.feat_dim))
-    model = {'world_model': self.student.init(keys[0]), 'transfer': {}}
-    actor_inputs, frozen = feat, {}
+    model = {**self._init_world(keys[0], teacher), 'transfer': {}}
+    frozen = {}
     if self.teacher:
       frozen = {k: teacher[k] for k in ('encoder', 'rssm')}
       model['transfer'] = self._init_transfer(keys[1:4], feat)
+    actor_inputs = feat
+    if self.replays:
       guidance = jnp.zeros((1, self.transfer.guidance))
       actor_inputs = jnp.concatenate([feat, guidance], -1)
     critic = self.critic.init(keys[5], feat)['params']
@@ -189,17 +218,31 @@ class Agent:
     zero = jnp.zeros((), jnp.int32)
     return LearnerState(zero, params, opt, slow, frozen)
 
+  def _init_world(self, key, teacher):
+    """{world_model}, and {base} under a stacked one."""
+    world = self.student.init(key)
+    if self.variant.start == 'teacher':
+      world = warm.start_from(self.student, world, self.pretrained, teacher)
+    if not self.base:
+      return {'world_model': world}
+    base = self.base.init(jax.random.fold_in(key, 1))
+    base = {k: base[k] for k in ('encoder', 'rssm')}
+    base = warm.start_from(self.base, base, self.pretrained, teacher)
+    return {'world_model': world, 'base': base}
+
   def _init_transfer(self, keys, feat):
     teacher = jnp.zeros((self.num_domains, 1, self.teacher.feat_dim))
-    action = jnp.zeros((1, self.vae.action_dim))
-    noise = jnp.zeros((1, self.vae.latent_dim))
-    label = jnp.zeros(1, int)
-    vae = self.vae.init(keys[2], feat, action, label, noise)
-    return {
-      'similarity': self.similarity.init(keys[0], teacher, feat)['params'],
-      'distill': self.distill.init(keys[1], teacher)['params'],
-      'vae': vae['params'],
-    }
+    params = {'distill': self.distill.init(keys[1], teacher)['params']}
+    if self.variant.weighs:
+      similarity = self.similarity.init(keys[0], teacher, feat)
+      params['similarity'] = similarity['params']
+    if self.replays:
+      action = jnp.zeros((1, self.vae.action_dim))
+      noise = jnp.zeros((1, self.vae.latent_dim))
+      label = jnp.zeros(1, int)
+      vae = self.vae.init(keys[2], feat, action, label, noise)
+      params['vae'] = vae['params']
+    return params
 
   def finetune_step(self, state, batch, key, axis_name=None):
     """One update; see `vid2act_jax.learner.finetune.step`."""
@@ -228,6 +271,16 @@ class Agent:
 
   def open_loop(self, state, batch, key):
     """Predicted videos; see `vid2act_jax.learner.video.open_loop`."""
-    params = state.params['model']['world_model']
-    draw = self.draws.latent
-    return video.open_loop(self.student, params, draw, batch, key)
+    model, embed = state.params['model'], None
+    if self.base:
+      part = lambda x: x[: video.ROWS, : video.CONTEXT]
+      seen = jax.tree.map(part, batch)
+      embed, _ = frames.embed(self, model, seen, jax.random.fold_in(key, 1))
+    return video.open_loop(
+      self.student,
+      model['world_model'],
+      self.draws.latent,
+      batch,
+      key,
+      embed=embed,
+    )

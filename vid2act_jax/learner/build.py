@@ -11,18 +11,21 @@ from vid2act_jax.learner.agent import (
   Pretrainer,
   TransferSettings,
 )
+from vid2act_jax.learner.variants import Variant
 from vid2act_jax.losses.world_model import Scales
 from vid2act_jax.nets import conv
 from vid2act_jax.nets.world_model import Sizes, WorldModel
 from vid2act_jax.types import UserError
 
-CHANCE = Draws()
+CHANCE, WHOLE = Draws(), Variant()
 DTYPES = ('float32', 'bfloat16')
-VARIANTS = ('vid2act', 'dreamerv2')
 
 
 def build_pretrainer(
-  config, source_action_dims: tuple[int, ...], draws: Draws = CHANCE
+  config,
+  source_action_dims: tuple[int, ...],
+  draws: Draws = CHANCE,
+  variant: Variant = WHOLE,
 ) -> Pretrainer:
   """The pretraining of a teacher for these source domains.
 
@@ -30,10 +33,12 @@ def build_pretrainer(
     config: the `learner` part of an experiment's config.
     source_action_dims: action size of each source domain.
     draws: where noise comes from.
+    variant: of the learner that it is for.
   """
+  teacher = _teacher(config, source_action_dims, variant)
   return Pretrainer(
-    _teacher(config, source_action_dims),
-    tuple(source_action_dims),
+    teacher,
+    tuple(min(dim, teacher.action_dim) for dim in source_action_dims),
     _model_loss(config),
     _adam(config.optim, 'model'),
     draws,
@@ -45,59 +50,64 @@ def build_agent(
   action_dim: int,
   source_action_dims: tuple[int, ...],
   draws: Draws = CHANCE,
+  variant: Variant = WHOLE,
 ) -> Agent:
   """The learner of a new task.
 
   Args:
-    config: the `learner` part of an experiment's config. `variant` says
-      whether there is transfer ('vid2act') or none ('dreamerv2').
+    config: the `learner` part of an experiment's config.
     action_dim: the target task's action size.
-    source_action_dims: action size of each source domain; not looked at
-      without transfer.
+    source_action_dims: action size of each source domain; not looked at where
+      the variant uses none.
     draws: where noise comes from.
+    variant: what of the method is used; see `variants.parse`.
 
   Raises:
-    UserError: an unknown variant or convolution form, or a horizon below 2.
+    UserError: an unknown convolution form, a horizon below 2, or sizes of the
+      student that the variant cannot start from.
   """
-  if config.variant not in VARIANTS:
-    known = ', '.join(VARIANTS)
-    raise UserError(
-      f'config.learner.variant={config.variant!r} is unknown; one of {known}'
-    )
   if config.behavior.horizon < 2:
     raise UserError(
       f'config.learner.behavior.horizon={config.behavior.horizon}: a return'
       ' needs at least 2 states'
     )
-  transfers = config.variant == 'vid2act'
+  used = tuple(source_action_dims) if variant.pretrained else ()
+  pretrained = _teacher(config, used, variant) if variant.pretrained else None
+  if variant.start == 'teacher' and config.student != config.teacher:
+    raise UserError(
+      'config.variant=finetune starts the student from the teacher: set'
+      ' config.learner.student and config.learner.teacher to the same sizes'
+    )
+  given = pretrained.feat_dim if variant.start == 'stacked' else 0
   return Agent(
-    student=_world_model(config, config.student, action_dim),
+    student=_world_model(config, config.student, action_dim, given=given),
     action_dim=action_dim,
-    teacher=_teacher(config, source_action_dims) if transfers else None,
-    source_action_dims=tuple(source_action_dims) if transfers else (),
+    pretrained=pretrained,
+    source_action_dims=used,
     loss=_model_loss(config),
     transfer=TransferSettings(**config.transfer),
     behavior=BehaviorSettings(**config.behavior),
     optimizers={k: _adam(config.optim, k) for k in _OPTIMIZERS},
     draws=draws,
+    variant=variant,
   )
 
 
 _OPTIMIZERS = ('model', 'actor', 'critic')
 
 
-def _teacher(config, source_action_dims):
+def _teacher(config, source_action_dims, variant):
   if not source_action_dims:
     raise UserError(
       'config.sources is empty, but a teacher needs at least one source'
-      ' dataset; name tasks, or set --config.learner.variant=dreamerv2 and'
+      ' dataset; name tasks, or set --config.variant=dreamerv2 and'
       ' --config.stages="(\'finetune\',)" to learn without transfer'
     )
-  width, domains = max(source_action_dims), len(source_action_dims)
-  return _world_model(config, config.teacher, width, domains)
+  width = max(source_action_dims) if variant.actions else 0
+  return _world_model(config, config.teacher, width, len(source_action_dims))
 
 
-def _world_model(config, sizes, action_dim, num_domains=0):
+def _world_model(config, sizes, action_dim, num_domains=0, given=0):
   form = config.conv
   if form == 'auto':
     form = 'subpixel' if jax.default_backend() == 'cpu' else 'native'
@@ -109,7 +119,7 @@ def _world_model(config, sizes, action_dim, num_domains=0):
     raise UserError(f'config.learner.dtype={config.dtype!r}; one of {known}')
   chunk = config.cpu_chunk if jax.default_backend() == 'cpu' else 0
   return WorldModel(
-    Sizes(**sizes), action_dim, num_domains, form, chunk, config.dtype
+    Sizes(**sizes), action_dim, num_domains, form, chunk, config.dtype, given
   )
 
 

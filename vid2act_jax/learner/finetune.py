@@ -6,7 +6,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.learner import imagination, teachers, update
+from vid2act_jax.learner import (
+  frames,
+  imagination,
+  similarity,
+  teachers,
+  update,
+)
 from vid2act_jax.learner.noise import by_row
 from vid2act_jax.losses import behavior, returns, transfer
 from vid2act_jax.losses.world_model import Forward, world_model_loss
@@ -21,9 +27,17 @@ class TransferForward:
 
   similarity: jax.Array  # f32 [N, B, L]
   distance: jax.Array  # f32 [N, B, L]
-  distilled: jax.Array  # f32 [N, B, L, F], of the source batches
-  recon: jax.Array  # f32 [N, B, L - 1, A], actions by the VAE
-  vae: Normal  # [N, B, L - 1, 2A]
+  label: jax.Array  # i32 [B, L], the domain whose guidance holds
+  replay: 'ReplayForward | None'
+
+
+@flax.struct.dataclass
+class ReplayForward:
+  """What the action VAE computed on the source batches."""
+
+  distilled: jax.Array  # f32 [N, B, L, F]
+  recon: jax.Array  # f32 [N, B, L - 1, A], actions
+  latent: Normal  # [N, B, L - 1, 2A]
 
 
 def step(
@@ -38,13 +52,13 @@ def step(
   Args:
     agent: an `Agent`.
     state: its state.
-    batch: target [B, L, ...] and sources [N, B, L, ...] (None without
-      transfer).
+    batch: target [B, L, ...] and sources [N, B, L, ...] (None without action
+      replay).
     key: the root key, the same for every update.
     axis_name: the mapped axis that B is split over, if any.
 
   Returns:
-    The new state, and metrics: scalars, and `similarity` [N] with transfer.
+    The new state, and metrics: scalars, and `similarity` [N] with a teacher.
   """
   key = update.step_key(state, key)
   *model_keys, behavior_key = jax.random.split(key, 3)
@@ -53,7 +67,7 @@ def step(
     agent, state.params['model'], state.teacher, batch, model_keys, axis_name
   )
   new, norms = update_model(agent, state, grads, axis_name)
-  label = None if extra is None else extra.similarity.argmax(0).reshape(-1)
+  label = None if extra is None else extra.label.reshape(-1)
   start = jax.tree.map(
     lambda x: jax.lax.stop_gradient(x.reshape(-1, x.shape[-1])), forward.latent
   )
@@ -73,8 +87,8 @@ def model_loss(
 
   Args:
     agent: an `Agent`.
-    params: {world_model, transfer}.
-    teacher: the frozen teacher's {encoder, rssm}; {} without transfer.
+    params: {world_model, base, transfer}.
+    teacher: the frozen teacher's {encoder, rssm}; {} without one.
     batch: what this update sees.
     keys: for the noise of the teacher, and of all else.
     axis_name: the mapped axis that B is split over, if any.
@@ -86,9 +100,13 @@ def model_loss(
     beside = (teachers.prepare(agent, teacher, batch, teacher_key, axis_name),)
   spec, target = agent.loss, batch.target
   shape = (*target.reward.shape, agent.student.sizes.stoch)
+  embed, base_terms = frames.embed(
+    agent, params, target, jax.random.fold_in(world_key, 1), axis_name
+  )
   loss, (metrics, forward) = world_model_loss(
     agent.student,
     params['world_model'],
+    embed,
     target,
     by_row(agent.draws.latent, world_key, shape, 0, axis_name),
     spec.scales,
@@ -97,11 +115,11 @@ def model_loss(
     axis_name=axis_name,
     beside=beside,
   )
-  extra = None
+  terms, extra = base_terms, None
   if agent.teacher:
     view = teachers.view(agent, batch, forward.beside[0][0])
     student = feature(forward.latent)
-    terms, extra = _transfer_losses(
+    more, told, extra = _transfer_losses(
       agent,
       params['transfer'],
       student,
@@ -110,31 +128,74 @@ def model_loss(
       vae_key,
       axis_name,
     )
-    loss = loss + sum(terms.values())
-    mean_weight = extra.similarity.mean((1, 2))
-    metrics = {**metrics, **terms, 'similarity': mean_weight}
-  return loss, ({'model_loss': loss, **metrics}, forward, extra)
+    terms, metrics = {**terms, **more}, {**metrics, **told}
+  loss = loss + sum(terms.values())
+  metrics = {'model_loss': loss, **metrics, **terms}
+  return loss, (metrics, forward, extra)
 
 
 def _transfer_losses(
   agent, params, student, view, sources, key, axis_name=None
 ):
-  """Distillation on the target batch, the action VAE on the source batches."""
-  logits = agent.similarity.apply(
-    {'params': params['similarity']}, view.target, student
-  )
-  weights = jax.nn.softmax(logits, 0)
-  distill = lambda x: agent.distill.apply({'params': params['distill']}, x)
-  distillation, distance = transfer.distillation_loss(
-    weights, distill(view.target), student, agent.transfer.importance_floor
-  )
+  """Distillation on the target batch, the action VAE on the source batches.
 
-  mask = agent.source_mask
-  distilled = jax.lax.stop_gradient(distill(view.source))
+  Returns:
+    The losses, other metrics, and the forward pass.
+  """
+  variant = agent.variant
+  if not variant.distill:
+    student = jax.lax.stop_gradient(student)
+  weights = similarity.weights(agent, params, view.target, student)
+  distillation, distance = transfer.distillation_loss(
+    weights,
+    _distill(agent, params, view.target),
+    student,
+    0.0 if variant.weights == 'single' else agent.transfer.importance_floor,
+  )
+  terms = {'distillation_loss': agent.loss.scales.distillation * distillation}
+  told = {
+    'similarity': weights.mean((1, 2)),
+    'similarity_entropy': jax.scipy.special.entr(weights).sum(0).mean(),
+  }
+  replay = None
+  if agent.replays:
+    more, vae_told, replay = _replay_loss(
+      agent, params, view.source, sources, key, axis_name
+    )
+    terms, told = {**terms, **more}, {**told, **vae_told}
+  chance = by_row(
+    agent.draws.latent,
+    jax.random.fold_in(key, 1),
+    weights.shape,
+    1,
+    axis_name,
+  )
+  label = similarity.choose(agent, weights, chance)
+  forward = TransferForward(weights, distance, label, replay)
+  return terms, told, forward
+
+
+def _distill(agent, params, feat):
+  return agent.distill.apply({'params': params['distill']}, feat)
+
+
+def _replay_loss(agent, params, source, sources, key, axis_name=None):
+  """The action VAE: loss, other metrics, and the forward pass.
+
+  Args:
+    agent: an `Agent` that replays.
+    params: of the transfer modules.
+    source: f32 [N, B, L, F], the teacher's features of the sources.
+    sources: `Batch` [N, B, L, ...].
+    key: for the noise.
+    axis_name: the mapped axis that B is split over, if any.
+  """
+  mask, num = agent.source_mask, agent.num_domains
+  distilled = jax.lax.stop_gradient(_distill(agent, params, source))
   action = (sources.action * mask[:, None, None])[:, :, 1:]
   shape = (*action.shape[:-1], agent.vae.latent_dim)
   noise = by_row(agent.draws.latent, key, shape, 1, axis_name)
-  label = jnp.arange(agent.num_domains)[:, None, None]
+  label = jnp.arange(num)[:, None, None]
   recon, latent = agent.vae.apply(
     {'params': params['vae']},
     distilled[:, :, :-1],
@@ -142,13 +203,17 @@ def _transfer_losses(
     jnp.broadcast_to(label, action.shape[:-1]),
     noise,
   )
-  vae = transfer.vae_loss(recon, action, latent, mask, agent.transfer.vae_kl)
-  scales = agent.loss.scales
-  terms = {
-    'distillation_loss': scales.distillation * distillation,
-    'vae_loss': scales.vae * vae,
+  error, kl = transfer.vae_loss(recon, action, latent, mask)
+  used = jnp.ones(num)
+  if agent.variant.weights == 'single':
+    used = jax.nn.one_hot(agent.variant.domain, num)
+  vae = (used * (error + agent.transfer.vae_kl * kl)).sum()
+  terms = {'vae_loss': agent.loss.scales.vae * vae}
+  told = {
+    'vae_error': (used * error).sum() / used.sum(),
+    'vae_kl': (used * kl).sum() / used.sum(),
   }
-  return terms, TransferForward(weights, distance, distilled, recon, latent)
+  return terms, told, ReplayForward(distilled, recon, latent)
 
 
 def update_model(agent, state, grads, axis_name=None):

@@ -22,17 +22,17 @@ class Imagined:
 
 
 def actor_input(agent, params, latent, label, noise):
-  """What the policy reads: [s, guidance], or s alone without transfer.
+  """What the policy reads: [s, guidance], or s alone without action replay.
 
   Args:
     agent: an `Agent`.
     params: {world_model, transfer}.
     latent: student states [M, ...].
     label: i32 [M], each state's most similar domain, or None.
-    noise: f32 [M, 2A], standard normal, clipped here; None without transfer.
+    noise: f32 [M, 2A], standard normal, clipped here; None without replay.
   """
   feat = feature(latent)
-  if not agent.teacher:
+  if not agent.replays:
     return feat
   guidance = agent.vae.apply(
     {'params': params['transfer']['vae']},
@@ -78,7 +78,7 @@ def imagine(
     'action': draws(agent.draws.actor, keys[1], agent.action_dim),
     'guidance': None,
   }
-  if agent.teacher:
+  if agent.replays:
     size = agent.vae.latent_dim
     noise['guidance'] = draws(agent.draws.latent, keys[2], size)
 

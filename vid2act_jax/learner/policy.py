@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.learner import imagination, teachers
+from vid2act_jax.learner import frames, imagination, similarity, teachers
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import Carry
@@ -18,6 +18,7 @@ def initial_carry(agent, num: int) -> Carry:
     student=agent.student.initial(num),
     teacher=teacher,
     action=jnp.zeros((num, agent.action_dim)),
+    base=agent.base.initial(num) if agent.base else None,
   )
 
 
@@ -50,7 +51,13 @@ def policy(agent, state, carry: Carry, obs, key, explore: bool):
   image, first = obs['image'], obs['is_first']
   num = image.shape[0]
   draw, student = agent.draws.latent, agent.student
-  embed = student.embed(world, image[:, None])[:, 0]
+  base_noise = None
+  if agent.base:
+    size = num, agent.base.sizes.stoch
+    base_noise = noise(jax.random.fold_in(keys[0], 1), draw, *size)
+  embed, base = frames.embed_step(
+    agent, model, carry.base, image, first, base_noise
+  )
   latent, _ = student.observe_step(
     world,
     carry.student,
@@ -66,20 +73,20 @@ def policy(agent, state, carry: Carry, obs, key, explore: bool):
       agent, state.teacher, carry, image, first,
       noise(keys[1], draw, agent.num_domains, num, agent.teacher.sizes.stoch),
     )  # fmt: skip
-    logits = agent.similarity.apply(
-      {'params': model['transfer']['similarity']},
-      feature(teacher),
-      feature(latent),
+    weights = similarity.weights(
+      agent, model['transfer'], feature(teacher), feature(latent)
     )
-    extras['similarity'] = jax.nn.softmax(logits, 0)
-    label = logits.argmax(0)
+    extras['similarity'] = weights
+    chance = draw(jax.random.fold_in(keys[2], 1), weights.shape)
+    label = similarity.choose(agent, weights, chance)
+  if agent.replays:
     vae_noise = noise(keys[2], draw, num, agent.vae.latent_dim)
 
   inputs = imagination.actor_input(agent, model, latent, label, vae_noise)
   dist = agent.actor.apply({'params': state.params['actor']}, inputs)
   actor_noise = noise(keys[3], agent.draws.actor, num, agent.action_dim)
   action = jnp.clip(dists.sample(dist, actor_noise), -1, 1)
-  return Carry(latent, teacher, action), action, extras
+  return Carry(latent, teacher, action, base), action, extras
 
 
 def _teacher_step(agent, params, carry, image, first, noise):

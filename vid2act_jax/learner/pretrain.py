@@ -19,10 +19,12 @@ def flatten_domains(pretrainer, batch: Batch) -> tuple[Batch, jax.Array]:
     Rows [N * B, ...], with the padding of their actions masked, and the label
     of each, i32 [N * B].
   """
-  mask = pretrainer.source_mask[:, None, None]
-  batch = batch.replace(action=batch.action * mask)
-  rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
   domains, size = batch.reward.shape[:2]
+  mask = pretrainer.source_mask[:, None, None]
+  action = batch.action[..., : mask.shape[-1]] * mask
+  batch = batch.replace(action=action)
+  flat = lambda x: x.reshape(domains * size, *x.shape[2:])
+  rows = jax.tree.map(flat, batch)
   return rows, jnp.repeat(jnp.arange(domains), size)
 
 
@@ -55,6 +57,7 @@ def step(
     return world_model_loss(
       teacher,
       params,
+      teacher.embed(params, rows.image, label),
       rows,
       drawn.reshape(-1, *shape[2:]),
       spec.scales,

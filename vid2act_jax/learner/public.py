@@ -45,8 +45,8 @@ def load(
   """
   if not agent.teacher:
     raise UserError(
-      'a public checkpoint holds a teacher and the transfer modules; set'
-      ' config.learner.variant=vid2act to start from it'
+      'a public checkpoint holds a frozen teacher and the transfer modules, and'
+      ' this variant has neither; set config.variant=vid2act to start from it'
     )
   template = jax.eval_shape(lambda: _fresh(agent))
   problems, out = [], {}

@@ -14,7 +14,7 @@ class TeacherView:
   """Features of the frozen teacher; no gradient reaches it."""
 
   target: jax.Array  # f32 [N, B, L, F], every domain on the target's frames
-  source: jax.Array  # f32 [N, B, L, F], every domain on its own frames
+  source: jax.Array | None  # f32 [N, B, L, F], on its own frames; if replayed
 
 
 def fit_actions(action: jax.Array, mask: jax.Array) -> jax.Array:
@@ -68,7 +68,7 @@ def observe(agent, params, batch: FinetuneBatch, key) -> TeacherView:
 def prepare(
   agent, params, batch: FinetuneBatch, key, axis_name: str | None = None
 ) -> Track:
-  """Every domain on the target batch, then every domain on its own batch.
+  """Every domain on the target batch; if replayed, then on its own batch.
 
   Args:
     agent: an `Agent` with a teacher.
@@ -78,47 +78,42 @@ def prepare(
     axis_name: the mapped axis that B is split over, if any.
   """
   model, mask = agent.teacher, agent.source_mask
-  target, sources = batch.target, batch.sources
-  domains, size, length = sources.reward.shape
-  rows = lambda x: x.reshape(-1, *x.shape[2:])
+  domains, target = agent.num_domains, batch.target
   every = lambda x: jnp.broadcast_to(x, (domains, *x.shape))
-
-  source_label = jnp.repeat(jnp.arange(domains), size)
-  embed = [
-    rows(_target_embed(model, params, batch)),
-    _source_embed(model, params, batch, source_label),
-  ]
-  own_action = sources.action * mask[:, None, None]
-  action = [rows(fit_actions(target.action, mask)), rows(own_action)]
-  is_first = [rows(every(target.is_first)), rows(sources.is_first)]
-  target_label = jnp.repeat(jnp.arange(domains), target.reward.shape[0])
-  label = jnp.concatenate([target_label, source_label])
-
   target_key, source_key = jax.random.split(key)
-  noise = [
-    rows(by_row(agent.draws.latent, key, shape, 1, axis_name))
-    for key, shape in (
-      (target_key, (domains, *target.reward.shape, model.sizes.stoch)),
-      (source_key, (domains, size, length, model.sizes.stoch)),
+  # Of the target's frames: embed, action, is_first, key.
+  parts = [
+    (
+      _target_embed(model, params, batch),
+      fit_actions(target.action, mask),
+      every(target.is_first),
+      target_key,
     )
   ]
-  return model.prepare(
-    params,
-    jnp.concatenate(embed),
-    jnp.concatenate(action),
-    jnp.concatenate(is_first),
-    jnp.concatenate(noise),
-    label,
-  )
+  if agent.replays:
+    action = batch.sources.action * mask[:, None, None]
+    embed = _source_embed(model, params, batch)
+    parts.append((embed, action, batch.sources.is_first, source_key))
+
+  def rows(embed, action, is_first, key):
+    shape = (*is_first.shape, model.sizes.stoch)
+    noise = by_row(agent.draws.latent, key, shape, 1, axis_name)
+    label = jnp.repeat(jnp.arange(domains), is_first.shape[1])
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    return *map(flat, (embed, action, is_first, noise)), label
+
+  columns = zip(*(rows(*part) for part in parts), strict=True)
+  return model.prepare(params, *map(jnp.concatenate, columns))
 
 
 def view(agent, batch: FinetuneBatch, latent: Latent) -> TeacherView:
   """Sorts what the track of `prepare` gave: latent [rows, L, ...]."""
   feat = jax.lax.stop_gradient(feature(latent))
   domains = agent.num_domains
-  target, source = jnp.split(feat, [domains * batch.target.reward.shape[0]])
   shape = (domains, -1, *feat.shape[1:])
-  return TeacherView(target.reshape(shape), source.reshape(shape))
+  target, source = jnp.split(feat, [domains * batch.target.reward.shape[0]])
+  source = source.reshape(shape) if agent.replays else None
+  return TeacherView(target.reshape(shape), source)
 
 
 def _target_embed(model, params, batch):
@@ -128,10 +123,12 @@ def _target_embed(model, params, batch):
   return jnp.moveaxis(batch.target_embed, 2, 0).astype(jnp.float32)
 
 
-def _source_embed(model, params, batch, label):
-  """Of the sources' frames, each under its own label: f32 [N * B, L, E]."""
+def _source_embed(model, params, batch):
+  """Of the sources' frames, each under its own label: f32 [N, B, L, E]."""
   if batch.source_embed is None:
     image = batch.sources.image
-    return model.embed(params, image.reshape(-1, *image.shape[2:]), label)
-  embed = batch.source_embed
-  return embed.reshape(-1, *embed.shape[2:]).astype(jnp.float32)
+    domains, size = image.shape[:2]
+    label = jnp.repeat(jnp.arange(domains), size)
+    embed = model.embed(params, image.reshape(-1, *image.shape[2:]), label)
+    return embed.reshape(domains, size, *embed.shape[1:])
+  return batch.source_embed.astype(jnp.float32)

@@ -7,6 +7,7 @@ from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import Batch
 
 CONTEXT = 5  # frames
+ROWS = 6  # sequences at most
 
 
 def open_loop(
@@ -16,8 +17,9 @@ def open_loop(
   batch: Batch,
   key: jax.Array,
   label: jax.Array | None = None,
+  embed: jax.Array | None = None,
   context: int = CONTEXT,
-  rows: int = 6,
+  rows: int = ROWS,
 ) -> jax.Array:
   """Reconstructs a few frames, then predicts the rest from the actions alone.
 
@@ -28,6 +30,8 @@ def open_loop(
     batch: [B, L, ...] with L > context.
     key: for the noise.
     label: i32 [B], the domains, or None.
+    embed: f32 [B, context, E], what the posterior reads of the frames; None:
+      the model's own embeddings.
     context: frames that the model sees.
     rows: at most this many sequences.
 
@@ -35,11 +39,13 @@ def open_loop(
     f32 [min(B, rows), L, 3 * 64, 64, 3] in [0, 1], up to the model's excess:
     truth, model and error (0.5 where there is none) above each other.
   """
-  batch, label = jax.tree.map(lambda x: x[:rows], (batch, label))
+  given = batch, label, embed
+  batch, label, embed = jax.tree.map(lambda x: x[:rows], given)
   num, length = batch.reward.shape
   see_key, guess_key = jax.random.split(key)
   seen = jax.tree.map(lambda x: x[:, :context], batch)
-  embed = model.embed(params, seen.image, label)
+  if embed is None:
+    embed = model.embed(params, seen.image, label)
   noise = draw(see_key, (num, context, model.sizes.stoch))
   latent, _ = model.observe(
     params, embed, seen.action, seen.is_first, noise, label

@@ -25,11 +25,15 @@ def finetuner(
   envs = _open_envs(config, config.env.num, 0, stack)
   eval_envs = _open_envs(config, config.evaluate.envs, 1, stack)
   agent = learner.build_agent(
-    config.learner, envs.action_dim, tuple(sources['source_action_dims'])
+    config.learner,
+    envs.action_dim,
+    tuple(sources['source_action_dims']),
+    variant=inputs.variant(config),
   )
   teacher, replays = None, []
-  if agent.teacher:
+  if agent.pretrained:
     teacher = inputs.load_teacher(config, workdir, agent)
+  if agent.replays:
     kept = inputs.scratch(config, workdir) / 'embeddings'
     embeds = embedding.of_sources(
       agent, teacher, config.replay.embeddings, kept

@@ -253,7 +253,9 @@ class _Maker:
     self, index: int, check: Callable[[], None] = lambda: None
   ) -> Played:
     """Plays episode `index` and writes it; `check` is called at every step."""
-    seed = _seed(self._plan.seed, self._plan.task, index)
+    # Of the task that is shifted: both begin and are explored alike.
+    task = environments.base_name(self._plan.task)
+    seed = _seed(self._plan.seed, task, index)
     behaviour, rng = self._names[index], np.random.default_rng(seed)
     act = self._acts[behaviour]
     batch = lambda obs: {k: v[None] for k, v in obs.items()}
@@ -303,7 +305,8 @@ class _Maker:
         f'policy {self._plan.policy!r}: its agent has {agent.action_dim} '
         f'actions, {self._plan.task} has {self._env.action_dim}'
       )
-    key = jax.random.key(_seed(self._plan.seed, self._plan.task))
+    task = environments.base_name(self._plan.task)
+    key = jax.random.key(_seed(self._plan.seed, task))
     player = acting.Player(agent, 1, key, explore=True)
     return lambda obs, rng, step: player(state, obs, step)
 

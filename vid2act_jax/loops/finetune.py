@@ -270,7 +270,8 @@ class Finetuner:
     self._tally.add(metrics)
     with self._profiler.part('telling'):
       if c.updates % s.log_every == 0:
-        self.logger.scalars(self.env_steps, self._tally.take())
+        told = {**self._tally.take(), **telling.memory()}
+        self.logger.scalars(self.env_steps, told)
       if s.video_every and c.updates % s.video_every == 0:
         self._tell_open_loop(telling.last_of(batch, count))
     if c.updates % s.save_every == 0:

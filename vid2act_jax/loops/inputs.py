@@ -15,10 +15,21 @@ from vid2act_jax.types import UserError
 # config.collect.policy='auto', by suite.
 _POLICIES = {'dmc': 'agent', 'metaworld': 'scripted:0.5,noisy:0.3,random:0.2'}
 
+_WITH = {True: 'with', False: 'without'}
+
 
 def transfers(config) -> bool:
   """Whether this config uses source tasks at all."""
-  return config.learner.variant != 'dreamerv2'
+  return variant(config).pretrained
+
+
+def variant(config) -> learner.Variant:
+  """What of the method this config uses.
+
+  Raises:
+    UserError: there is no such variant.
+  """
+  return learner.parse(config.variant, config.sources)
 
 
 def check(config, workdir: pathlib.Path) -> None:
@@ -36,7 +47,7 @@ def check(config, workdir: pathlib.Path) -> None:
     if not config.sources:
       raise UserError(
         'config.sources is empty, but there is something to transfer only from'
-        ' sources: name tasks, or set --config.learner.variant=dreamerv2'
+        ' sources: name tasks, or set --config.variant=dreamerv2'
       )
     # A dataset that is there needs no environment: it may be imported.
     tasks += [
@@ -169,7 +180,9 @@ def load_teacher(config, workdir: pathlib.Path, agent):
     return public.load_teacher(weights.read(origin), agent)
   folder = pathlib.Path(origin).expanduser() if origin else workdir
   dims = agent.source_action_dims
-  pretrainer = learner.build_pretrainer(config.learner, dims)
+  pretrainer = learner.build_pretrainer(
+    config.learner, dims, variant=agent.variant
+  )
   target = jax.eval_shape(pretrainer.init, jax.random.key(0))
   checkpoint = Checkpoint(folder / runs.TEACHER)
   if checkpoint.latest() is None:
@@ -177,6 +190,15 @@ def load_teacher(config, workdir: pathlib.Path, agent):
       f'no teacher in {checkpoint.directory}: run the stage that makes it'
       " (--config.stages=\"('pretrain','finetune')\"), or name a run folder"
       ' or a public .npz by --config.teacher_from=...'
+    )
+  notes = checkpoint.finished()
+  # One of an older version has seen actions, and does not tell.
+  if notes and notes.get('actions', True) != agent.variant.actions:
+    raise UserError(
+      f'the teacher in {folder} was pretrained'
+      f' {_WITH[not agent.variant.actions]} actions, but'
+      f' config.variant={config.variant} wants one pretrained'
+      f' {_WITH[agent.variant.actions]} them; pretrain it in another folder'
     )
   state, notes, step = checkpoint.restore(target)
   if not checkpoint.finished():

@@ -61,25 +61,43 @@ def claim(workdir: pathlib.Path, config) -> None:
     UserError: the folder cannot be written, or is of another config; names
       every key that differs.
   """
-  # Through JSON, as the file: tuples become lists.
-  new = json.loads(json.dumps(config.to_dict()))
-  path = workdir / CONFIG
-  if path.exists():
-    old = _leaves(read_config_dict(workdir))
-    differ = [
-      f'{key}: {old.get(key)!r} there, {value!r} now'
-      for key, value in {**dict.fromkeys(old), **_leaves(new)}.items()
-      if old.get(key) != value and not _is_free(key)
-    ]
-    if differ:
-      raise UserError(
-        f'{workdir} holds a run of another config:\n  '
-        + '\n  '.join(differ)
-        + '\nChoose another folder by --workdir=..., or set these keys back'
-      )
+  differ = differences(workdir, config)
+  if differ:
+    raise UserError(
+      f'{workdir} holds a run of another config:\n  '
+      + '\n  '.join(differ)
+      + '\nChoose another folder by --workdir=..., or set these keys back'
+    )
   files.make_folder(workdir)
-  text = json.dumps(new, indent=2) + '\n'
-  files.write_durably(path, lambda file: file.write(text.encode()))
+  text = json.dumps(config.to_dict(), indent=2) + '\n'
+  files.write_durably(workdir / CONFIG, lambda file: file.write(text.encode()))
+
+
+def differences(workdir: pathlib.Path, config) -> list[str]:
+  """Keys of what is learned that a folder has other than a config, in words.
+
+  Raises:
+    UserError: the folder's config is damaged.
+  """
+  if not (workdir / CONFIG).exists():
+    return []
+  old, new = _fixed(read_config_dict(workdir)), fixed(config)
+  return [
+    f'{key}: {old.get(key)!r} there, {new.get(key)!r} now'
+    for key in {**old, **new}
+    if old.get(key) != new.get(key)
+  ]
+
+
+def fixed(config) -> dict:
+  """{key: value} of what may not change between two starts in one folder."""
+  # Through JSON, as the file: tuples become lists.
+  return _fixed(json.loads(json.dumps(config.to_dict())))
+
+
+def _fixed(tree):
+  leaves = _leaves(tree)
+  return {key: leaves[key] for key in leaves if not _is_free(key)}
 
 
 def cache_compilations() -> None:
@@ -149,6 +167,8 @@ def read_config_dict(workdir: pathlib.Path) -> dict:
     config = limits.read_json(path)
     if not isinstance(config, dict):
       raise ValueError('should be a JSON object')
+    if 'variant' not in config and 'learner' in config:  # Until version 0.2.
+      config['variant'] = config['learner'].pop('variant', 'vid2act')
     return config
   except FileNotFoundError as error:
     raise UserError(
@@ -225,9 +245,14 @@ def load_agent(workdir: str | pathlib.Path):
   checkpoint = Checkpoint(workdir / STUDENT)
   _, notes, _ = checkpoint.restore_raw()
   dims = tuple(notes['source_action_dims'])
-  agent = learner.build_agent(config.learner, notes['action_dim'], dims)
+  agent = learner.build_agent(
+    config.learner,
+    notes['action_dim'],
+    dims,
+    variant=learner.parse(config.variant, config.sources),
+  )
   key = jax.random.key(0)
-  teacher = agent.teacher and jax.eval_shape(agent.teacher.init, key)
+  teacher = agent.pretrained and jax.eval_shape(agent.pretrained.init, key)
   target = jax.eval_shape(agent.init, key, teacher)
   state, _, _ = checkpoint.restore(target)
   return agent, state

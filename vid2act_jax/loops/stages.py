@@ -104,7 +104,7 @@ def _collect_by_agent(config, task, folder, profile, interrupt):
   own = config.copy_and_resolve_references()
   with own.unlocked():
     own.task, own.sources = task, ()
-    own.learner.variant = 'dreamerv2'
+    own.variant = 'dreamerv2'
     own.finetune.env_steps = config.collect.agent_env_steps
     own.replay.keep_all = True
   _say(f'collect: {task}, by an agent that learns it')
@@ -143,13 +143,15 @@ def run_pretrain(
   if done and done['step'] >= steps:
     _say(f'pretrain: done, {done["step"]} updates')
     return
+  variant = inputs.variant(config)
   notes = inputs.source_notes(config, workdir)
+  notes['actions'] = variant.actions
   devices = sharding.Devices(config.mesh.data)
   each = -(-config.pretrain.batch // len(config.sources))
   rows = devices.rows(each, 'config.pretrain.batch', len(config.sources))
   replays = inputs.load_sources(config, workdir)
   dims = tuple(notes['source_action_dims'])
-  pretrainer = learner.build_pretrainer(config.learner, dims)
+  pretrainer = learner.build_pretrainer(config.learner, dims, variant=variant)
   state, resumed = runs.start(
     checkpoint, pretrainer.init, config.seed, notes, 'pretrain', devices
   )

@@ -1,9 +1,12 @@
 """What the training loops tell the log."""
 
+import resource
+
 import jax
 import numpy as np
 
 from vid2act_jax import sharding
+from vid2act_jax.learner.video import CONTEXT
 
 _STRIP_FRAMES = 10
 
@@ -66,6 +69,20 @@ class Tally:
     return told
 
 
+def memory() -> dict[str, float]:
+  """{'peak_gb': most memory that this process has had, 1e9 bytes}.
+
+  Where the devices count theirs, `device_peak_gb` is the first one's.
+  """
+  # Linux counts in KiB. A run that goes on begins anew.
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  told = {'peak_gb': peak / 1e9}
+  device = jax.local_devices()[0].memory_stats() or {}
+  if 'peak_bytes_in_use' in device:
+    told['device_peak_gb'] = device['peak_bytes_in_use'] / 1e9
+  return told
+
+
 def last_of(batch, count: int):
   """One device's rows of a call's last batch.
 
@@ -78,13 +95,17 @@ def last_of(batch, count: int):
 
 
 def open_loop(logger, step: int, video: np.ndarray):
-  """Logs open-loop predictions.
+  """Logs open-loop predictions, and their mean squared error.
 
   Args:
     logger: of the stage.
     step: in the stage's unit.
-    video: f32 [R, T, 3 * 64, 64, 3] in [0, 1]: truth, model and error.
+    video: f32 [R, T, 3 * 64, 64, 3] in [0, 1]: truth, model and error; of the
+      first `CONTEXT` frames the model has seen the truth.
   """
+  truth, guess, _ = np.split(video[:, CONTEXT:], 3, 2)
+  error = np.square(guess - truth).mean()
+  logger.scalars(step, {'open_loop/error': float(error)})
   video = (video.clip(0, 1) * 255).astype(np.uint8)
   rows, length, height, width, _ = video.shape
   beside = video.transpose(1, 2, 0, 3, 4).reshape(length, height, -1, 3)

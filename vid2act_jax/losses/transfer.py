@@ -34,9 +34,8 @@ def vae_loss(
   action: jax.Array,
   latent: Normal,
   mask: jax.Array,
-  kl_scale: float,
-) -> jax.Array:
-  """Reconstruction and KL of the action VAE, summed over domains.
+) -> tuple[jax.Array, jax.Array]:
+  """Reconstruction and KL of the action VAE, for each domain.
 
   Args:
     recon: reconstructed actions [N, ..., A].
@@ -44,7 +43,10 @@ def vae_loss(
     latent: the VAE's posterior, [N, ..., 2A].
     mask: f32 [N, A]; 1 where a domain has the action dimension, else 0. The
       error's mean runs over a domain's own dimensions.
-    kl_scale: weight of the KL, which is a mean over all its elements.
+
+  Returns:
+    The mean squared error, f32 [N], and the KL against a standard normal in
+    nats, the mean over the latent's elements, f32 [N].
   """
   domains, dims = mask.shape
   mask = mask.reshape(domains, *(1,) * (recon.ndim - 2), dims)
@@ -54,4 +56,4 @@ def vae_loss(
   error = (mask * jnp.square(recon - action)).sum(axes) / (rows * own)
   variance = jnp.square(latent.std)
   kl = -0.5 * (1 + jnp.log(variance) - jnp.square(latent.mean) - variance)
-  return (error + kl_scale * kl.mean(axes)).sum()
+  return error, kl.mean(axes)

@@ -73,6 +73,7 @@ def kl_loss(
 def world_model_loss(
   model: WorldModel,
   params: Params,
+  embed: jax.Array,
   batch: Batch,
   noise: jax.Array,
   scales: Scales,
@@ -87,6 +88,7 @@ def world_model_loss(
   Args:
     model: the networks; conditioned on `label` if they have domains.
     params: their parameters.
+    embed: f32 [B, L, E], what the posterior reads of the frames.
     batch: [B, L, ...].
     noise: f32 [B, L, stoch], standard normal, for the posterior's samples.
     scales: weights of the losses.
@@ -99,7 +101,6 @@ def world_model_loss(
   Returns:
     The scaled sum, and metrics with the states of the forward pass.
   """
-  embed = model.embed(params, batch.image, label)
   track = model.prepare(
     params, embed, batch.action, batch.is_first, noise, label
   )

@@ -134,6 +134,7 @@ class WorldModel:
   form: str = 'native'  # of the convolutions
   chunk: int = 0  # images at a time through encoder and decoder; 0: all
   dtype: str = 'float32'  # computed in; states and outputs are float32
+  given: int = 0  # > 0: it has no encoder, and is given embeddings of this size
 
   @property
   def feat_dim(self) -> int:
@@ -155,7 +156,7 @@ class WorldModel:
       s.stoch,
       s.deter,
       s.hidden,
-      self.encoder.embed_dim,
+      self.given or self.encoder.embed_dim,
       self.action_dim,
       self.num_domains,
       self.dtype,
@@ -177,15 +178,18 @@ class WorldModel:
     keys = jax.random.split(key, 4)
     label = jnp.zeros(1, int) if self.num_domains else None
     frame = jnp.zeros((1, 64, 64, 3), jnp.uint8)
-    embed = jnp.zeros((1, self.encoder.embed_dim))
+    embed = jnp.zeros((1, self.given or self.encoder.embed_dim))
     action = jnp.zeros((1, self.action_dim))
     feat = jnp.zeros((1, self.feat_dim))
-    return {
-      'encoder': self.encoder.init(keys[0], frame, label)['params'],
+    params = {
       'rssm': self.rssm.init(keys[1], embed, action, label)['params'],
       'decoder': self.decoder.init(keys[2], feat)['params'],
       'reward': self.reward.init(keys[3], feat)['params'],
     }
+    if not self.given:
+      encoder = self.encoder.init(keys[0], frame, label)
+      params['encoder'] = encoder['params']
+    return params
 
   def initial(self, *rows: int) -> Latent:
     """The zero state."""
