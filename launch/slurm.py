@@ -25,14 +25,11 @@ import sys
 import time
 
 import submitit
-from absl import flags
-from ml_collections import config_flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # A script's own folder is there instead.
 
-from vid2act_jax.loops import runs  # noqa: E402
-from vid2act_jax.loops.checkpoint import Checkpoint  # noqa: E402
+from experiments.grid.configs import is_finished, load  # noqa: E402
 from vid2act_jax.loops.interrupt import STATUS  # noqa: E402
 from vid2act_jax.types import UserError  # noqa: E402
 
@@ -125,7 +122,7 @@ def plan(configs, seeds, folder, overrides, save_s) -> tuple[list, list]:
       raise UserError(f'{path}: there is no such file')
     for seed in seeds:
       arguments = [f'--config={path}', f'--config.seed={seed}', *overrides]
-      config = _load(arguments)
+      config = load(arguments)
       workdir = folder / f'{config.name}-{seed}'
       if workdir in seen:
         raise UserError(
@@ -140,27 +137,6 @@ def plan(configs, seeds, folder, overrides, save_s) -> tuple[list, list]:
       command.append(f'--workdir={workdir}')
       todo.append(Run(command, str(workdir), save_s))
   return todo, done
-
-
-def is_finished(config, workdir: pathlib.Path) -> bool:
-  """Whether a run has learned its task for as long as the config says."""
-  done = Checkpoint(workdir / runs.STUDENT).finished()
-  return bool(done) and done['env_steps'] >= config.finetune.env_steps
-
-
-def _load(arguments):
-  """The config that experiments.run would have with these arguments."""
-  values = flags.FlagValues()
-  holder = config_flags.DEFINE_config_file('config', flag_values=values)
-  try:
-    # The other flags are for the run to know.
-    values(['slurm', *arguments], known_only=True)
-    return holder.value
-  except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
-    text = ' '.join(str(error).split()) or type(error).__name__
-    if isinstance(error, AttributeError | KeyError):
-      text = f'the config has no key {text}'
-    raise UserError(f'{shlex.join(arguments)}: {text}') from error
 
 
 def minutes(text: str) -> int:

@@ -21,9 +21,19 @@ import jax  # noqa: E402
 
 @pytest.fixture(scope='session', autouse=True)
 def compilation_cache(tmp_path_factory):
-  """Runs of one config compile their steps once, not once a test."""
-  folder = tmp_path_factory.mktemp('compiled')
-  jax.config.update('jax_compilation_cache_dir', str(folder))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+  """Runs of one config compile their steps once, not once a test.
+
+  All processes share what is compiled, those that tests start as well.
+  """
+  folder = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    folder = folder.parent
+  settings = {
+    'jax_compilation_cache_dir': str(folder / 'compiled'),
+    'jax_persistent_cache_min_compile_time_secs': 0.2,
+  }
+  for name, value in settings.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
   yield
   jax.config.update('jax_compilation_cache_dir', None)

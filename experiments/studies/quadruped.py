@@ -1,0 +1,28 @@
+"""Does transfer pay at full size, as the paper claims?
+
+  python -m experiments.grid --study=experiments/studies/quadruped.py \
+    --base=experiments/dmc_quadruped.py --gpus 0 1 2 3
+
+Quadruped walk and run, the whole method and DreamerV2, to 402k env steps. The
+paper's claim is +50% (walk) and +100% (run) over DreamerV2; for what was
+published see experiments/dmc_quadruped.py. 4 runs and 1 teacher a seed, 4
+datasets. Given again, it continues from what is there; with more --seeds it
+adds runs.
+"""
+
+TASKS = 'dmc_quadruped_walk', 'dmc_quadruped_run'
+VARIANTS = 'dreamerv2', 'vid2act'
+
+
+def get_study(config):
+  """A point for each task and variant."""
+  del config
+  return {
+    f'{task.removeprefix("dmc_")}_{variant}': {
+      'task': task,
+      'variant': variant,
+      'finetune.env_steps': 402_000,
+    }
+    for task in TASKS
+    for variant in VARIANTS
+  }

@@ -1,0 +1,82 @@
+"""What the method must pass: do weights and distillation mean what they say?
+
+Real runs of some minutes each, so not by default:
+
+  bash launch/test.sh -m nightly
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vid2act_jax.loops.logger import read_metrics
+
+pytestmark = pytest.mark.nightly
+
+ROOT = pathlib.Path(__file__).parent.parent
+TARGET = 'dmc_cartpole_balance'
+OTHER, NOISE = 'dmc_pendulum_swingup', 'probe_noise'
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """(*sources) -> metrics of the finetuning; without sources, dreamerv2."""
+  root = tmp_path_factory.mktemp('sanity')
+  # The other tests' quick compilations run too slowly for this.
+  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+
+  def run(*sources):
+    name = '+'.join(sources) or 'alone'
+    command = [
+      sys.executable, '-m', 'experiments.run',
+      '--config=tests/sanity_config.py',
+      f'--workdir={root / name}',
+      f'--config.source_dir={root / "sources"}',
+    ]  # fmt: skip
+    if sources:
+      command.append(f'--config.sources={sources}')
+    else:
+      command.append('--config.variant=dreamerv2')
+    done = subprocess.run(
+      command, cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return read_metrics(root / name, 'finetune')
+
+  return run
+
+
+def weights(metrics, *sources):
+  """Each source's similarity, the mean over the last third of the updates."""
+  rows = [m for m in metrics if f'similarity/{sources[0]}' in m]
+  rows = rows[-(len(rows) // 3) :]
+  return [np.mean([row[f'similarity/{s}'] for row in rows]) for s in sources]
+
+
+def errors(metrics):
+  """Of the open-loop predictions, in the order of the updates."""
+  return [m['open_loop/error'] for m in metrics if 'open_loop/error' in m]
+
+
+def test_the_same_task_weighs_most_and_noise_least(run):
+  sources = (OTHER, NOISE, TARGET)
+  other, noise, same = weights(run(*sources), *sources)
+  assert noise < other < same
+
+
+def test_two_copies_share_their_weight(run):
+  copy = f'{TARGET}@copy=1'
+  sources = (TARGET, OTHER, copy)
+  first, other, second = weights(run(*sources), *sources)
+  assert abs(first - second) < 0.2 * (first + second)
+  assert other < first + second
+
+
+def test_with_a_useful_source_prediction_is_learned_sooner(run):
+  alone, helped = errors(run()), errors(run(TARGET))
+  assert len(alone) == len(helped) >= 6
+  assert np.mean(helped[:4]) < np.mean(alone[:4])
