@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vid2act_jax import types
-from vid2act_jax.analysis import summary
+from vid2act_jax.analysis import drawing, summary
 from vid2act_jax.loops import logger
 
 
@@ -39,13 +39,13 @@ def _check_page(path):
 def told(monkeypatch):
   """The words that stand in panels with nothing to draw."""
   words = []
-  say = summary._say
+  say = drawing.say
 
   def record(axes, text):
     words.append(text)
     say(axes, text)
 
-  monkeypatch.setattr(summary, '_say', record)
+  monkeypatch.setattr(drawing, 'say', record)
   return words
 
 
@@ -76,23 +76,23 @@ def test_values_that_are_not_finite_are_left_out(tmp_path):
     for step, value in ((3, 1.0), (1, float('nan')), (2, 5.0)):
       log.scalars(step, {'eval/return': value})
   metrics = logger.read_metrics(tmp_path)
-  steps, values = summary.series(metrics, 'finetune', 'eval/return')
+  steps, values = drawing.series(metrics, 'finetune', 'eval/return')
   assert steps.tolist() == [2, 3] and values.tolist() == [5.0, 1.0]
   summary.write_summary(tmp_path, 'one evaluation without a deviation')
 
 
 def test_thinning_keeps_the_mean():
   steps, values = np.arange(1001), np.arange(1001.0)
-  thin_steps, thin_values = summary._thin(steps, values)
+  thin_steps, thin_values = drawing.thin(steps, values)
   assert len(thin_steps) == 334
   np.testing.assert_allclose(thin_values[[0, -1]], [1.0, 999.5])
   np.testing.assert_allclose(thin_steps, thin_values)
 
 
 def test_suite_is_left_out_of_labels_where_it_is_the_same():
-  short = summary._short_names(['similarity/dmc_a_b', 'similarity/dmc_c_d'])
+  short = drawing.short_names(['similarity/dmc_a_b', 'similarity/dmc_c_d'])
   assert list(short.values()) == ['a_b', 'c_d']
-  mixed = summary._short_names(['similarity/dmc_a_b', 'similarity/metaworld_c'])
+  mixed = drawing.short_names(['similarity/dmc_a_b', 'similarity/metaworld_c'])
   assert list(mixed.values()) == ['dmc_a_b', 'metaworld_c']
 
 

@@ -1,0 +1,224 @@
+"""What the checks find in runs that are broken, and not in sound ones."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests import fake_runs
+from vid2act_jax.analysis import diagnosed, findings, reading, similarity
+
+
+@pytest.fixture
+def make(tmp_path):
+  """(rows, diagnosis, **config) -> the run, read from its files."""
+
+  def make(rows=None, diagnosis=None, **config):
+    path = tmp_path / str(len(list(tmp_path.iterdir())))
+    rows = fake_runs.rows() if rows is None else rows
+    fake_runs.write(path, fake_runs.config(**config), rows, diagnosis)
+    return reading.read(path)
+
+  return make
+
+
+def _weights(values, entropy=None, names=fake_runs.SOURCES):
+  """Rows of similarities: values [T, N]."""
+  out = []
+  for i, row in enumerate(values):
+    told = dict(
+      zip((f'similarity/{n}' for n in names), map(float, row), strict=True)
+    )
+    if entropy is not None:
+      told['train/similarity_entropy'] = entropy
+    out.append({'stage': 'finetune', 'step': i * 100, 'time': i, **told})
+  return out
+
+
+def _train(key, values, stage='finetune'):
+  return [
+    {'stage': stage, 'step': i, 'time': i, f'train/{key}': float(v)}
+    for i, v in enumerate(values)
+  ]
+
+
+def test_nothing_is_found_in_a_sound_run(make):
+  run = make(fake_runs.rows(vae_kl=0.4, vae_loss=0.1), fake_runs.diagnosis())
+  assert findings.find(run) == [] and run.problems == []
+
+
+def test_one_weight_that_takes_all(make):
+  early = [(0.34, 0.33, 0.33)] * 20
+  run = make(_weights([*early, *[(0.98, 0.01, 0.01)] * 10]))
+  assert 'dmc_walker_walk' in findings.collapsed_weights(run)
+  assert [x.name for x in findings.find(run)] == ['weights collapsed']
+  # It had recovered by the end, or it was not for long.
+  again = make(_weights([*early, *[(0.98, 0.01, 0.01)] * 8, (0.5, 0.3, 0.2)]))
+  assert findings.collapsed_weights(again) is None
+  late = make(_weights([*early, *[(0.98, 0.01, 0.01)] * 3]))
+  assert findings.collapsed_weights(late) is None
+
+
+def test_entropy_that_is_gone(make):
+  # On average alike, but in every state one source takes all.
+  values = [(0.4, 0.3, 0.3)] * 12
+  assert 'entropy' in findings.collapsed_weights(make(_weights(values, 0.05)))
+  assert findings.collapsed_weights(make(_weights(values, 0.5))) is None
+
+
+def test_weights_that_are_set_are_not_judged(make):
+  rows = _weights([(1, 0, 0)] * 12, 0.0)
+  for variant in ('single:dmc_walker_walk', 'frozen_weights'):
+    assert findings.find(make(rows, variant=variant)) == []
+  rows = _weights([(1 / 3, 1 / 3, 1 / 3)] * 12)
+  assert findings.find(make(rows, variant='uniform')) == []
+  assert findings.collapsed_weights(make(_weights([[1]], 0, ['a']))) is None
+
+
+def test_weights_that_mean_nothing(make):
+  flat = [(0.335, 0.333, 0.332)] * 12
+  assert findings.meaningless_weights(make(_weights(flat)))
+  assert findings.meaningless_weights(make(_weights(flat, np.log(3))))
+  once = make(_weights([*flat, (0.4, 0.3, 0.3)]))
+  assert findings.meaningless_weights(once) is None
+  # In single states they do choose.
+  assert findings.meaningless_weights(make(_weights(flat, 0.3))) is None
+
+
+def test_dead_vae_of_the_diagnosis(make):
+  told = fake_runs.diagnosis()
+  told['vae']['dmc_cheetah_run']['active'] = 0
+  assert 'dmc_cheetah_run' in findings.dead_vae(make(None, told))
+  told = fake_runs.diagnosis()
+  told['vae']['dmc_hopper_stand'].update(error=0.3, variance=0.31)
+  assert '97%' in findings.dead_vae(make(None, told))
+
+
+def test_dead_vae_of_the_metrics_alone(make):
+  rows = _train('vae_kl', [0.5, 0.1, 0.001, 0.002, 0.001])
+  assert 'train/vae_kl' in findings.dead_vae(make(rows))
+  assert (
+    findings.dead_vae(make(_train('vae_kl', [0.001, 0.2, 0.3, 0.3]))) is None
+  )
+
+
+@pytest.mark.parametrize(
+  'values, found',
+  [
+    ([5, 6, 5, 6, 5, 6, 5, 80, 5], 'step 7'),
+    ([5, 6, 5, 130, 5], '130 nats'),
+    ([5, 6, 5, 6, 5, 6, 5, 20, 5], None),
+    ([0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 3.0], None),  # Free nats.
+    ([0.1, 5, 30], None),  # No median to speak of yet.
+  ],
+)
+def test_exploding_kl(make, values, found):
+  text = findings.exploding_kl(make(_train('kl', values)))
+  assert text is None if found is None else found in text
+
+
+def test_skipped_updates(make):
+  text = findings.skipped_updates(make(_train('skipped', [0, 0, 0.002, 0])))
+  assert 'finetune 0.05%' in text and 'many' not in text
+  text = findings.skipped_updates(make(_train('skipped', [0.5, 0], 'pretrain')))
+  assert 'pretrain many: 25.00%' in text
+  assert findings.skipped_updates(make(_train('skipped', [0, 0]))) is None
+
+
+def test_guidance_that_is_ignored(make):
+  told = fake_runs.diagnosis(guidance={'shuffled': 0.01, 'across_states': 0.5})
+  assert '2.0%' in findings.ignored_guidance(make(None, told))
+  told['guidance']['shuffled'] = 0.05
+  assert findings.ignored_guidance(make(None, told)) is None
+  assert findings.ignored_guidance(make(None, None)) is None
+
+
+def test_no_better_than_random(make):
+  assert findings.no_better_than_random(make(fake_runs.rows(level=-80)))
+  assert findings.no_better_than_random(make(fake_runs.rows())) is None
+  rows = [r for r in fake_runs.rows(level=-80) if 'random/return' not in r]
+  assert findings.no_better_than_random(make(rows)) is None
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [
+    [],
+    {'vae': 3, 'guidance': [], 'prediction': None},
+    {'vae': {'a': None, 'b': {'error': 'x', 'variance': 0}}},
+    {'vae': {'a': {'edges': [0, 1], 'recorded': [[1, 2]], 'replayed': [[1]]}}},
+    {'vae': {'a': {'edges': [1, 0], 'recorded': [[1]], 'replayed': [[1]]}}},
+    {'prediction': {'student': [1, None], 'teachers': {'a': 'b'}}},
+    {'guidance': {'shuffled': True, 'across_states': 1e300}},
+  ],
+)
+def test_damaged_diagnoses_say_nothing(make, damage):
+  run = make(None, damage)
+  assert findings.find(run) == []
+  assert diagnosed.prediction(run) is None and diagnosed.guidance(run) is None
+  assert all(not told['recorded'] for told in diagnosed.vae(run).values())
+
+
+def test_what_is_missing_is_told_why(make):
+  assert 'analysis diagnose' in diagnosed.missing(make(), 'vae')
+  run = make(None, {'vae': None, 'vae_missing': 'no VAE in this variant'})
+  assert diagnosed.missing(run, 'vae') == 'no VAE in this variant'
+
+
+@pytest.mark.parametrize(
+  'task, meaning',
+  [
+    ('dmc_walker_walk', 'dmc_walker_walk'),
+    ('a@copy=1', 'a'),
+    ('a@copy', 'a'),
+    ('a@mass=1.0,gravity=2', 'a@gravity=2'),
+    ('a@gravity=1', 'a'),
+    ('a@gain=x,actions=1', 'a@actions=1,gain=x'),
+  ],
+)
+def test_modifiers_that_change_nothing(task, meaning):
+  assert similarity.meaning(task) == meaning
+
+
+def _verdicts(make, names, values, **config):
+  rows = _weights([values] * 10, names=names)
+  run = make(rows, sources=list(names), **config)
+  return {row['what']: row['verdict'] for row in similarity.relevance(run)}
+
+
+def test_relevance_where_the_truth_is_known(make):
+  names = ('t', 'other', 'other@copy=1', 'probe_noise')
+  good = _verdicts(make, names, (0.5, 0.22, 0.2, 0.08), task='t')
+  assert set(good.values()) == {'as expected'} and len(good) == 3
+  bad = _verdicts(make, names, (0.1, 0.3, 0.15, 0.45), task='t')
+  assert set(bad.values()) == {'NOT as expected'} and len(bad) == 3
+  near = _verdicts(make, names, (0.35, 0.345, 0.3, 0.005), task='t')
+  assert near['same task as the target'].startswith('too close')
+  assert _verdicts(make, ('a', 'b'), (0.9, 0.1), task='t') == {}
+  given = _verdicts(
+    make, names, (0.7, 0.1, 0.1, 0.1), task='t', variant='uniform'
+  )
+  assert given == {}
+
+
+def test_a_changed_target_is_another_task(make):
+  names = ('t', 't@gravity=2')
+  told = _verdicts(make, names, (0.3, 0.7), task='t@gravity=2')
+  assert told == {'same task as the target': 'as expected'}
+
+
+def test_duplicates_do_not_add_up(make):
+  names = ('t', 'b', 'b@copy=1')
+  told = _verdicts(make, names, (0.4, 0.3, 0.3), task='t')
+  assert set(told.values()) == {'as expected'} and len(told) == 2
+  told = _verdicts(make, ('t', 't@copy=1'), (0.5, 0.5), task='t')
+  assert told == {'the same data twice': 'as expected'}
+
+
+def test_entropy_of_mean_weights_where_none_was_told(make):
+  steps, values, told = similarity.entropy(make(_weights([(0.5, 0.5, 0)] * 3)))
+  assert not told and steps.tolist() == [0, 100, 200]
+  np.testing.assert_allclose(values, np.log(2))
+  _, values, told = similarity.entropy(make(_weights([(0.5, 0.5, 0)], 0.25)))
+  assert told and values.tolist() == [0.25]
+  assert json.dumps(similarity.at_the_end(make(_weights([(0.5, 0.5, 0)]))))

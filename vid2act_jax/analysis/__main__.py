@@ -1,0 +1,81 @@
+"""Tools for runs: compare many, look into one, draw the page of one.
+
+python -m vid2act_jax.analysis report RUNS... --out report/
+python -m vid2act_jax.analysis diagnose RUN...
+python -m vid2act_jax.analysis summary RUN
+"""
+
+import argparse
+import pathlib
+import sys
+
+from vid2act_jax.analysis import report, summary
+from vid2act_jax.types import UserError
+
+
+def _report(args):
+  print(report.write_report(args.runs, args.out, args.title, args.baseline))
+
+
+def _diagnose(args):
+  # Brings the learner with it, which the others do without.
+  from vid2act_jax.analysis import diagnose
+
+  for run in args.runs:
+    print(diagnose.write(run))
+
+
+def _summary(args):
+  print(summary.draw_again(args.run_folder))
+
+
+def _parser():
+  parser = argparse.ArgumentParser(
+    prog='python -m vid2act_jax.analysis', description=__doc__.splitlines()[0]
+  )
+  commands = parser.add_subparsers(required=True, metavar='command')
+
+  def add(run, text):
+    command = commands.add_parser(
+      run.__name__.strip('_'), help=text, description=text
+    )
+    command.set_defaults(run=run)
+    return command
+
+  path = pathlib.Path
+  command = add(_report, 'Compares runs, on one page.')
+  command.add_argument(
+    'runs', type=path, nargs='+', help='folders of runs, or folders of those'
+  )
+  command.add_argument('--out', type=path, required=True, help='its folder')
+  command.add_argument('--title', default='What the runs show')
+  command.add_argument(
+    '--baseline', default='dreamerv2', help='variant that is compared with'
+  )
+  command = add(_diagnose, 'Looks into the models of runs.')
+  command.add_argument('runs', type=path, nargs='+')
+  command = add(_summary, 'Draws the page of a run again.')
+  command.add_argument('run_folder', type=path)
+  return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs a command.
+
+  Args:
+    arguments: of the command line; None: this process's.
+
+  Returns:
+    The exit status: 0, or 1 after a message about what the user can mend.
+  """
+  args = _parser().parse_args(arguments)
+  try:
+    args.run(args)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
