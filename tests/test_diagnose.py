@@ -15,11 +15,12 @@ import pytest
 from experiments import debug, run
 from tests import small
 from vid2act_jax import learner
-from vid2act_jax.analysis import chunks, diagnose, measures, reading
+from vid2act_jax.analysis import chunks, diagnose, measures, reading, relation
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.learner import finetune, teachers, video
 from vid2act_jax.loops import runs
 from vid2act_jax.loops.checkpoint import Checkpoint
+from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import UserError
 
 SOURCES = ['probe_wide', 'probe_count']
@@ -123,6 +124,9 @@ def test_guidance_and_similarity_of_a_run(diagnosis):
   assert 0 <= guidance['dead_units'] < 1
   assert list(diagnosis['similarity']) == SOURCES
   assert sum(diagnosis['similarity'].values()) == pytest.approx(1)
+  assert list(diagnosis['relation']) == SOURCES
+  for told in diagnosis['relation'].values():
+    assert told['distance'] > 0 and told['explained'] < 1
 
 
 def test_where_a_run_stands(diagnosis, finished):
@@ -347,7 +351,8 @@ def test_vae_that_guesses_the_mean():
 def test_following_is_acting():
   s = small.setup()
   batch = s.batch.target
-  inputs, weights = measures.follow(s.agent, s.state, batch, small.KEY)
+  found = measures.follow(s.agent, s.state, batch, small.KEY)
+  inputs, weights, teacher = found
   carry = s.agent.initial_carry(2)
   policy = small.jit(s.agent.policy, static_argnums=4)
   dist = s.agent.actor.apply({'params': s.state.params['actor']}, inputs)
@@ -357,6 +362,24 @@ def test_following_is_acting():
     carry, action, extras = policy(s.state, carry, obs, small.KEY, False)
     np.testing.assert_allclose(action, dist.mean[:, t], atol=1e-5)
     np.testing.assert_allclose(extras['similarity'], weights[:, t].T, atol=1e-6)
+    expected = feature(carry.teacher).swapaxes(0, 1)
+    np.testing.assert_allclose(teacher[:, t], expected, atol=1e-5)
+
+
+def test_what_weights_rest_on():
+  """A view that knows all may be far, and one that knows nothing near."""
+  s = small.setup()
+  size, (rows, length) = s.agent.student.feat_dim, (60, 5)
+  rng = np.random.default_rng(0)
+  student = rng.normal(size=(rows, length, size)).astype(np.float32)
+  knows = 3 * student[..., ::-1] + 2
+  views = np.stack([knows, np.zeros_like(knows)], 2)
+  found = relation.measure(s.agent, s.state, student, views)
+  assert found[0]['explained'] > 0.95 and abs(found[1]['explained']) < 0.05
+  assert found[0]['distance'] > 10 * found[1]['distance']
+  bias = s.state.params['model']['transfer']['distill']['out']['bias']
+  expected = np.square(bias - student).mean()
+  assert found[1]['distance'] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_policy_that_does_not_read_its_guidance():

@@ -16,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vid2act_jax.analysis import chunks, measures, reading
+from vid2act_jax.analysis import relation as relations
 from vid2act_jax.data import dataset, files, shards, weights
 from vid2act_jax.learner import video
 from vid2act_jax.loops import inputs, runs
@@ -68,6 +69,7 @@ def diagnose(run: pathlib.Path, sequences: int, seed: int) -> dict:
     ('vae', subject.vae),
     ('guidance', subject.guidance),
     ('similarity', subject.similarity),
+    ('relation', subject.relation),
   ):
     out |= _part(name, measure)
   return out
@@ -142,6 +144,15 @@ class _Subject:
     """Mean weights of the sources."""
     weights = self._watch()[1].mean((0, 1), np.float64).tolist()
     return dict(zip(self.notes['sources'], weights, strict=True))
+
+  def relation(self):
+    """Distance of the sources' views to the student's, and what they know."""
+    inputs, _, teacher = self._watch()
+    if len(inputs) < 2:
+      raise UserError('one sequence alone: there is none to hold it against')
+    student = inputs[..., : self._agent.student.feat_dim]
+    found = relations.measure(self._agent, self._state, student, teacher)
+    return dict(zip(self.notes['sources'], found, strict=True))
 
   def _watch(self):
     agent = self._with_teacher()

@@ -67,6 +67,20 @@ def guidance(run: Run) -> dict | None:
   return {'share': shuffled / across, 'dead': number(part.get('dead_units'))}
 
 
+def relation(run: Run) -> dict[str, dict]:
+  """Of each source: {'weight', 'distance', 'explained'}, what is there."""
+  out = {}
+  weights = dict(_items(_part(run, 'similarity')))
+  for name, told in _items(_part(run, 'relation')):
+    told = told if isinstance(told, dict) else {}
+    keys = 'distance', 'explained'
+    out[name] = {
+      'weight': number(weights.get(name)),
+      **{key: number(told.get(key)) for key in keys},
+    }
+  return out
+
+
 def updates(run: Run) -> float | None:
   """Updates of the student that was diagnosed."""
   return number((run.diagnosis or {}).get('updates'))

@@ -31,9 +31,9 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
 
   Returns:
     {'version', 'baseline', 'tasks' and 'overall' (of `scores`), 'published',
-    'similarity', 'errors', 'predictions', 'vae', 'guidance', 'undiagnosed'
-    (each {task: {label: ...}}), 'costs', 'findings', 'runs', 'problems'};
-    'tasks' is empty where no run can be compared.
+    'similarity', 'relation', 'errors', 'predictions', 'vae', 'guidance' and
+    'undiagnosed' (each {task: {label: ...}}), 'costs', 'findings', 'runs',
+    'problems'}; 'tasks' is empty where no run can be compared.
   """
   groups, told = grouping.group(found)
   problems = [*problems, *told]
@@ -62,6 +62,7 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
       for task, x in tasks.items()
     },
     'similarity': _each_group(groups, _similarity),
+    'relation': _each_group(groups, _relation),
     'errors': _each_group(groups, _errors),
     'predictions': _each_group(groups, _predictions),
     'vae': _each_group(groups, _vae),
@@ -136,6 +137,15 @@ def _weights(run):
   }
 
 
+def _relation(runs):
+  each = [
+    {'run': str(run.path), 'seed': run.seed, 'sources': told}
+    for run in runs
+    if (told := diagnosed.relation(run))
+  ]
+  return each or None
+
+
 def _errors(runs):
   """The student's prediction error over the training, of runs that told it."""
   paths = [run.series('open_loop/error') for run in runs]
@@ -203,6 +213,7 @@ def _undiagnosed(runs):
   """{what is missing: why}, of a group's first run that lacks it."""
   asked = {
     'prediction': diagnosed.prediction,
+    'relation': diagnosed.relation,
     'vae': diagnosed.vae,
     'guidance': diagnosed.guidance,
   }

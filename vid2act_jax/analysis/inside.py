@@ -32,6 +32,7 @@ def weights(results: dict, pictures: Pictures) -> list[str]:
       ),
       _last_weights(labels),
     ]
+  parts += _relation(results)
   parts.append(page.heading('Where the truth is known'))
   rows = [
     [task, f'{label}, seed {one["seed"]}', *row.values()]
@@ -52,6 +53,30 @@ def weights(results: dict, pictures: Pictures) -> list[str]:
       ' learned: there is nothing to hold them against.'
     ),
   ]
+
+
+def _relation(results):
+  """What the weights rest on, of the runs that were diagnosed."""
+  head = ['task', 'kind', 'seed', 'source', 'weight', 'distance', 'explained']
+  rows = [
+    [task, label, one['seed'], source, *told.values()]
+    for task, labels in results['relation'].items()
+    for label, runs in labels.items()
+    for one in runs
+    for source, told in one['sources'].items()
+  ]
+  parts = [page.heading('What the weights rest on')]
+  if rows:
+    text = (
+      "The weights are trained to favour the source whose view of the target's"
+      " frames is nearest to the student's (distance, after the shared map)."
+      " Explained is how much of the student's features a linear map of that"
+      ' view foretells, on sequences it was not fitted to: what the source'
+      ' knows, whether it is near or not. Where distances hardly differ and'
+      ' weights do, the weights say little.'
+    )
+    parts += [page.paragraph(text), page.table(head, rows)]
+  return [*parts, *_missing(results, 'relation')]
 
 
 def _drawn(labels):

@@ -19,6 +19,7 @@ from vid2act_jax.learner import (
   video,
 )
 from vid2act_jax.nets import dists
+from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import Batch, FinetuneBatch, Normal, Params
 
 _CHUNK = 6  # Sequences at a time: all that an open-loop prediction shows.
@@ -220,7 +221,7 @@ def domain_replay(
 
 def follow(
   agent, state, batch: Batch, key: jax.Array
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Lets the agent watch sequences as it does in evaluation.
 
   Args:
@@ -230,8 +231,8 @@ def follow(
     key: chooses a domain where all are equal.
 
   Returns:
-    What the actor reads, f32 [B, L, F (+ guidance)], and the similarity
-    weights, f32 [B, L, N].
+    What the actor reads, f32 [B, L, F (+ guidance)], the similarity weights,
+    f32 [B, L, N], and the teachers' features, f32 [B, L, N, F_teacher].
   """
 
   @jax.jit
@@ -240,11 +241,12 @@ def follow(
       obs = {'image': frame.image, 'is_first': frame.is_first}
       carry = carry.replace(action=frame.action)
       carry, _, extras = agent.policy(state, carry, obs, key, explore=False)
-      return carry, (carry.student, extras['similarity'])
+      told = carry.student, carry.teacher, extras['similarity']
+      return carry, told
 
     frames = jax.tree.map(lambda x: x.swapaxes(0, 1), batch)
     carry = agent.initial_carry(batch.reward.shape[0])
-    _, (latent, weights) = jax.lax.scan(step, carry, frames)
+    _, (latent, teacher, weights) = jax.lax.scan(step, carry, frames)
     weights = weights.swapaxes(0, 1)  # [N, L, B]
     chance = agent.draws.latent(key, weights.shape)
     label = similarity.choose(agent, weights, chance)
@@ -252,7 +254,8 @@ def follow(
     inputs = imagination.actor_input(
       agent, state.params['model'], latent, label, noise
     )
-    return inputs.swapaxes(0, 1), weights.swapaxes(0, 2)
+    teacher = jnp.moveaxis(feature(teacher), 2, 0)  # Was [L, N, B, F].
+    return inputs.swapaxes(0, 1), weights.swapaxes(0, 2), teacher
 
   return in_chunks(lambda *xs: run(state, *xs), batch, key)
 
