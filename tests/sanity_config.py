@@ -12,7 +12,7 @@ def get_config():
   config.collect.update(policy='random', episodes=10, workers=1)
   config.pretrain.update(steps=400, video_every=0, save_every=400)
   config.finetune.update(
-    env_steps=2_400,  # 600 agent steps, 250 updates
+    env_steps=6_000,  # 1500 agent steps, 700 updates
     prefill=500,
     first_updates=200,
     log_every=25,

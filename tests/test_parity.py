@@ -37,8 +37,14 @@ def little_optimization():
   jax.config.update(name, before)
 
 
+def _one_now(path):
+  """A minute each: one by default, the others by `-m nightly`."""
+  marks = () if path.stem == 'step_eps05' else (pytest.mark.nightly,)
+  return pytest.param(path, id=path.stem, marks=marks)
+
+
 @pytest.mark.usefixtures('little_optimization')
-@pytest.mark.parametrize('path', _FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', map(_one_now, _FILES))
 def test_without_jit(path):
   """One update, operation by operation, with plain convolutions."""
   report = check_parity.check(path, jit=False, conv='native', updates=1)

@@ -24,12 +24,15 @@ OTHER, NOISE = 'dmc_pendulum_swingup', 'probe_noise'
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """(*sources) -> metrics of the finetuning; without sources, dreamerv2."""
+  """(*sources) -> metrics of the finetuning; without sources, dreamerv2.
+
+  `short`: 250 updates instead of 700.
+  """
   root = tmp_path_factory.mktemp('sanity')
   # The other tests' quick compilations run too slowly for this.
   env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
 
-  def run(*sources):
+  def run(*sources, short=False):
     name = '+'.join(sources) or 'alone'
     command = [
       sys.executable, '-m', 'experiments.run',
@@ -37,6 +40,8 @@ def run(tmp_path_factory):
       f'--workdir={root / name}',
       f'--config.source_dir={root / "sources"}',
     ]  # fmt: skip
+    if short:
+      command.append('--config.finetune.env_steps=2400')
     if sources:
       command.append(f'--config.sources={sources}')
     else:
@@ -77,6 +82,6 @@ def test_two_copies_share_their_weight(run):
 
 
 def test_with_a_useful_source_prediction_is_learned_sooner(run):
-  alone, helped = errors(run()), errors(run(TARGET))
+  alone, helped = errors(run(short=True)), errors(run(TARGET, short=True))
   assert len(alone) == len(helped) >= 6
   assert np.mean(helped[:4]) < np.mean(alone[:4])
