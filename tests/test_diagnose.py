@@ -15,7 +15,14 @@ import pytest
 from experiments import debug, run
 from tests import small
 from vid2act_jax import learner
-from vid2act_jax.analysis import chunks, diagnose, measures, reading, relation
+from vid2act_jax.analysis import (
+  __main__,
+  chunks,
+  diagnose,
+  measures,
+  reading,
+  relation,
+)
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.learner import finetune, teachers, video
 from vid2act_jax.loops import runs
@@ -408,3 +415,26 @@ def test_units_that_are_never_on():
     s.agent, s.state, inputs, np.random.default_rng(0)
   )
   assert found['dead_units'] == pytest.approx(1 / 5)
+
+
+def test_command_line_goes_on(tmp_path, capsys, monkeypatch):
+  """A folder that holds no student is named, the others are diagnosed."""
+  wrote = []
+
+  def write(run):
+    if run.name == 'teacher-0':
+      raise UserError('no checkpoint')
+    wrote.append(run)
+    return run / 'diagnosis.json'
+
+  monkeypatch.setattr(diagnose, 'write', write)
+  for name in ('teacher-0', 'vid2act-0'):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'metrics.jsonl').touch()
+  absent = tmp_path / 'absent'
+  assert __main__.main(['diagnose', str(tmp_path), str(absent)]) == 0
+  assert wrote == [tmp_path / 'vid2act-0']
+  told = capsys.readouterr().err
+  assert 'teacher-0: not diagnosed (no checkpoint)' in told
+  assert 'absent: there is no such folder' in told
+  assert __main__.main(['diagnose', str(absent)]) == 1

@@ -103,7 +103,7 @@ def test_missing_folder_is_named(tmp_path):
 
 def test_command_line(tmp_path):
   (tmp_path / 'config.json').write_text(json.dumps({'task': 't', 'seed': 1}))
-  command = [sys.executable, '-m', 'vid2act_jax.analysis.summary']
+  command = [sys.executable, '-m', 'vid2act_jax.analysis', 'summary']
   done = subprocess.run(
     [*command, str(tmp_path)], capture_output=True, text=True, check=True
   )

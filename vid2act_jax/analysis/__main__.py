@@ -1,7 +1,7 @@
 """Tools for runs: compare many, look into one, draw the page of one.
 
 python -m vid2act_jax.analysis report RUNS... --out report/
-python -m vid2act_jax.analysis diagnose RUN...
+python -m vid2act_jax.analysis diagnose RUNS...
 python -m vid2act_jax.analysis summary RUN
 """
 
@@ -9,7 +9,7 @@ import argparse
 import pathlib
 import sys
 
-from vid2act_jax.analysis import report, summary
+from vid2act_jax.analysis import reading, report, summary
 from vid2act_jax.types import UserError
 
 
@@ -21,8 +21,19 @@ def _diagnose(args):
   # Brings the learner with it, which the others do without.
   from vid2act_jax.analysis import diagnose
 
-  for run in args.runs:
-    print(diagnose.write(run))
+  runs, problems = reading.find(args.runs)
+  done = 0
+  for run in runs:
+    try:
+      print(diagnose.write(run), flush=True)
+      done += 1
+    except UserError as error:  # Of a teacher alone, or one of many damaged.
+      problems.append(f'{run}: not diagnosed ({error})')
+  for problem in problems:
+    print(f'note: {problem}', file=sys.stderr)
+  if not done:
+    given = ', '.join(map(str, args.runs))
+    raise UserError(f'no run in {given} could be diagnosed')
 
 
 def _summary(args):
@@ -53,7 +64,9 @@ def _parser():
     '--baseline', default='dreamerv2', help='variant that is compared with'
   )
   command = add(_diagnose, 'Looks into the models of runs.')
-  command.add_argument('runs', type=path, nargs='+')
+  command.add_argument(
+    'runs', type=path, nargs='+', help='folders of runs, or folders of those'
+  )
   command = add(_summary, 'Draws the page of a run again.')
   command.add_argument('run_folder', type=path)
   return parser

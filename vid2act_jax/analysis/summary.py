@@ -1,13 +1,11 @@
 """One page about a run: its learning, losses, similarities and predictions.
 
-python -m vid2act_jax.analysis.summary WORKDIR
+python -m vid2act_jax.analysis summary RUN
 """
 
-import argparse
 import collections
 import math
 import pathlib
-import sys
 
 import matplotlib.ticker
 import numpy as np
@@ -209,17 +207,6 @@ def _draw_strip(axes, workdir):
   )
 
 
-def main():
-  """Draws the page of the run named on the command line again."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('workdir', type=pathlib.Path)
-  workdir = parser.parse_args().workdir
-  try:
-    print(draw_again(workdir))
-  except types.UserError as error:
-    sys.exit(str(error))
-
-
 def draw_again(workdir: pathlib.Path) -> pathlib.Path:
   """Draws a run's page under its folder's name, task and seed.
 
@@ -236,7 +223,3 @@ def _title(workdir):
   parts = [workdir.resolve().name]
   parts += [f'{key} {config[key]}' for key in ('task', 'seed') if key in config]
   return '  ·  '.join(parts)
-
-
-if __name__ == '__main__':
-  main()
