@@ -81,7 +81,12 @@ def test_two_copies_share_their_weight(run):
   assert other < first + second
 
 
+@pytest.mark.xfail(
+  strict=True,
+  reason='seen: 0.0041 with and without (benchmarks/README.md)',
+)
 def test_with_a_useful_source_prediction_is_learned_sooner(run):
+  """Open-loop errors over the first 100 updates, by a tenth at least."""
   alone, helped = errors(run(short=True)), errors(run(TARGET, short=True))
   assert len(alone) == len(helped) >= 6
-  assert np.mean(helped[:4]) < np.mean(alone[:4])
+  assert np.mean(helped[:4]) < 0.9 * np.mean(alone[:4])
