@@ -167,7 +167,8 @@ def read_config_dict(workdir: pathlib.Path) -> dict:
     config = limits.read_json(path)
     if not isinstance(config, dict):
       raise ValueError('should be a JSON object')
-    if 'variant' not in config and 'learner' in config:  # Where older runs have it.
+    # Where older runs have it.
+    if 'variant' not in config and 'learner' in config:
       config['variant'] = config['learner'].pop('variant', 'vid2act')
     return config
   except FileNotFoundError as error:
