@@ -167,9 +167,9 @@ def read_config_dict(workdir: pathlib.Path) -> dict:
     config = limits.read_json(path)
     if not isinstance(config, dict):
       raise ValueError('should be a JSON object')
-    # Where older runs have it.
-    if 'variant' not in config and 'learner' in config:
-      config['variant'] = config['learner'].pop('variant', 'vid2act')
+    older = config.get('learner')  # Where older runs have it.
+    if 'variant' not in config and isinstance(older, dict):
+      config['variant'] = older.pop('variant', 'vid2act')
     return config
   except FileNotFoundError as error:
     raise UserError(
