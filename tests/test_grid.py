@@ -25,7 +25,11 @@ from vid2act_jax.types import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / 'experiments' / 'studies'
-STUDIES = 'ablation', 'action_space', 'pretraining', 'shift', 'sources'
+STUDIES = sorted(
+  path.stem
+  for path in FOLDER.glob('*.py')
+  if 'def get_study' in path.read_text()
+)
 DEBUG = str(ROOT / 'experiments' / 'debug.py')
 # Stands for experiments.run: quick, and does what files beside it say.
 FAKE = """

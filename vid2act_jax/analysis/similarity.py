@@ -136,17 +136,27 @@ def relevance(run: Run) -> list[dict[str, str]]:
 def _same_task(own, end):
   # Not sums: a softmax gives a source its weight against each other one
   # whether or not there is a second of its kind.
-  others = {name: w for name, w in end.items() if name not in own}
+  what = 'same task as the target', 'its weight is the largest', 'next'
+  return _beside(own, end, max, *what)
+
+
+def _noise(noise, end):
+  what = 'pure noise', 'its weight is the lowest', 'lowest other'
+  return _beside(noise, end, min, *what)
+
+
+def _beside(own, end, extreme, what, expected, other):
+  """The heaviest of some sources beside the extreme one of the others."""
+  others = [name for name in end if name not in own]
   if not others:
     return None
-  name = max(own, key=end.get)
-  best = max(others, key=others.get)
+  name, beside = max(own, key=end.get), extreme(others, key=end.get)
   return _row(
-    'same task as the target',
-    'its weight is the largest',
-    f'{name} {end[name]:.3f}, next {best} {others[best]:.3f}',
-    end[name] > others[best],
-    abs(end[name] - others[best]) < _BARELY,
+    what,
+    expected,
+    f'{name} {end[name]:.3f}, {other} {beside} {end[beside]:.3f}',
+    extreme((name, beside), key=end.get) == name,
+    abs(end[name] - end[beside]) < _BARELY,
   )
 
 
@@ -159,21 +169,6 @@ def _duplicates(first, second, end):
     f'{first} {a:.3f}, {second} {b:.3f}: {share:.0%}',
     share < _DUPLICATES_DIFFER,
     False,
-  )
-
-
-def _noise(noise, end):
-  others = {name: w for name, w in end.items() if name not in noise}
-  if not others:
-    return None
-  name = max(noise, key=end.get)
-  least = min(others, key=others.get)
-  return _row(
-    'pure noise',
-    'its weight is the lowest',
-    f'{name} {end[name]:.3f}, lowest other {least} {others[least]:.3f}',
-    end[name] < others[least],
-    abs(end[name] - others[least]) < _BARELY,
   )
 
 

@@ -35,7 +35,8 @@ def policy(agent, state, carry: Carry, obs, key, explore: bool):
     obs: {image: u8 [E, 64, 64, 3], is_first: bool [E]}; more keys are ignored.
     key: for the noise; another one for every step.
     explore: sample everything, as in training; otherwise take the means of
-      states, guidance and action, as in evaluation.
+      states, guidance and action, as in evaluation. Where all domains weigh
+      the same, chance chooses one in either case.
 
   Returns:
     The new carry, actions f32 [E, A] in [-1, 1], and extras: with transfer,
