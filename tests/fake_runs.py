@@ -106,6 +106,7 @@ def diagnosis(sources=SOURCES, **changes):
     'guidance': {'shuffled': 0.1, 'across_states': 0.5, 'dead_units': 0.2},
     'similarity': dict.fromkeys(sources, 1 / len(sources)),
     'relation': {s: {'distance': 0.1, 'explained': 0.4} for s in sources},
+    'pull': {'distillation': 0.3, 'others': 40.0},
   }  # fmt: skip
   return {**made, **changes}
 

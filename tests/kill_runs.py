@@ -163,8 +163,10 @@ def run_with_kills(
   last, met = told(reference), 0
   for kind in kinds:
     before = told(folder)
-    lines = rng.randint(before, max(before, last - 1))
-    moment = when(folder, kind, lines, rng.uniform(0, 1))
+    # Within the first half of what is left: the last lines may come so close
+    # to each other that the run would end before the signal.
+    lines = rng.randint(before, (before + last) // 2)
+    moment = when(folder, kind, lines, rng.uniform(0, 0.5))
     process = start(folder, *overrides)
     if not kill_at(process, moment, number):
       finish(process)

@@ -1,5 +1,6 @@
 """Diagnosis: its figures by hand, and the whole of it on small runs."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -10,6 +11,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments import debug, run
@@ -20,6 +22,7 @@ from vid2act_jax.analysis import (
   chunks,
   diagnose,
   measures,
+  pull,
   reading,
   relation,
 )
@@ -134,6 +137,7 @@ def test_guidance_and_similarity_of_a_run(diagnosis):
   assert list(diagnosis['relation']) == SOURCES
   for told in diagnosis['relation'].values():
     assert told['distance'] > 0 and told['explained'] < 1
+  assert 0 < diagnosis['pull']['distillation'] < diagnosis['pull']['others']
 
 
 def test_where_a_run_stands(diagnosis, finished):
@@ -160,6 +164,7 @@ def test_without_transfer_only_the_student_is_left(finished, tmp_path):
     ('vae', 'no action VAE'),
     ('guidance', 'no action VAE'),
     ('similarity', 'no teacher'),
+    ('pull', 'no teacher'),
   ):
     assert found[part] is None and reason in found[f'{part}_missing']
 
@@ -387,6 +392,36 @@ def test_what_weights_rest_on():
   bias = s.state.params['model']['transfer']['distill']['out']['bias']
   expected = np.square(bias - student).mean()
   assert found[1]['distance'] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_pull_is_that_of_the_losses():
+  """Both norms, and that a scale of the loss is one of its gradient."""
+  s = small.setup()
+  batch, keys = s.batch.target, list(jax.random.split(small.KEY))
+  grad = small.jit(
+    lambda *xs: jax.grad(
+      lambda *ys: finetune.model_loss(s.agent, *ys, s.batch, keys)[0]
+    )(*xs)['world_model']
+  )
+  total = grad(s.state.params['model'], s.state.teacher)
+  found = pull.measure(s.agent, s.state, batch, small.KEY)
+  gap = abs(float(optax.tree.norm(total)) - found['others'])
+  assert 0 < gap <= found['distillation'] * (1 + 1e-4)
+
+  scales = dataclasses.replace(s.agent.loss.scales, distillation=10.0)
+  loss = dataclasses.replace(s.agent.loss, scales=scales)
+  harder = dataclasses.replace(s.agent, loss=loss)
+  ten = pull.measure(harder, s.state, batch, small.KEY)
+  assert ten['distillation'] == pytest.approx(10 * found['distillation'], 1e-4)
+  assert ten['others'] == pytest.approx(found['others'], rel=1e-4)
+
+
+def test_nothing_pulls_without_distillation():
+  s = small.setup()
+  off = dataclasses.replace(s.agent.variant, distill=False)
+  agent = dataclasses.replace(s.agent, variant=off)
+  found = pull.measure(agent, s.state, s.batch.target, small.KEY)
+  assert found['distillation'] == 0 and found['others'] > 0
 
 
 def test_policy_that_does_not_read_its_guidance():

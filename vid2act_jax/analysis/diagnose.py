@@ -2,8 +2,9 @@
 
 Written into a run's folder as diagnosis.json: how well the student and the
 teacher predict the target's frames, how the action VAE reconstructs and replays
-the sources' actions, how much the policy heeds its guidance, and how similar
-the sources are to the target. Nothing else in the folder is touched.
+the sources' actions, how much the policy heeds its guidance, how similar the
+sources are to the target, and how hard distillation pulls. Nothing else in the
+folder is touched.
 """
 
 import json
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vid2act_jax.analysis import chunks, measures, reading
+from vid2act_jax.analysis import chunks, measures, pull, reading
 from vid2act_jax.analysis import relation as relations
 from vid2act_jax.data import dataset, files, shards, weights
 from vid2act_jax.learner import video
@@ -70,6 +71,7 @@ def diagnose(run: pathlib.Path, sequences: int, seed: int) -> dict:
     ('guidance', subject.guidance),
     ('similarity', subject.similarity),
     ('relation', subject.relation),
+    ('pull', subject.pull),
   ):
     out |= _part(name, measure)
   return out
@@ -153,6 +155,13 @@ class _Subject:
     student = inputs[..., : self._agent.student.feat_dim]
     found = relations.measure(self._agent, self._state, student, teacher)
     return dict(zip(self.notes['sources'], found, strict=True))
+
+  def pull(self):
+    """Distillation's part in the student's gradient."""
+    agent = self._with_teacher()
+    num = self.config.finetune.batch
+    batch = jax.tree.map(lambda x: x[:num], self._target())
+    return pull.measure(agent, self._state, batch, self._key(4))
 
   def _watch(self):
     agent = self._with_teacher()

@@ -81,6 +81,20 @@ def relation(run: Run) -> dict[str, dict]:
   return out
 
 
+def pull(run: Run) -> dict | None:
+  """Distillation's part in the student's gradient.
+
+  Returns:
+    {'distillation', 'others': norms, 'share': of the one against the other},
+    or None.
+  """
+  part = _part(run, 'pull')
+  own, others = number(part.get('distillation')), number(part.get('others'))
+  if own is None or others is None or others <= 0:
+    return None
+  return {'distillation': own, 'others': others, 'share': own / others}
+
+
 def updates(run: Run) -> float | None:
   """Updates of the student that was diagnosed."""
   return number((run.diagnosis or {}).get('updates'))

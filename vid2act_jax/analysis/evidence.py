@@ -31,9 +31,10 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
 
   Returns:
     {'version', 'baseline', 'tasks' and 'overall' (of `scores`), 'published',
-    'similarity', 'relation', 'errors', 'predictions', 'vae', 'guidance' and
-    'undiagnosed' (each {task: {label: ...}}), 'costs', 'findings', 'runs',
-    'problems'}; 'tasks' is empty where no run can be compared.
+    'similarity', 'relation', 'pull', 'errors', 'predictions', 'vae',
+    'guidance' and 'undiagnosed' (each {task: {label: ...}}), 'costs',
+    'findings', 'runs', 'problems'}; 'tasks' is empty where no run can be
+    compared.
   """
   groups, told = grouping.group(found)
   problems = [*problems, *told]
@@ -63,6 +64,7 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
     },
     'similarity': _each_group(groups, _similarity),
     'relation': _each_group(groups, _relation),
+    'pull': _each_group(groups, _pull),
     'errors': _each_group(groups, _errors),
     'predictions': _each_group(groups, _predictions),
     'vae': _each_group(groups, _vae),
@@ -146,6 +148,15 @@ def _relation(runs):
   return each or None
 
 
+def _pull(runs):
+  each = [
+    {'run': str(run.path), 'seed': run.seed, **told}
+    for run in runs
+    if (told := diagnosed.pull(run))
+  ]
+  return each or None
+
+
 def _errors(runs):
   """The student's prediction error over the training, of runs that told it."""
   paths = [run.series('open_loop/error') for run in runs]
@@ -214,6 +225,7 @@ def _undiagnosed(runs):
   asked = {
     'prediction': diagnosed.prediction,
     'relation': diagnosed.relation,
+    'pull': diagnosed.pull,
     'vae': diagnosed.vae,
     'guidance': diagnosed.guidance,
   }

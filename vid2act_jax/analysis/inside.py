@@ -33,6 +33,7 @@ def weights(results: dict, pictures: Pictures) -> list[str]:
       _last_weights(labels),
     ]
   parts += _relation(results)
+  parts += _pull(results)
   parts.append(page.heading('Where the truth is known'))
   rows = [
     [task, f'{label}, seed {one["seed"]}', *row.values()]
@@ -77,6 +78,26 @@ def _relation(results):
     )
     parts += [page.paragraph(text), page.table(head, rows)]
   return [*parts, *_missing(results, 'relation')]
+
+
+def _pull(results):
+  """How much the student heeds what it is drawn to."""
+  keys = 'distillation', 'others', 'share'
+  rows = [
+    [task, label, one['seed'], *(one[key] for key in keys)]
+    for task, labels in results['pull'].items()
+    for label, runs in labels.items()
+    for one in runs
+  ]
+  parts = [page.heading('How hard distillation pulls')]
+  if rows:
+    text = (
+      "Norms of the gradient of the student's world model: of distillation"
+      ' alone, of all its other losses together, and the one against the other.'
+    )
+    head = ['task', 'kind', 'seed', *keys[:2], 'distillation / others']
+    parts += [page.paragraph(text), page.table(head, rows)]
+  return [*parts, *_missing(results, 'pull')]
 
 
 def _drawn(labels):
