@@ -14,6 +14,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from experiments import mistakes
 from vid2act_jax import sharding
 from vid2act_jax.analysis.summary import write_summary
 from vid2act_jax.data import files
@@ -132,12 +133,9 @@ def _parse(argv):
   """Flags, with the user's mistakes in one line instead of a traceback."""
   try:
     return flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
-    text = ' '.join(str(error).split()) or type(error).__name__
-    if isinstance(error, AttributeError | KeyError):
-      text = f'the config has no key {text}'
+  except mistakes.KINDS as error:
     hint = 'keys and their meaning: experiments/base.py'
-    print(f'error: {text} ({hint})', file=sys.stderr)
+    print(f'error: {mistakes.tell(error, argv)} ({hint})', file=sys.stderr)
     sys.exit(1)
 
 

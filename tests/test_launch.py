@@ -188,7 +188,10 @@ def test_slurm_dry_run(tmp_path):
   'arguments, message',
   [
     (['experiments/no.py'], 'experiments/no.py: there is no such file'),
-    (['experiments/debug.py', '--', '--config.no=1'], 'has no key'),
+    (
+      ['experiments/debug.py', '--', '--config.no=1'],
+      "--config.no=1: the config has no key 'no'",
+    ),
     (['experiments/debug.py', '--', '--workdir=x'], 'cannot stand behind --'),
     (['experiments/debug.py', 'experiments/debug.py'], 'would both run in'),
     (['experiments/debug.py', '--local', '--nodes', '2'], 'multiprocess.sh'),

@@ -6,6 +6,7 @@ import shlex
 from absl import flags
 from ml_collections import config_flags
 
+from experiments import mistakes
 from vid2act_jax.data import dataset
 from vid2act_jax.loops import inputs, runs
 from vid2act_jax.loops.checkpoint import Checkpoint
@@ -28,10 +29,8 @@ def load(arguments: list[str]):
   try:
     values(argv, known_only=True)
     return holder.value
-  except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
-    text = ' '.join(str(error).split()) or type(error).__name__
-    if isinstance(error, AttributeError | KeyError):
-      text = f'the config has no key {text}'
+  except mistakes.KINDS as error:
+    text = mistakes.tell(error, arguments)
     raise UserError(f'{shlex.join(arguments)}: {text}') from error
 
 
