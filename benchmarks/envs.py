@@ -4,11 +4,14 @@
   python -m benchmarks.envs --tasks dmc_walker_walk --seconds 5
 
 For each task and quality: agent steps a second of `Env` as training uses it
-(`frames`), the same without drawing (`physics`), drawing alone (`drawing`), and
+(`frames`), the same without drawing (`physics`), drawing alone (`drawing`),
 MuJoCo's renderer alone drawing one state at the same size and quality
-(`renderer`), all in one process on one core and in turns, so that the machine's
-moods meet all of them. `share` is what the environment reaches of the frames
-that the renderer and the physics by themselves would allow.
+(`renderer`), and physics and renderer by turns with nothing else (`turns`), all
+in one process on one core, a while each in several rounds, so that the
+machine's moods meet all of them. `share` is what the environment reaches of
+the frames that the renderer and the physics by themselves would allow,
+`share_of_turns` of those that they allow by turns, when each finds its data
+out of the processor's caches.
 """
 
 import argparse
@@ -69,6 +72,10 @@ def measure_task(task: str, quality: str, seconds: float) -> dict:
       camera._renderer.scene.flags[flag] = False
     camera._renderer.render()
 
+  def turns():
+    physics()
+    renderer()
+
   frame()
   if hasattr(simulator, '_physics'):
     data = simulator._physics.data.ptr
@@ -79,6 +86,7 @@ def measure_task(task: str, quality: str, seconds: float) -> dict:
     'physics': physics,
     'drawing': simulator.image,
     'renderer': renderer,
+    'turns': turns,
   }
   found = {name: [] for name in parts}
   for _ in range(_ROUNDS):
@@ -87,7 +95,11 @@ def measure_task(task: str, quality: str, seconds: float) -> dict:
   env.close()
   figures = {name: statistics.median(rates) for name, rates in found.items()}
   alone = 1 / (1 / figures['renderer'] + 1 / figures['physics'])
-  return {**figures, 'share': figures['frames'] / alone}
+  return {
+    **figures,
+    'share': figures['frames'] / alone,
+    'share_of_turns': figures['frames'] / figures['turns'],
+  }
 
 
 def main():

@@ -91,16 +91,18 @@ def test_suite_limit_holds_when_shorter(make):
   assert last['discount'] == 1
 
 
-def test_dmc_repeats_and_scales_as_the_raw_suite(make, suite):
-  env = make(
-    'dmc_cheetah_run', envs.Settings(quality='fast', action_repeat=3), seed=7
-  )
-  raw = suite.load('cheetah', 'run', task_kwargs={'random': 7})
+@pytest.mark.parametrize(
+  'domain, task', [('cheetah', 'run'), ('humanoid', 'stand')]
+)
+def test_dmc_repeats_and_scales_as_the_raw_suite(make, suite, domain, task):
+  settings = envs.Settings(quality='fast', action_repeat=3)
+  env = make(f'dmc_{domain}_{task}', settings, seed=7)
+  raw = suite.load(domain, task, task_kwargs={'random': 7})
   env.reset()
   raw.reset()
   rng = np.random.default_rng(0)
   for _ in range(5):
-    action = rng.uniform(-1, 1, 6)
+    action = rng.uniform(-1, 1, env.action_dim)
     wanted = sum(raw.step(action.astype(np.float32)).reward for _ in range(3))
     np.testing.assert_allclose(env.step(action)['reward'], wanted, rtol=1e-5)
 
