@@ -63,12 +63,12 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
       for task, x in tasks.items()
     },
     'similarity': _each_group(groups, _similarity),
-    'relation': _each_group(groups, _relation),
-    'pull': _each_group(groups, _pull),
+    'relation': _each_group(groups, _told(diagnosed.relation, 'sources')),
+    'pull': _each_group(groups, _told(diagnosed.pull)),
     'errors': _each_group(groups, _errors),
     'predictions': _each_group(groups, _predictions),
-    'vae': _each_group(groups, _vae),
-    'guidance': _each_group(groups, _guidance),
+    'vae': _each_group(groups, _told(diagnosed.vae, 'sources')),
+    'guidance': _each_group(groups, _told(diagnosed.guidance)),
     'undiagnosed': _each_group(groups, _undiagnosed),
     'costs': _costs(groups, found),
     'findings': [
@@ -89,6 +89,25 @@ def _each_group(groups, ask: Callable[[list[Run]], object]) -> dict:
       if answer := ask(runs):
         out.setdefault(task, {})[label] = answer
   return out
+
+
+def _told(ask: Callable[[Run], dict | None], key: str = ''):
+  """What to ask of a group: what its diagnosed runs tell, each by itself.
+
+  Args:
+    ask: what one run tells.
+    key: where that stands in the run's row; '': it is the row.
+  """
+
+  def of_runs(runs):
+    each = ((run, ask(run)) for run in runs)
+    return [
+      {'run': str(run.path), 'seed': run.seed} | ({key: told} if key else told)
+      for run, told in each
+      if told
+    ]
+
+  return of_runs
 
 
 def _similarity(runs):
@@ -139,24 +158,6 @@ def _weights(run):
   }
 
 
-def _relation(runs):
-  each = [
-    {'run': str(run.path), 'seed': run.seed, 'sources': told}
-    for run in runs
-    if (told := diagnosed.relation(run))
-  ]
-  return each or None
-
-
-def _pull(runs):
-  each = [
-    {'run': str(run.path), 'seed': run.seed, **told}
-    for run in runs
-    if (told := diagnosed.pull(run))
-  ]
-  return each or None
-
-
 def _errors(runs):
   """The student's prediction error over the training, of runs that told it."""
   paths = [run.series('open_loop/error') for run in runs]
@@ -200,24 +201,6 @@ def _predictions(runs):
     frames = min(map(len, errors))
     out[name] = np.mean([x[:frames] for x in errors], 0).tolist()
   return out
-
-
-def _vae(runs):
-  each = [
-    {'run': str(run.path), 'seed': run.seed, 'sources': told}
-    for run in runs
-    if (told := diagnosed.vae(run))
-  ]
-  return each or None
-
-
-def _guidance(runs):
-  each = [
-    {'run': str(run.path), 'seed': run.seed, **told}
-    for run in runs
-    if (told := diagnosed.guidance(run))
-  ]
-  return each or None
 
 
 def _undiagnosed(runs):
