@@ -70,6 +70,22 @@ def test_errors_over_the_training(folder):
   assert first > told['halves'][0] > told['halves'][1] > last
 
 
+def test_what_diagnosed_runs_tell(folder):
+  """Of each of them by itself; those without are named as missing it."""
+  for seed in range(2):
+    fake_runs.add(folder, seed=seed, diagnosis=fake_runs.diagnosis())
+  fake_runs.add(folder, variant='dreamerv2')
+  found, task = _gather(folder), 'dmc_quadruped_walk'
+  for part in ('relation', 'pull', 'vae', 'guidance'):
+    assert list(found[part][task]) == ['vid2act']
+    assert [one['seed'] for one in found[part][task]['vid2act']] == [0, 1]
+    assert part in found['undiagnosed'][task]['dreamerv2']
+  one = found['pull'][task]['vid2act'][0]
+  assert one['share'] == pytest.approx(0.3 / 40)
+  one = found['relation'][task]['vid2act'][0]
+  assert all(told['distance'] == 0.1 for told in one['sources'].values())
+
+
 # Scores.
 
 
@@ -249,7 +265,7 @@ def test_whole_report(folder, tmp_path, capsys):
   for part in (
       'A <b> title', 'Over 2 tasks', 'other protocol', 'as expected',
       'Nothing is missing or odd', 'found nothing wrong', 'abc1234',
-      'shuffled / across states', 'error / variance',
+      'shuffled / across states', 'error / variance', 'distillation / others',
       'Missing (python -m vid2act_jax.analysis diagnose RUN makes it) for',
       'pure noise, as expected in 4 of 4 cases', 'last context frame repeated',
   ):  # fmt: skip
