@@ -45,8 +45,10 @@ def get_config() -> ConfigDict:
         'keep_all': False,  # keep their episodes' files when they leave
         'cross_episodes': False,  # chunks may run on into the next episode
         'scratch': '',  # folder to hold them in; '': the run's
-        # The frozen teacher's embeddings are computed once and held with the
-        # frames, as 'float16' or 'float32'; 'none': computed in every update.
+        # The frozen teacher's embeddings are computed once and held, as
+        # 'float16' or 'float32': in place of the sources' images, and of the
+        # target beside them and on top of the bound, 2 KB a source and frame
+        # (float16). 'none': computed in every update.
         'embeddings': 'float16',
       },
       'mesh': {

@@ -14,11 +14,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import mistakes
 from vid2act_jax import sharding
-from vid2act_jax.analysis.summary import write_summary
+from vid2act_jax.analysis import summary
 from vid2act_jax.data import files
-from vid2act_jax.loops import inputs, runs, stages
+from vid2act_jax.loops import inputs, mistakes, runs, stages
 from vid2act_jax.loops.interrupt import STATUS, Interrupt, Interrupted
 from vid2act_jax.types import UserError
 
@@ -89,8 +88,8 @@ def run(
       interrupt.check()
       _STAGES[stage](config, workdir, profile, interrupt)
     if is_first:
-      title = f'{config.task}, {config.variant}, seed {config.seed}'
-      print(f'summary: {write_summary(workdir, title)}', flush=True)
+      page = summary.write_summary(workdir, summary.title(config))
+      print(f'summary: {page}', flush=True)
 
 
 def main(_):

@@ -20,6 +20,7 @@ import numpy as np
 from flax import traverse_util
 
 from experiments import base
+from tests import small
 from vid2act_jax import learner
 from vid2act_jax.learner import finetune, public, teachers
 from vid2act_jax.nets import dists
@@ -182,8 +183,8 @@ def _check_first(report, agent, state, batch, golden, compiled):
   out = _strip(golden, 'out/')
   model, world = state.params['model'], state.params['model']['world_model']
   key = jax.random.key(0)
-  observe = compiled(teachers.observe, static_argnums=0)
-  view = observe(agent, state.teacher, batch, key)
+  watch = compiled(small.watch, static_argnums=0)
+  view = watch(agent, state.teacher, batch, key)
   _check_teacher(report, agent, state, batch, view, out)
 
   grad_fn = jax.value_and_grad(finetune.model_loss, argnums=1, has_aux=True)

@@ -10,6 +10,8 @@ import numpy as np
 
 from experiments import base
 from vid2act_jax import learner
+from vid2act_jax.learner import teachers
+from vid2act_jax.nets import world_model
 from vid2act_jax.types import Batch, FinetuneBatch, LearnerState
 
 KEY = jax.random.key(0)
@@ -165,3 +167,9 @@ def differ(left, right) -> bool:
   """Whether there is any difference."""
   leaves = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
   return any((np.asarray(x) != np.asarray(y)).any() for x, y in leaves)
+
+
+def watch(agent, params, batch: FinetuneBatch, key):
+  """What a frozen teacher sees of a batch, with nobody beside it."""
+  ((latent, _),) = world_model.run(teachers.prepare(agent, params, batch, key))
+  return teachers.view(agent, batch, latent)

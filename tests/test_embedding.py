@@ -123,6 +123,8 @@ def test_replay_samples_them_with_their_frames(setup, tmp_path):
   teacher = setup.state.teacher
   target = embedding.of_target(setup.agent, teacher, 'float32')
   replay = Replay(tmp_path, 1e6, 0, embed=target)
+  # They come on top of the bound.
+  assert replay.frame_bytes == Replay(tmp_path, 1e6, 0).frame_bytes
   batch = replay.sample(0, 5, 4)
   n, width = target.column.shape
   assert batch['embed'].shape == (5, 4, n, width)

@@ -145,6 +145,8 @@ def test_numbers_of_sources_are_nested():
   assert set(config.sources) <= set(lists[-1])
   assert len({t.split('@')[0] for t in lists[-1]} | {config.task}) == 9
   assert found == sources.get_study(config)
+  batches = {p['pretrain.batch'] for p in found.values() if 'sources' in p}
+  assert batches == {8} and config.pretrain.batch == 5
 
 
 @pytest.mark.parametrize('suite', sources.POOL)
@@ -394,6 +396,7 @@ def test_mistakes_are_told_in_a_line(more, message, tmp_path, capsys):
     ('{"a": {"variant": "single:x"}}', "'x' is not in config.sources"),
     ('{"collect-x": {"sources": ("x-0",)}}', 'has two points'),
     ('{"a": {}, "b": {"env.camera": "1"}}', 'in two ways'),
+    ('{"a": {}, "b": {"collect.episodes": 9}}', 'in two ways'),
   ],
 )
 def test_mistakes_of_a_study(text, message, tmp_path):

@@ -104,6 +104,16 @@ def test_labels_name_what_differs(folder):
   assert any('vid2act, kl=0.5: no seed 1' in x for x in problems)
 
 
+def test_seeds_of_other_data_are_named(folder):
+  for seed in range(2):
+    fake_runs.add(folder, seed=seed, teacher_from=f'teacher-{seed}')
+  assert not any('seeds differ' in x for x in _groups(folder)[1])
+  fake_runs.add(folder, seed=2, teacher_from='other', source_dir='elsewhere')
+  told = [x for x in _groups(folder)[1] if 'seeds differ' in x]
+  assert any('config.source_dir' in x and 'elsewhere' in x for x in told)
+  assert any('config.teacher_from (other, teacher)' in x for x in told)
+
+
 def test_labels_of_lists(folder):
   sources = ['dmc_a_b', 'dmc_c_d']
   for many in (1, 2):

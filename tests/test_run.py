@@ -5,18 +5,21 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import base, debug, run
 from tests import kill_runs
 from vid2act_jax import envs, learner
+from vid2act_jax.analysis import __main__
 from vid2act_jax.data import dataset
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.__main__ import main
-from vid2act_jax.loops import finetune, interrupt, runs
+from vid2act_jax.loops import build, finetune, interrupt, runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import read_metrics
 from vid2act_jax.types import UserError
@@ -356,6 +359,11 @@ MISTAKES = {
     {'pretrain__updates_per_call': 0},
     'pretrain.updates_per_call=0',
   ),
+  'no episodes': (
+    {'evaluate__episodes': 0},
+    'config.evaluate.episodes must be positive',
+  ),
+  'never': ({'finetune__update_every': 0}, 'config.finetune.update_every=0'),
   'no time': ({'env__timeout': 0.0}, 'config.env.timeout must be positive'),
   'task': ({'task': 'dmc_walker_wlak'}, 'dmc_walker_walk'),
   'suite': ({'task': 'atari_pong'}, 'unknown suite'),
@@ -382,6 +390,54 @@ def test_mistakes_are_told(name, tmp_path):
     overrides = {**overrides, 'variant': 'dreamerv2'}
   with pytest.raises(UserError, match=message):
     run.run(config_with(**overrides), tmp_path / 'run')
+
+
+def test_random_play_is_told(finished):
+  """Its returns, and its successes where the task knows them."""
+  played = [{'return': 1.0, 'success': 0.0}, {'return': 4.0, 'success': 1.0}]
+  for episodes, wanted in (
+    (played, {'random/return': 2.5, 'random/success': 0.5}),
+    ([{'return': 3.0}], {'random/return': 3.0}),
+  ):
+    told = {}
+    here = types.SimpleNamespace(
+      counters=finetune.Counters(),
+      env_steps=8,
+      logger=types.SimpleNamespace(scalars=lambda _, x, t=told: t.update(x)),
+      _random=episodes,
+      _player=types.SimpleNamespace(reset=lambda: None),
+    )
+    finetune.Finetuner._begin_learning(here)
+    assert told == wanted
+
+
+def test_evaluation_of_a_finished_run(finished, tmp_path, capsys):
+  video = tmp_path / 'episode.gif'
+  given = ['evaluate', str(finished), '--episodes', '3']
+  told = []
+  for more in ([], ['--video', str(video)], ['--seed', '1']):
+    assert __main__.main(given + more) == 0
+    told.append(json.loads(capsys.readouterr().out))
+  assert told[0] == told[1] != told[2]
+  assert told[0]['episodes'] == 3 and told[0]['updates'] >= 1
+  assert told[0]['task'] == config_with().task
+  with Image.open(video) as image:
+    assert image.n_frames > 1
+  assert __main__.main([*given, '--task', 'probe_terminal']) == 0
+  assert json.loads(capsys.readouterr().out)['success'] == 1
+  assert __main__.main([*given, '--task', 'probe_wide']) == 1
+  assert 'probe_wide has 5 actions' in capsys.readouterr().err
+
+
+def test_another_teacher_in_the_folder(finished):
+  """The embeddings that are kept would not be those of the state's teacher."""
+  _, state = runs.load_agent(finished)
+  teacher = {**state.teacher, 'decoder': {}}  # It has more than is frozen.
+  checkpoint = Checkpoint(finished / runs.STUDENT)
+  build._same_teacher(state, teacher, checkpoint)
+  other = jax.tree.map(lambda x: x + 1, teacher['rssm'])
+  with pytest.raises(UserError, match='another one than when .*student'):
+    build._same_teacher(state, {**teacher, 'rssm': other}, checkpoint)
 
 
 def test_another_config_in_the_folder(finished):

@@ -6,9 +6,8 @@ import shlex
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import mistakes
 from vid2act_jax.data import dataset
-from vid2act_jax.loops import inputs, runs
+from vid2act_jax.loops import inputs, mistakes, runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 

@@ -174,7 +174,7 @@ class Plan:
     folder = 'collect-' + re.sub(r'[^\w.@=+,-]', '_', task)
     point = self._make('datasets', self._shared / folder, wanted, (), task)
     other = self._points.setdefault(point.workdir, point)
-    if runs.fixed(other.config) != runs.fixed(point.config):
+    if _facts(other.config) != _facts(point.config):
       raise UserError(
         f'the study wants the dataset {task} in two ways: points that share a'
         f' source may not differ in any of {", ".join(_DATA)}'
@@ -192,11 +192,9 @@ class Plan:
       'source_dir': self._source_dir(config),
       'stages': ('pretrain',),
     }
-    config = self._load(wanted)
-    # Its length as well: a teacher that learns on is another one.
-    facts = {**runs.fixed(config), 'steps': config.pretrain.steps}
-    # Where the folder is makes no other teacher.
-    del facts['source_dir']
+    facts = _facts(self._load(wanted))
+    # Where the folder is makes no other teacher; the seed has its own place.
+    del facts['source_dir'], facts['seed']
     text = json.dumps(facts, sort_keys=True)
     mark = hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
     kind = 'teacher' if actions else 'teacher_action_free'
@@ -221,6 +219,15 @@ class Plan:
     # Not twice: of tuples, the second would be appended to the first.
     common = [arg for arg in self._common if _key(arg) not in given]
     return (*common, *own)
+
+
+def _facts(config):
+  """What makes another dataset or teacher: also how much it is made from.
+
+  A run may be made longer in its folder, but is another one then.
+  """
+  more = {'steps': config.pretrain.steps, 'episodes': config.collect.episodes}
+  return {**runs.fixed(config), **more}
 
 
 def make(

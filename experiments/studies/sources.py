@@ -6,7 +6,8 @@ The first 1, 2, 4 and 8 of one list, and none (dreamerv2). The list is
 config.sources, filled up from POOL and shuffled once for all seeds: a larger N
 has all that a smaller one has, and does not begin with what is related most.
 Which task comes first is chance, though: try another ORDER before you conclude
-from N = 1. Pretraining has as many updates and frames for every N.
+from N = 1. Pretraining has as many updates and frames for every N: its batch is
+made one that they share out evenly.
 5 runs and 4 teachers a seed, 8 datasets.
 """
 
@@ -45,12 +46,14 @@ def get_study(config):
   """A point for each number of sources there are enough tasks for."""
   tasks = candidates(config)[: NUMBERS[-1]]
   random.Random(ORDER).shuffle(tasks)
+  batch = -(-config.pretrain.batch // NUMBERS[-1]) * NUMBERS[-1]
   points = {'sources_0': {'variant': 'dreamerv2'}}
   for number in NUMBERS:
     if number <= len(tasks):
       points[f'sources_{number}'] = {
         'variant': 'vid2act',
         'sources': tuple(tasks[:number]),
+        'pretrain.batch': batch,
       }
   return points
 

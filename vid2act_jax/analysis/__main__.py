@@ -1,11 +1,13 @@
-"""Tools for runs: compare many, look into one, draw the page of one.
+"""Tools for runs: compare many, look into one, evaluate it, draw its page.
 
 python -m vid2act_jax.analysis report RUNS... --out report/
 python -m vid2act_jax.analysis diagnose RUNS...
+python -m vid2act_jax.analysis evaluate RUN --episodes 100
 python -m vid2act_jax.analysis summary RUN
 """
 
 import argparse
+import json
 import pathlib
 import sys
 
@@ -34,6 +36,15 @@ def _diagnose(args):
   if not done:
     given = ', '.join(map(str, args.runs))
     raise UserError(f'no run in {given} could be diagnosed')
+
+
+def _evaluate(args):
+  from vid2act_jax.analysis import evaluate
+
+  found = evaluate.evaluate(
+    args.run_folder, args.episodes, args.task, args.seed, args.video
+  )
+  print(json.dumps(found))
 
 
 def _summary(args):
@@ -67,6 +78,14 @@ def _parser():
   command.add_argument(
     'runs', type=path, nargs='+', help='folders of runs, or folders of those'
   )
+  command = add(_evaluate, "Plays episodes with a run's newest policy.")
+  command.add_argument('run_folder', type=path)
+  command.add_argument('--episodes', type=int, default=100)
+  command.add_argument(
+    '--task', default='', help='another one than its own, with as many actions'
+  )
+  command.add_argument('--seed', type=int, default=0, help='of the episodes')
+  command.add_argument('--video', type=path, help='one episode, FILE.gif')
   command = add(_summary, 'Draws the page of a run again.')
   command.add_argument('run_folder', type=path)
   return parser

@@ -7,6 +7,7 @@ one task and variant, in short.
 import collections
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 
 from vid2act_jax.analysis.reading import Run
@@ -174,6 +175,29 @@ def _differences(task, labels):
     if len(counts) > 1:
       told = ', '.join(f'{k} ({n} runs)' for k, n in sorted(counts.items()))
       yield f'{task}: runs differ in their {what}: {told}'
+  yield from _origins(task, labels)
+
+
+def _origins(task, labels):
+  """Data and teachers that are not the same for all seeds of a label.
+
+  Where they lie is no difference by itself, so that it is in no label.
+  """
+  for label, runs in labels.items():
+    for key in ('source_dir', 'teacher_from'):
+      places = {_without_seed(run, key) for run in runs}
+      if len(places) > 1:
+        told = ', '.join(sorted(places))
+        yield (
+          f'{task}, {label}: seeds differ in config.{key} ({told}); unless'
+          ' they hold the same, these are not seeds of one thing'
+        )
+
+
+def _without_seed(run, key):
+  """A place of the config, but for the run's seed at its end."""
+  place = str(run.setting(key, ''))
+  return re.sub(rf'-{run.seed}$', '', place)
 
 
 def episodes_evaluated(run: Run) -> str:

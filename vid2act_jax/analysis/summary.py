@@ -6,6 +6,7 @@ python -m vid2act_jax.analysis summary RUN
 import collections
 import math
 import pathlib
+from collections.abc import Mapping
 
 import matplotlib.ticker
 import numpy as np
@@ -208,18 +209,18 @@ def _draw_strip(axes, workdir):
 
 
 def draw_again(workdir: pathlib.Path) -> pathlib.Path:
-  """Draws a run's page under its folder's name, task and seed.
+  """Draws a run's page again.
 
   Raises:
     UserError: as of `write_summary`, or the run's config is damaged.
   """
-  return write_summary(workdir, _title(workdir))
-
-
-def _title(workdir):
-  """The task and seed of the run's config where it tells them, and its name."""
   there = (workdir / runs.CONFIG).exists()
   config = runs.read_config_dict(workdir) if there else {}
-  parts = [workdir.resolve().name]
-  parts += [f'{key} {config[key]}' for key in ('task', 'seed') if key in config]
-  return '  ·  '.join(parts)
+  return write_summary(workdir, title(config) or workdir.resolve().name)
+
+
+def title(config: Mapping) -> str:
+  """A page's: the task, the variant and the seed, as far as they are told."""
+  told = {'task': '{}', 'variant': '{}', 'seed': 'seed {}'}
+  parts = [text.format(config[k]) for k, text in told.items() if k in config]
+  return ', '.join(parts)

@@ -276,8 +276,15 @@ class Replay:
 
   @property
   def frame_bytes(self) -> int:
-    """Bytes a frame takes of the bound."""
-    return store.record_bytes(self._columns())
+    """Bytes a frame takes of the bound.
+
+    What is held beside an image comes on top of it: how many frames are there
+    to learn from must not depend on how many sources the embeddings are of.
+    """
+    columns = self._columns()
+    if self._embed and not self._embed.replaces_image:
+      del columns['embed']
+    return store.record_bytes(columns)
 
   def _columns(self) -> dict[str, store.Column]:
     columns = store.frame_columns(self._size, self.action_dim)

@@ -144,7 +144,7 @@ def disk(folder: str) -> Iterator[Row]:
   if free < _DISK_LEAST:
     yield Row('disk', 'problem', text, another)
   elif free < _DISK_FULL:
-    text += '; a full-size run holds 3.1 GB of frames a source and 6.2 more'
+    text += '; a full-size run holds up to 3.1 GB a source and 10 GB more'
     bounds = '--config.replay.source_gb=1 --config.replay.online_gb=2'
     yield Row('disk', 'note', text, f'{another}; or lower bounds: {bounds}')
   else:

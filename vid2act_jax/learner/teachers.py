@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.learner.noise import by_row
-from vid2act_jax.nets.world_model import Track, feature, run
+from vid2act_jax.nets.world_model import Track, feature
 from vid2act_jax.types import FinetuneBatch, Latent
 
 
@@ -57,12 +57,6 @@ def embed_frames(model, params, image: jax.Array, label: jax.Array):
   """Embeds frames to be kept: u8 [M, ...], i32 [K] -> f32 [M, K, E]."""
   embed = embed_all(model, params, image[None], label)[:, 0]
   return jnp.moveaxis(embed, 0, 1).astype(jnp.float32)
-
-
-def observe(agent, params, batch: FinetuneBatch, key) -> TeacherView:
-  """`prepare`, `run` and `view` at once."""
-  ((latent, _),) = run(prepare(agent, params, batch, key))
-  return view(agent, batch, latent)
 
 
 def prepare(

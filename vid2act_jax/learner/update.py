@@ -54,17 +54,13 @@ def finish(
   """
   finite = [jnp.isfinite(value).all() for value in metrics.values()]
   good = jnp.stack(finite).all()
-  kept = jax.tree.map(
+  params, opt = jax.tree.map(
     lambda x, y: jnp.where(good, x, y),
-    (new.params, new.opt, new.slow_critic),
-    (old.params, old.opt, old.slow_critic),
+    (new.params, new.opt),
+    (old.params, old.opt),
   )
-  state = new.replace(
-    step=old.step + 1,
-    params=kept[0],
-    opt=kept[1],
-    slow_critic=kept[2],
-  )
+  # The slow critic, if it was due, is a copy from before the update.
+  state = new.replace(step=old.step + 1, params=params, opt=opt)
   return state, {**metrics, 'skipped': 1.0 - good}
 
 

@@ -122,7 +122,8 @@ class Evaluator:
       agent: an `Agent`.
       envs: of this host.
       episodes: of all hosts together.
-      key: root of the policy's noise, which its means do not use.
+      key: root of the policy's noise: its means use none, but it chooses
+        among domains that weigh the same.
       check: called at every step; what it raises ends the evaluation.
     """
     self.faults = envs.faults  # As of `VectorEnv`.

@@ -12,7 +12,7 @@ from vid2act_jax.data.replay import Replay
 from vid2act_jax.loops import acting, embedding, finetune, inputs, runs
 from vid2act_jax.loops.logger import Logger, Silent
 from vid2act_jax.loops.updating import Updates
-from vid2act_jax.types import Batch, FinetuneBatch
+from vid2act_jax.types import Batch, FinetuneBatch, UserError
 
 
 def finetuner(
@@ -44,6 +44,8 @@ def finetuner(
   state, resumed = runs.start(
     checkpoint, init, config.seed, notes, 'finetune', devices
   )
+  if agent.teacher:
+    _same_teacher(state, teacher, checkpoint)
   counters = finetune.Counters()
   if resumed:
     fields = dataclasses.asdict(counters)
@@ -93,6 +95,18 @@ def finetuner(
     interrupt=interrupt,
     resumed=resumed,
   )
+
+
+def _same_teacher(state, teacher, checkpoint):
+  """Embeddings of another one would fit the state's teacher in shape alone."""
+  for part, params in sharding.local(state.teacher).items():
+    same = jax.tree.map(np.array_equal, params, teacher[part])
+    if not jax.tree.all(same):
+      raise UserError(
+        f'the teacher is another one than when {checkpoint.directory} was'
+        ' begun; give that one (config.teacher_from), or choose another folder'
+        ' by --workdir=...'
+      )
 
 
 def _share_out(root, devices, resumed):

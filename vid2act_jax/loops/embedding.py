@@ -10,6 +10,7 @@ import hashlib
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vid2act_jax.data import files, store
@@ -49,7 +50,7 @@ class Embedder:
 
 
 def hash_teacher(params) -> str:
-  """Of what the embeddings depend on, the encoder's parameters."""
+  """Of the encoder's parameters, which the embeddings depend on."""
   digest = hashlib.blake2b(digest_size=12)
   for path, leaf in jax.tree_util.tree_leaves_with_path(params['encoder']):
     digest.update(jax.tree_util.keystr(path).encode())
@@ -101,11 +102,13 @@ def of_sources(
     agent: an `Agent` with a teacher.
     params: the teacher's.
     dtype: one of `TYPES`.
-    folder: where they are kept from one start to the next.
+    folder: where they are kept from one start to the next; those of other
+      teachers, and of other types to compute or keep them in, lie apart.
   """
   if dtype == 'none':
     return [None] * agent.num_domains
-  name = f'{hash_teacher(params)}-{dtype}'
+  computed = jnp.dtype(agent.teacher.dtype).name
+  name = f'{hash_teacher(params)}-{computed}-{dtype}'
   kept = [
     Kept(
       Embedder(agent, params, np.array([label]), dtype),

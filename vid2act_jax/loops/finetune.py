@@ -113,7 +113,7 @@ class Finetuner:
     self._here = None  # This host's own copy of the state, to act with.
     self._recent: dict[str, float] = {}
     resumed = resumed or {}
-    self._random_returns = list(resumed.get('random_returns', ()))
+    self._random = list(resumed.get('random', ()))  # Episodes of the prefill.
     self._tally = telling.Tally(notes['sources'], resumed.get('tally'))
     acted = resumed.get('acting')
     if acted and devices.processes == 1:
@@ -187,7 +187,7 @@ class Finetuner:
       values = {f'episode/{k}': float(v) for k, v in episode.items()}
       self.logger.scalars(self.env_steps, values)
       if not warm:
-        self._random_returns.append(episode['return'])
+        self._random.append({k: float(v) for k, v in episode.items()})
     enough = c.agent_steps >= self.schedule.prefill
     if not warm and enough and ready == self._devices.processes:
       self._begin_learning()
@@ -195,9 +195,11 @@ class Finetuner:
   def _begin_learning(self):
     self.counters.warm = self.counters.agent_steps
     self._player.reset()
-    returns = self._random_returns
-    total, num = sharding.total([float(np.sum(returns)), len(returns)])
-    self.logger.scalars(self.env_steps, {'random/return': total / num})
+    for key in ('return', 'success'):
+      values = [episode[key] for episode in self._random if key in episode]
+      total, num = sharding.total([float(np.sum(values)), len(values)])
+      if num:
+        self.logger.scalars(self.env_steps, {f'random/{key}': total / num})
 
   def _tell_faults(self):
     for faults in (self._driver.envs.faults, self.evaluator.faults):
@@ -310,7 +312,7 @@ class Finetuner:
         **dataclasses.asdict(self.counters),
         **self._notes,
         'tally': self._tally.snapshot(),
-        'random_returns': self._random_returns,
+        'random': self._random,
         'lines': self.logger.lines,
         # Of every host.
         'total_episodes': sharding.gather(self.replay.total_episodes).tolist(),

@@ -15,6 +15,9 @@ from vid2act_jax.types import UserError
 # config.collect.policy='auto', by suite.
 _POLICIES = {'dmc': 'agent', 'metaworld': 'scripted:0.5,noisy:0.3,random:0.2'}
 
+_EVERY = 'updates_per_call', 'log_every', 'save_every'
+_POSITIVE = {'pretrain': _EVERY, 'finetune': (*_EVERY, 'update_every')}
+
 _WITH = {True: 'with', False: 'without'}
 
 
@@ -63,8 +66,11 @@ def check(config, workdir: pathlib.Path) -> None:
     raise UserError(
       f'config.env.size={config.env.size}: the networks are made for 64'
     )
-  if config.env.num < 1 or config.evaluate.envs < 1:
-    raise UserError('config.env.num and config.evaluate.envs must be positive')
+  if min(config.env.num, config.evaluate.envs, config.evaluate.episodes) < 1:
+    raise UserError(
+      'config.env.num, config.evaluate.envs and config.evaluate.episodes must'
+      ' be positive'
+    )
   if config.replay.embeddings not in embedding.TYPES:
     raise UserError(
       f'config.replay.embeddings={config.replay.embeddings!r}: one of '
@@ -78,11 +84,11 @@ def check(config, workdir: pathlib.Path) -> None:
         f' length={part.length} more than {video.CONTEXT}, the frames that an'
         ' open-loop prediction is given'
       )
-    if part.updates_per_call < 1:
-      raise UserError(
-        f'config.{stage}.updates_per_call={part.updates_per_call}: it must be'
-        ' at least 1'
-      )
+    for key in _POSITIVE[stage]:
+      if part[key] < 1:
+        raise UserError(
+          f'config.{stage}.{key}={part[key]}: it must be at least 1'
+        )
   limits = config.env.timeout, config.env.replacements, config.skip_limit
   if limits[0] <= 0 or min(limits) < 0:
     raise UserError(

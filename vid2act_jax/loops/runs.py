@@ -25,8 +25,8 @@ STARTS = 'starts.jsonl'
 TEACHER = 'teacher'
 STUDENT = 'student'
 
-# What may change between two starts in one folder: which stages, how long,
-# and how often something is told or kept; not what is learned.
+# What may change between two starts in one folder: which stages, how long, how
+# many episodes are asked for, and how often something is told or kept.
 _FREE = (
   'name',
   'stages',

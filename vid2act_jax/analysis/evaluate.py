@@ -1,0 +1,70 @@
+"""Evaluates a run's newest policy, on its own task or another."""
+
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+
+from vid2act_jax import envs
+from vid2act_jax.data import files
+from vid2act_jax.loops import acting, inputs, logger, runs
+from vid2act_jax.loops.checkpoint import Checkpoint
+from vid2act_jax.types import UserError
+
+_APART = 1_000_000  # Episodes are none of those that training saw.
+_MOST_ENVS = 8  # That act together.
+
+
+def evaluate(
+  run: pathlib.Path,
+  episodes: int = 100,
+  task: str = '',
+  seed: int = 0,
+  video: pathlib.Path | None = None,
+) -> dict:
+  """Plays whole episodes with the means of states and actions.
+
+  Args:
+    run: the run's folder, with a checkpoint of the finetuning.
+    episodes: how many.
+    task: another one than the run's, such as a shifted one; with as many
+      actions.
+    seed: of the episodes; the same one gives the same figures.
+    video: where to write one episode, a .gif; None: nowhere.
+
+  Returns:
+    {run, task, seed, env_steps and updates (of the training), return,
+    return_std, episodes, success?}.
+
+  Raises:
+    UserError: there is no such run or task, or it has other actions.
+  """
+  if episodes < 1:
+    raise UserError(f'{episodes} episodes: there must be at least 1')
+  config = ConfigDict(runs.read_config_dict(run))
+  agent, state = runs.load_agent(run)
+  _, notes, _ = Checkpoint(run / runs.STUDENT).restore_raw()
+  task = task or config.task
+  envs.check(task)
+  num = max(n for n in range(1, _MOST_ENVS + 1) if episodes % n == 0)
+  settings = inputs.env_settings(config)
+  with envs.VectorEnv(task, settings, num, _APART + seed, False) as found:
+    if found.action_dim != agent.action_dim:
+      raise UserError(
+        f'{task} has {found.action_dim} actions, but the policy of {run} has'
+        f' {agent.action_dim}'
+      )
+    key = jax.random.key(seed)
+    play = acting.Evaluator(agent, found, episodes, key)
+    values, frames = play(state, 0)
+  if video:
+    data = logger.encode_gif(frames)
+    files.write_durably(video, lambda file: file.write(data))
+  return {
+    'run': str(run),
+    'task': task,
+    'seed': seed,
+    'env_steps': notes['agent_steps'] * config.env.action_repeat,
+    'updates': notes['updates'],
+    **values,
+  }
