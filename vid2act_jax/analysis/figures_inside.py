@@ -11,7 +11,7 @@ import numpy as np
 from vid2act_jax.analysis import diagnosed, drawing
 
 _COLUMNS, MOST_PANELS = 3, 12
-_PANEL_LETTERS = 26
+_PANEL_LETTERS = 22
 _MOST_DIMS = 6  # Of actions, in histograms.
 
 
