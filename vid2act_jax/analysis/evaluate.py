@@ -37,11 +37,14 @@ def evaluate(
     return_std, episodes, success?}.
 
   Raises:
-    UserError: there is no such run or task, or it has other actions.
+    UserError: there is no such run or task, it has other actions, or the video
+      cannot be written there.
   """
   if episodes < 1:
     raise UserError(f'{episodes} episodes: there must be at least 1')
   config = ConfigDict(runs.read_config_dict(run))
+  if video:  # Before the episodes are played: what they gave would be lost.
+    files.make_folder(video.absolute().parent)
   agent, state = runs.load_agent(run)
   _, notes, _ = Checkpoint(run / runs.STUDENT).restore_raw()
   task = task or config.task
