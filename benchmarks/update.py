@@ -68,10 +68,17 @@ def count(jaxpr) -> tuple[float, int]:
       length = eqn.params['length']
       trips = -(-length // eqn.params['unroll'])
       more *= length
-      if eqn.params['num_carry'] and trips > 1:
+      if _has_carry(eqn) and trips > 1:
         within = trips * max(1, within)
     operations, steps = operations + more, steps + within
   return operations, steps
+
+
+def _has_carry(scan) -> bool:
+  """What it carries comes out as it is, the rest stacked along the steps."""
+  inner = scan.params['jaxpr'].out_avals
+  outer = (x.aval for x in scan.outvars)
+  return any(x.shape == y.shape for x, y in zip(inner, outer, strict=True))
 
 
 def _subprograms(eqn):
@@ -136,7 +143,7 @@ def measure_update(args) -> dict:
     c, _ACTIONS, (_ACTIONS,) * args.domains, variant=variant
   )
   key = jax.random.key(0)
-  teacher = agent.teacher and agent.teacher.init(key)
+  teacher = agent.teacher and jax.jit(agent.teacher.init)(key)
   state = jax.jit(agent.init)(key, teacher)
   batch = make_batch(
     agent,

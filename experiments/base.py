@@ -140,6 +140,9 @@ def _learner():
       'dtype': 'float32',  # of computation, or 'bfloat16'; parameters, states
       # and losses are float32 in either case
       'conv': 'auto',  # 'native' or 'subpixel'; 'auto': subpixel on CPU
+      # Steps in time that are compiled in a row, with a gradient parallel in
+      # time; 0: one by one. -1: 10 on GPU and TPU, 0 on CPU.
+      'unroll': -1,
       'cpu_chunk': 50,  # images at a time through the networks on CPU; 0: all
     }
   )

@@ -32,10 +32,15 @@ _GRADIENTS = {'model': 'model', 'actor': 'actor', 'value': 'critic'}
 _UNSEEN = 'world_model.imp.bias'  # A softmax does not see a common shift.
 
 
-def agent_of(meta: dict, conv: str = 'auto') -> learner.Agent:
-  """The agent of a golden file's sizes, with constants for chance."""
+def agent_of(meta: dict, **forms) -> learner.Agent:
+  """The agent of a golden file's sizes, with constants for chance.
+
+  Args:
+    meta: of the golden file.
+    **forms: keys of the config that change how a number is computed, not which.
+  """
   config = base.get_config().learner
-  config.conv = conv
+  config.update(forms)
   keys = ('deter', 'hidden', 'stoch', 'units', 'reward_layers')
   sizes = {'depth': meta['cnn_depth'], **{k: meta[k] for k in keys}}
   config.teacher.update(sizes)
@@ -109,21 +114,21 @@ class Report:
     return text, good
 
 
-def check(path, jit=True, conv='auto', updates=None, options=None) -> Report:
+def check(path, jit=True, updates=None, options=None, **forms) -> Report:
   """Runs the updates of one golden file; returns all errors.
 
   Args:
     path: the golden file.
     jit: False to run every operation by itself.
-    conv: the form of the convolutions, as in the config.
     updates: how many of the file's updates to run; None for all. The inside
       of the first one is looked at in any case.
     options: XLA's compiler options.
+    **forms: see `agent_of`.
   """
   with np.load(path, allow_pickle=False) as file:
     golden = {k: file[k] for k in file.files}
   meta = json.loads(golden.pop('meta').tobytes())
-  agent = agent_of(meta, conv)
+  agent = agent_of(meta, **forms)
   batch = _batch(golden, meta['num_domains'])
   state = _state(agent, golden)
   updates = meta['updates'] if updates is None else updates

@@ -17,8 +17,8 @@ def count(fn, *args):
 def test_operations():
   x = jnp.ones((3, 5))
   assert count(lambda x: x @ jnp.ones((5, 7)), x) == (2 * 3 * 5 * 7, 0)
-  image, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((4, 4, 3, 6))
-  taps = 2 * 2 * 3 * 3 * 6 * (4 * 4 * 3)
+  image, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((4, 4, 4, 6))
+  taps = 2 * 2 * 3 * 3 * 6 * (4 * 4 * 4)
   for form in conv.FORMS:
     found, steps = count(lambda x, f=form: conv.conv(x, kernel, f), image)
     assert (found, steps) == (taps, 0)

@@ -46,8 +46,9 @@ def _one_now(path):
 @pytest.mark.usefixtures('little_optimization')
 @pytest.mark.parametrize('path', map(_one_now, _FILES))
 def test_without_jit(path):
-  """One update, operation by operation, with plain convolutions."""
-  report = check_parity.check(path, jit=False, conv='native', updates=1)
+  """One update, operation by operation, as an accelerator has them."""
+  forms = {'conv': 'native', 'unroll': 10}
+  report = check_parity.check(path, jit=False, updates=1, **forms)
   _assert_good(report)
 
 

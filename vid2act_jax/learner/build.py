@@ -19,6 +19,9 @@ from vid2act_jax.types import UserError
 
 CHANCE, WHOLE = Draws(), Variant()
 DTYPES = ('float32', 'bfloat16')
+# Steps compiled in a row on an accelerator: faster than one, and the compiler
+# takes as long for more as it does for all else.
+_UNROLL = 10
 
 
 def build_pretrainer(
@@ -108,18 +111,30 @@ def _teacher(config, source_action_dims, variant):
 
 
 def _world_model(config, sizes, action_dim, num_domains=0, given=0):
+  on_cpu = jax.default_backend() == 'cpu'
   form = config.conv
   if form == 'auto':
-    form = 'subpixel' if jax.default_backend() == 'cpu' else 'native'
+    form = 'subpixel' if on_cpu else 'native'
   if form not in conv.FORMS:
     known = ', '.join(('auto', *conv.FORMS))
     raise UserError(f'config.learner.conv={form!r} is unknown; one of {known}')
   if config.dtype not in DTYPES:
     known = ', '.join(DTYPES)
     raise UserError(f'config.learner.dtype={config.dtype!r}; one of {known}')
-  chunk = config.cpu_chunk if jax.default_backend() == 'cpu' else 0
+  if config.unroll < -1:
+    raise UserError(f'config.learner.unroll={config.unroll}: -1, 0 or more')
+  auto = 0 if on_cpu else _UNROLL
+  unroll = auto if config.unroll == -1 else config.unroll
+  chunk = config.cpu_chunk if on_cpu else 0
   return WorldModel(
-    Sizes(**sizes), action_dim, num_domains, form, chunk, config.dtype, given
+    Sizes(**sizes),
+    action_dim,
+    num_domains,
+    form,
+    chunk,
+    config.dtype,
+    given,
+    unroll,
   )
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from vid2act_jax.learner.noise import by_row
 from vid2act_jax.nets import dists
+from vid2act_jax.nets.scan import Track, scan
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import Latent, Normal
 
@@ -82,24 +83,31 @@ def imagine(
     size = agent.vae.latent_dim
     noise['guidance'] = draws(agent.draws.latent, keys[2], size)
 
-  def act(latent, noise):
+  def act(params, latent, noise):
+    model, actor, label = params
     inputs = actor_input(agent, model, latent, label, noise['guidance'])
     inputs = jax.lax.stop_gradient(inputs)
     dist = agent.actor.apply({'params': actor}, inputs)
     action = dists.sample(dist, noise['action'])
-    action = dists.clip_straight_through(action)
-    return Imagined(latent, feature(latent), inputs, action, dist)
+    return inputs, dists.clip_straight_through(action), dist
 
-  def step(latent, noise):
-    record = act(latent, noise)
+  def step(params, latent, noise):
+    out = act(params, latent, noise)
+    world, action = params[0]['world_model'], out[1]
     latent, _ = agent.student.imagine_step(
-      model['world_model'], latent, record.action, noise['latent']
+      world, latent, action, noise['latent']
     )
-    return latent, record
+    return latent, out
 
   # The last state needs no transition.
   before = jax.tree.map(lambda x: x[:-1], noise)
   at_last = jax.tree.map(lambda x: x[-1], noise)
-  last, records = jax.lax.scan(step, start, before)
-  join = lambda xs, x: jnp.concatenate([xs, x[None]])
-  return jax.tree.map(join, records, act(last, at_last))
+  params = model, actor, label
+  track = Track(step, params, start, before)
+  ((latent, outs),) = scan(track, unroll=agent.student.unroll)
+  last = act(params, jax.tree.map(lambda x: x[-1], latent), at_last)
+  outs = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), outs, last)
+  latent = jax.tree.map(
+    lambda x, xs: jnp.concatenate([x[None], xs]), start, latent
+  )
+  return Imagined(latent, feature(latent), *outs)

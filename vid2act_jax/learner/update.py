@@ -24,8 +24,12 @@ def apply_gradients(optimizer, state, name, grads, axis_name=None):
     grads = jax.lax.pmean(grads, axis_name)
   params = state.params[name]
   updates, opt = optimizer.update(grads, state.opt[name], params)
+  params = optax.apply_updates(params, updates)
+  # Else XLA's GPU compiler (jaxlib 0.11.2, bfloat16) draws the whole chain of a
+  # single bias's update into the product that reads it next, and fails on it.
+  params = jax.lax.optimization_barrier(params)
   state = state.replace(
-    params={**state.params, name: optax.apply_updates(params, updates)},
+    params={**state.params, name: params},
     opt={**state.opt, name: opt},
   )
   return state, optax.tree.norm(grads)

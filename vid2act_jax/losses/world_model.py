@@ -104,7 +104,7 @@ def world_model_loss(
   track = model.prepare(
     params, embed, batch.action, batch.is_first, noise, label
   )
-  (latent, post), *beside = run(track, *beside)
+  (latent, post), *beside = run(track, *beside, unroll=model.unroll)
   prior = model.prior(params, latent.deter)
   feat = feature(latent)
 

@@ -1,10 +1,15 @@
 """Strided convolutions in two forms with the same numbers.
 
-`native` is XLA's own convolution: the right one on GPU and TPU. `subpixel` is
-for CPU, where XLA's strided and dilated convolutions, and above all their
-weight gradients, are many times slower than a matrix product. There a stride of
-two becomes a rearrangement of pixels around one convolution of stride one,
-whose weight gradient is written as matrix products; and a convolution that
+`native` is XLA's own convolution: the right one on GPU and TPU, but for two
+things that cost a GPU many times their due. Few channels (the picture's three)
+are made four times as many by taking blocks of 2 x 2 pixels together; and a
+transposed convolution is written as the transpose of a convolution, so that the
+gradient of its kernel is the one that libraries have, that of a convolution.
+
+`subpixel` is for CPU, where XLA's strided and dilated convolutions, and above
+all their weight gradients, are many times slower than a matrix product. There a
+stride of two becomes a rearrangement of pixels around one convolution of stride
+one, whose weight gradient is written as matrix products; and a convolution that
 makes pictures smaller is, forward, one product with the pixels under all taps
 side by side.
 """
@@ -15,6 +20,7 @@ import jax.numpy as jnp
 FORMS = ('native', 'subpixel')
 _DIMS = ('NHWC', 'HWIO', 'NHWC')
 _FEW = 16  # Channels up to which a product with them is slow on a CPU.
+_PICTURE = 4  # Channels up to which a convolution of them is slow on a GPU.
 
 
 def conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
@@ -28,11 +34,43 @@ def conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
   Returns:
     [M, S', S', D] with S' = (S - k) // 2 + 1.
   """
-  if form == 'native':
-    return jax.lax.conv_general_dilated(
-      x, kernel, (2, 2), 'VALID', dimension_numbers=_DIMS
-    )
-  return _conv_stride_two(x, kernel)
+  return (_native if form == 'native' else _conv_stride_two)(x, kernel)
+
+
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+  """x [M, S, S, D] + bias [D]; sums the bias's gradient by rows of pixels.
+
+  Devices are slow at sums over so few columns as a picture's three.
+  """
+  return x + bias
+
+
+def _add_bias_forward(x, bias):
+  return x + bias, None
+
+
+def _add_bias_backward(residuals, grad):
+  del residuals
+  size, channels = grad.shape[2:]
+  columns = grad.reshape(-1, size * channels).sum(0)
+  # The compiler would make one sum of both.
+  columns = jax.lax.optimization_barrier(columns)
+  return grad, columns.reshape(size, channels).sum(0)
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
+def _native(x, kernel):
+  few = x.shape[-1] <= _PICTURE and kernel.shape[0] % 2 == 0
+  if not few:
+    return _correlate(x, kernel, 2)
+  # To as many as fill the width of a tensor core: 16 in a block.
+  more = (0, _PICTURE - x.shape[-1])
+  x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), more))
+  kernel = jnp.pad(kernel, ((0, 0), (0, 0), more, (0, 0)))
+  return _correlate(*_to_blocks(x, kernel))
 
 
 @jax.custom_vjp
@@ -85,14 +123,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
     kernel = kernel.transpose(2, 0, 1, 3).reshape(c, -1)
     return (x.reshape(m, c) @ kernel).reshape(m, k, k, out)
   if form == 'native':
-    return jax.lax.conv_general_dilated(
-      x,
-      kernel[::-1, ::-1],
-      (1, 1),
-      [(k - 1, k - 1)] * 2,
-      lhs_dilation=(2, 2),
-      dimension_numbers=_DIMS,
-    )
+    return _native_transpose(x, kernel.swapaxes(2, 3))
   half = (k + 1) // 2
   odd = k % 2
   kernel = jnp.pad(kernel, ((0, odd), (0, odd), (0, 0), (0, 0)))
@@ -105,6 +136,28 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
   y = y.reshape(m, grid, grid, 2, 2, out).transpose(0, 1, 3, 2, 4, 5)
   stop = 2 * (size - 1) + k
   return y.reshape(m, 2 * grid, 2 * grid, out)[:, :stop, :stop]
+
+
+@jax.custom_vjp
+def _native_transpose(x, kernel):
+  """The transpose of `_native`: [M, S, S, C], [k, k, D, C] -> [.., D]."""
+  m, size, _, _ = x.shape
+  stop = 2 * (size - 1) + kernel.shape[0]
+  y = jax.ShapeDtypeStruct((m, stop, stop, kernel.shape[2]), x.dtype)
+  return jax.linear_transpose(lambda y: _native(y, kernel), y)(x)[0]
+
+
+def _native_transpose_forward(x, kernel):
+  return _native_transpose(x, kernel), (x, kernel)
+
+
+def _native_transpose_backward(residuals, grad):
+  x, kernel = residuals
+  x_grad, pull = jax.vjp(lambda kernel: _native(grad, kernel), kernel)
+  return x_grad, *pull(x)
+
+
+_native_transpose.defvjp(_native_transpose_forward, _native_transpose_backward)
 
 
 @jax.custom_vjp
@@ -141,10 +194,10 @@ def _product(x, kernel):
   return (rows @ kernel.reshape(-1, out)).reshape(-1, grid, grid, out)
 
 
-def _correlate(x, kernel):
-  """[M, S, S, C], [k, k, C, D] -> [M, G, G, D], G = S - k + 1."""
+def _correlate(x, kernel, stride=1):
+  """[M, S, S, C], [k, k, C, D] -> [M, G, G, D], G = (S - k) // stride + 1."""
   return jax.lax.conv_general_dilated(
-    x, kernel, (1, 1), 'VALID', dimension_numbers=_DIMS
+    x, kernel, (stride, stride), 'VALID', dimension_numbers=_DIMS
   )
 
 

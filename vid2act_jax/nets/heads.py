@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.nets import dists
+from vid2act_jax.nets.activation import elu
 from vid2act_jax.types import Normal
 
 _kernel_init = nn.initializers.glorot_uniform()
@@ -28,7 +29,7 @@ class MLP(nn.Module):
       )
 
     for i in range(self.layers):
-      x = nn.elu(dense(self.units, f'hidden{i}')(x))
+      x = elu(dense(self.units, f'hidden{i}')(x))
     return dense(self.out, 'out')(x).astype(jnp.float32)
 
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.nets import conv
+from vid2act_jax.nets.activation import elu
 
 _ENCODER_KERNEL = 4
 _DECODER_KERNELS = (5, 5, 6, 6)
@@ -71,7 +72,7 @@ class Encoder(nn.Module):
       if i == 0 and self.num_domains:
         planes, kernel = jnp.split(kernel, [self.num_domains], 2)
         bias = bias + planes.sum((0, 1))[label][:, None, None]
-      x = nn.elu(conv.conv(x, kernel, self.form) + bias)
+      x = elu(conv.conv(x, kernel, self.form) + bias)
     return x.reshape(x.shape[0], -1)
 
 
@@ -96,6 +97,7 @@ class Decoder(nn.Module):
     x = self.inp(feat)[:, None, None]
     for i, layer in enumerate(self.layers):
       kernel, bias = layer.cast(self.dtype)
-      x = conv.conv_transpose(x, kernel, self.form) + bias
-      x = nn.elu(x) if i < len(self.layers) - 1 else x
+      x = conv.conv_transpose(x, kernel, self.form)
+      x = conv.add_bias(x, bias)
+      x = elu(x) if i < len(self.layers) - 1 else x
     return x.astype(jnp.float32)

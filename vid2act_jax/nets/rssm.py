@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.nets import dists
+from vid2act_jax.nets.activation import elu
 from vid2act_jax.types import Latent, Normal
 
 _kernel_init = nn.initializers.glorot_uniform()
@@ -104,17 +105,17 @@ class RSSM(nn.Module):
 
   def advance(self, latent: Latent, projected_action: jax.Array) -> jax.Array:
     """The next deterministic state [..., deter]."""
-    x = nn.elu(self.inp(0, latent.stoch) + projected_action)
+    x = elu(self.inp(0, latent.stoch) + projected_action)
     return self.cell(x, latent.deter)
 
   def prior(self, deter: jax.Array) -> Normal:
     """p(z | h), before the frame is seen: Normal over [..., stoch]."""
-    stats = self.prior_out(nn.elu(self.prior_hidden(deter)))
+    stats = self.prior_out(elu(self.prior_hidden(deter)))
     return dists.from_stats(stats.astype(jnp.float32))
 
   def posterior(self, deter: jax.Array, projected_embed: jax.Array) -> Normal:
     """q(z | h, frame): Normal over [..., stoch]."""
-    hidden = nn.elu(self.post_hidden(0, deter) + projected_embed)
+    hidden = elu(self.post_hidden(0, deter) + projected_embed)
     return dists.from_stats(self.post_out(hidden).astype(jnp.float32))
 
   def __call__(self, embed, action, label):

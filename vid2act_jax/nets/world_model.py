@@ -6,13 +6,13 @@ outside `apply`, over time-major arrays.
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from vid2act_jax.nets import dists, heads, image, rssm
+from vid2act_jax.nets.scan import Track, scan
 from vid2act_jax.types import Latent, Normal, Params
 
 
@@ -81,35 +81,21 @@ def _sum_chunks_backward(fn, chunk, residuals, cotangent):
 sum_chunks.defvjp(_sum_chunks_forward, _sum_chunks_backward)
 
 
-class Track(NamedTuple):
-  """Sequences ready to be run along; `run` does it."""
+def run(
+  learned: Track, *frozen: Track, unroll: int = 0
+) -> list[tuple[Latent, Any]]:
+  """`scan` for what `WorldModel.prepare` gave.
 
-  step: Callable[[Latent, Any], tuple[Latent, Any]]
-  initial: Latent  # [B, ...]
-  inputs: Any  # [L, B, ...], what does not depend on the state
-
-
-def run(*tracks: Track) -> list:
-  """Runs along tracks of one length in a single scan.
-
-  On an accelerator a step takes as long for several as for one. A track that
-  no gradient is asked for has none computed.
+  Args:
+    learned: the track that gradients reach.
+    *frozen: tracks of the same length that none reaches.
+    unroll: see `scan`.
 
   Returns:
-    For each track what its steps gave, [B, L, ...].
+    For each track its states and posteriors, [B, L, ...].
   """
-
-  def step(latents, inputs):
-    pairs = [
-      track.step(latent, x)
-      for track, latent, x in zip(tracks, latents, inputs, strict=True)
-    ]
-    latents, outs = zip(*pairs, strict=True)
-    return list(latents), list(outs)
-
-  initial = [track.initial for track in tracks]
-  _, outs = jax.lax.scan(step, initial, [track.inputs for track in tracks])
-  return jax.tree.map(lambda x: x.swapaxes(0, 1), outs)
+  results = scan(learned, *frozen, unroll=unroll)
+  return jax.tree.map(lambda x: x.swapaxes(0, 1), results)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +121,7 @@ class WorldModel:
   chunk: int = 0  # images at a time through encoder and decoder; 0: all
   dtype: str = 'float32'  # computed in; states and outputs are float32
   given: int = 0  # > 0: it has no encoder, and is given embeddings of this size
+  unroll: int = 0  # of scans over time; see `scan`
 
   @property
   def feat_dim(self) -> int:
@@ -224,7 +211,7 @@ class WorldModel:
       States and posteriors, [B, L, ...].
     """
     track = self.prepare(params, embed, action, is_first, noise, label)
-    return run(track)[0]
+    return run(track, unroll=self.unroll)[0]
 
   def prepare(
     self, params, embed, action, is_first, noise, label=None
@@ -238,11 +225,10 @@ class WorldModel:
     xs = (pre_action, pre_embed, is_first, noise)
     xs = jax.tree.map(lambda x: x.swapaxes(0, 1), xs)
 
-    def step(latent, x):
-      latent, post = self._observe_projected(params, latent, *x)
-      return latent, (latent, post)
+    def step(params, latent, x):
+      return self._observe_projected(params, latent, *x)
 
-    return Track(step, self.initial(action.shape[0]), xs)
+    return Track(step, params['rssm'], self.initial(action.shape[0]), xs)
 
   def observe_step(
     self, params, latent, embed, action, is_first, noise, label=None
@@ -252,7 +238,7 @@ class WorldModel:
     pre_action = self._rssm(params, 'project_action', action, label)
     pre_embed = self._rssm(params, 'project_embed', embed)
     return self._observe_projected(
-      params, latent, pre_action, pre_embed, is_first, noise
+      params['rssm'], latent, pre_action, pre_embed, is_first, noise
     )
 
   def _observe_projected(
@@ -261,6 +247,7 @@ class WorldModel:
     latent = jax.tree.map(
       lambda x: jnp.where(is_first[..., None], 0, x), latent
     )
+    params = {'rssm': params}
     deter = self._rssm(params, 'advance', latent, pre_action)
     post = self._rssm(params, 'posterior', deter, pre_embed)
     return Latent(dists.sample(post, noise), deter), post
