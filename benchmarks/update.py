@@ -24,6 +24,7 @@ from vid2act_jax.types import Batch, FinetuneBatch
 
 PRESETS = {'full': base, 'quickstart': quickstart}
 _ACTIONS = 6
+_QUEUED = 10  # Updates asked for at once.
 
 
 def make_batch(agent, batch: int, length: int, embeddings: str):
@@ -169,7 +170,16 @@ def measure_update(args) -> dict:
     state, metrics = step(state, batch, key)
     return metrics
 
+  def several():
+    # As in training: no update is waited for before the next is asked for.
+    for _ in range(_QUEUED):
+      metrics = update()
+    return metrics
+
   figures['update_s'] = measure.seconds(update, args.repeats)
+  if jax.default_backend() != 'cpu':
+    queued = measure.seconds(several, -(-args.repeats // _QUEUED))
+    figures['update_queued_s'] = queued / _QUEUED
   peak = measure.matmul_flops(args.dtype)
   figures |= {
     'compilations': step._cache_size(),
