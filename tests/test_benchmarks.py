@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import update
+from benchmarks import kernels, update
 from experiments import base
 from vid2act_jax import learner
 from vid2act_jax.nets import conv
@@ -49,3 +49,34 @@ def test_an_update_has_128_steps():
     # Embedding: every frame of 5 batches, under 4 labels or its own.
     expected = {'none': 1.8e12, 'float16': 1.2e12}[kept]
     assert operations == pytest.approx(expected, rel=0.1)
+
+
+_HLO = """HloModule jit_update, is_scheduled=true
+
+%body.1 (arg.1: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %arg.1 = (s32[], f32[4]{0}) parameter(0)
+  %x.1 = f32[4]{0} get-tuple-element(%arg.1), index=1
+  %dot.1 = f32[4]{0} fusion(%x.1), kind=kCustom, calls=%product.1
+  %done.1 = ((f32[4]{0}), f32[4]{0}, u32[]) fusion-start(%dot.1), kind=kLoop
+  %y.1 = f32[4]{0} fusion-done(%done.1)
+  ROOT %out.1 = (s32[], f32[4]{0}) tuple(%arg.1, %y.1)
+}
+
+%called.1 (arg.2: f32[4]) -> f32[4] {
+  %arg.2 = f32[4]{0} parameter(0)
+  ROOT %neg.1 = f32[4]{0} fusion(%arg.2), kind=kLoop, calls=%negate.1
+}
+
+ENTRY %main.1 (x.2: f32[4]) -> f32[4] {
+  %x.2 = f32[4]{0} parameter(0)
+  %start.1 = (s32[], f32[4]{0}) tuple(%x.2, %x.2)
+  %loop.1 = (s32[], f32[4]{0}) while(%start.1), condition=%c.1, body=%body.1, \
+backend_config={"known_trip_count":{"n":"5"}}
+  %conv.1 = (f32[4]{0}, u8[0]{0}) custom-call(%loop.1), custom_call_target="c"
+  ROOT %call.1 = f32[4]{0} call(%conv.1), to_apply=%called.1
+}
+"""
+
+
+def test_kernels_of_a_compiled_program():
+  assert kernels.count(_HLO) == {'kernels': 5 * 2 + 2, 'in_loops': 10}

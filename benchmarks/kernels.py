@@ -1,0 +1,156 @@
+"""Compiles the full-size update for a GPU that need not be there.
+
+  pip install 'jax[cuda13]'
+  python -m benchmarks.kernels
+  python -m benchmarks.kernels --dtype float32 --unroll 1
+
+Tells whether XLA's GPU compiler takes it, how many kernels an update starts, in
+loops and in all, and how much memory they need. Nothing is tried out, as on a
+real device, to find the fastest form of each kernel; so the number differs a
+little from that of a run. Takes some minutes.
+"""
+
+import argparse
+import os
+import re
+import sys
+import time
+
+import jax
+from jax.experimental import topologies
+
+from benchmarks import measure, update
+from experiments import base
+from vid2act_jax import learner
+
+# What the compiler asks of a device (XLA's GpuTargetConfigProto): an H200.
+TARGET = """
+gpu_device_info {
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: 233472
+  shared_memory_per_block_optin: 232448
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: 4800000000000
+  device_memory_size: 150754820096
+  l2_cache_size: 62914560
+  clock_rate_ghz: 1.98
+  cuda_compute_capability { major: 9 minor: 0 }
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 patch: 0 }
+runtime_version { major: 13 minor: 0 patch: 0 }
+device_description_str: "NVIDIA H200"
+"""
+_NO_KERNEL = {
+  'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast',
+  'after-all', 'fusion-done', 'copy-done', 'async-done',
+}  # fmt: skip
+_COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
+_INSTRUCTION = re.compile(
+  r'^\s+(?:ROOT )?%?[\w.\-]+ = (?:\(.*?\)|\S+) ([\w\-]+)\('
+)
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+
+
+def count(hlo: str) -> dict[str, int]:
+  """Kernels that a compiled GPU program starts.
+
+  Args:
+    hlo: its text, `compiled.as_text()`.
+
+  Returns:
+    kernels, in all; in_loops, those of them within loops.
+  """
+  computations, entry, lines = {}, None, []
+  for line in hlo.splitlines():
+    if found := _COMPUTATION.match(line):
+      lines = computations[found[2]] = []
+      entry = found[2] if found[1] else entry
+    else:
+      lines.append(line)
+
+  def total(name):
+    whole, looped = 0, 0
+    for line in computations[name]:
+      found = _INSTRUCTION.match(line)
+      if not found or found[1] in _NO_KERNEL:
+        continue
+      if found[1] == 'while':
+        trips = _TRIPS.search(line)
+        inner = (int(trips[1]) if trips else 1) * total(_called(line, 'body'))[
+          0
+        ]
+        whole, looped = whole + inner, looped + inner
+      elif found[1] == 'call':
+        inner = total(_called(line, 'to_apply'))
+        whole, looped = whole + inner[0], looped + inner[1]
+      else:
+        whole += 1
+    return whole, looped
+
+  return dict(zip(('kernels', 'in_loops'), total(entry), strict=True))
+
+
+def _called(line, key):
+  return re.search(rf'{key}=%?([\w.\-]+)', line)[1]
+
+
+def compile_update(args) -> dict:
+  """Compiles and counts."""
+  config = base.get_config().learner
+  config.update(dtype=args.dtype, conv='native', cpu_chunk=0)
+  config.unroll = args.unroll
+  agent = learner.build_agent(config, 6, (6,) * args.domains)
+  key = jax.random.key(0)
+  make = lambda: update.make_batch(agent, 50, 50, 'float16')
+  init = lambda key: agent.init(key, agent.teacher.init(key))
+  shapes = jax.eval_shape(lambda: (init(key), make(), key))
+  place = jax.sharding.SingleDeviceSharding(_device())
+  put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+  traced = jax.jit(agent.finetune_step, donate_argnums=0).trace(
+    *jax.tree.map(put, shapes)
+  )
+  started = time.perf_counter()
+  compiled = traced.lower(lowering_platforms=('cuda',)).compile()
+  return {
+    'compile_s': time.perf_counter() - started,
+    **count(compiled.as_text()),
+    'temporary_bytes': compiled.memory_analysis().temp_size_in_bytes,
+  }
+
+
+def _device():
+  try:
+    topology = topologies.get_topology_desc(
+      'gpu', 'cuda', target_config=TARGET, topology='1x1x1'
+    )
+  except NotImplementedError:
+    sys.exit("XLA's GPU compiler is not there: pip install 'jax[cuda13]'")
+  return topology.devices[0]
+
+
+def main():
+  """Compiles and tells."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--dtype', default='bfloat16')
+  parser.add_argument('--domains', type=int, default=4)
+  parser.add_argument('--unroll', type=int, default=10)
+  args = parser.parse_args()
+  # Arrays live on the CPU, and a driver is not looked for.
+  jax.config.update('jax_platforms', 'cpu')
+  os.environ['JAX_SKIP_CUDA_CONSTRAINTS_CHECK'] = '1'
+  figures = compile_update(args)
+  measure.tell({**vars(args), **figures, 'jax': jax.__version__})
+
+
+if __name__ == '__main__':
+  main()
