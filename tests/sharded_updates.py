@@ -24,6 +24,7 @@ def build(stage):
   config = small.config()
   config.behavior.slow_period = 2
   config.kl.free = 0.0
+  config.unroll = 1  # The gradient as on accelerators, parallel in time.
   if stage == 'pretrain':
     pretrainer = learner.build_pretrainer(config, (1, 3))
     batch = small.batch_of(UPDATES, 2, ROWS, 5, action_dim=3)

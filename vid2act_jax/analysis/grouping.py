@@ -16,8 +16,8 @@ from vid2act_jax.analysis.reading import Run
 _ASIDE = (
     'seed', 'name', 'task', 'variant', 'stages', 'source_dir', 'teacher_from',
     'mesh', 'skip_limit', 'evaluate', 'collect.workers', 'replay.scratch',
-    'learner.variant', 'learner.cpu_chunk', 'env.parallel', 'env.timeout',
-    'env.replacements',
+    'learner.variant', 'learner.cpu_chunk', 'learner.unroll', 'env.parallel',
+    'env.timeout', 'env.replacements',
 )  # fmt: skip
 _ASIDE_LEAVES = (
     'updates_per_call', 'log_every', 'video_every', 'save_every', 'env_steps',

@@ -167,9 +167,11 @@ def read_config_dict(workdir: pathlib.Path) -> dict:
     config = limits.read_json(path)
     if not isinstance(config, dict):
       raise ValueError('should be a JSON object')
-    older = config.get('learner')  # Where older runs have it.
-    if 'variant' not in config and isinstance(older, dict):
-      config['variant'] = older.pop('variant', 'vid2act')
+    learner = config.get('learner')
+    if isinstance(learner, dict):  # Older runs have less, or elsewhere.
+      learner.setdefault('unroll', -1)
+      if 'variant' not in config:
+        config['variant'] = learner.pop('variant', 'vid2act')
     return config
   except FileNotFoundError as error:
     raise UserError(
