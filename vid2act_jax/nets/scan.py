@@ -108,7 +108,8 @@ def _linearize(step, params, states, inputs):
     What all pull-backs hold alike, what each holds of its own [L, ...], and a
     function that makes one of them from both.
   """
-
+  # What depends on parameters alone, as their own casts, is not to be held once
+  # for every step, and `vmap` would: a step's program says which that is.
   structure = None
 
   def hold(params, state, x):
