@@ -22,6 +22,7 @@ from jax.experimental import topologies
 from benchmarks import measure, update
 from experiments import base
 from vid2act_jax import learner
+from vid2act_jax.learner import build
 
 # What the compiler asks of a device (XLA's GpuTargetConfigProto): an H200.
 TARGET = """
@@ -86,9 +87,8 @@ def count(hlo: str) -> dict[str, int]:
         continue
       if found[1] == 'while':
         trips = _TRIPS.search(line)
-        inner = (int(trips[1]) if trips else 1) * total(_called(line, 'body'))[
-          0
-        ]
+        times = int(trips[1]) if trips else 1
+        inner = times * total(_called(line, 'body'))[0]
         whole, looped = whole + inner, looped + inner
       elif found[1] == 'call':
         inner = total(_called(line, 'to_apply'))
@@ -107,8 +107,9 @@ def _called(line, key):
 def compile_update(args) -> dict:
   """Compiles and counts."""
   config = base.get_config().learner
-  config.update(dtype=args.dtype, conv='native', cpu_chunk=0)
-  config.unroll = args.unroll
+  config.update(
+    dtype=args.dtype, conv='native', cpu_chunk=0, unroll=args.unroll
+  )
   agent = learner.build_agent(config, 6, (6,) * args.domains)
   key = jax.random.key(0)
   make = lambda: update.make_batch(agent, 50, 50, 'float16')
@@ -133,7 +134,7 @@ def _device():
     topology = topologies.get_topology_desc(
       'gpu', 'cuda', target_config=TARGET, topology='1x1x1'
     )
-  except NotImplementedError:
+  except NotImplementedError:  # So JAX says that it has no such plugin.
     sys.exit("XLA's GPU compiler is not there: pip install 'jax[cuda13]'")
   return topology.devices[0]
 
@@ -141,7 +142,7 @@ def _device():
 def main():
   """Compiles and tells."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--dtype', default='bfloat16')
+  parser.add_argument('--dtype', choices=build.DTYPES, default='bfloat16')
   parser.add_argument('--domains', type=int, default=4)
   parser.add_argument('--unroll', type=int, default=10)
   args = parser.parse_args()

@@ -9,5 +9,6 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 cd "$root"
+# Not the files of few tests last, which are long: one process would wait.
 exec "$venv/bin/python" -m pytest -n 2 --dist loadfile \
   --no-loadscope-reorder "$@"

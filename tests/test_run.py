@@ -354,6 +354,7 @@ def test_base_has_the_sizes_of_the_paper():
   assert (config.finetune.prefill, config.finetune.update_every) == (2500, 5)
 
 
+_ALONE = {'stages': ('finetune',), 'variant': 'dreamerv2'}
 MISTAKES = {
   'no update a call': (
     {'pretrain__updates_per_call': 0},
@@ -373,7 +374,8 @@ MISTAKES = {
   'size': ({'env__size': 32}, 'config.env.size'),
   'length': ({'finetune__length': 4}, 'config.finetune'),
   'policy': ({'collect__policy': 'x'}, "policy 'x': should be"),
-  'conv': ({'learner__conv': 'x', 'stages': ('finetune',)}, 'learner.conv'),
+  'conv': ({'learner__conv': 'x', **_ALONE}, 'learner.conv'),
+  'unroll': ({'learner__unroll': -2, **_ALONE}, 'learner.unroll=-2'),
   'script': (
     {'collect__policy': 'scripted'},
     'scripted policies',
@@ -386,8 +388,6 @@ MISTAKES = {
 @pytest.mark.parametrize('name', MISTAKES)
 def test_mistakes_are_told(name, tmp_path):
   overrides, message = MISTAKES[name]
-  if name == 'conv':
-    overrides = {**overrides, 'variant': 'dreamerv2'}
   with pytest.raises(UserError, match=message):
     run.run(config_with(**overrides), tmp_path / 'run')
 

@@ -19,8 +19,8 @@ from vid2act_jax.types import UserError
 
 CHANCE, WHOLE = Draws(), Variant()
 DTYPES = ('float32', 'bfloat16')
-# Steps compiled in a row on an accelerator: faster than one, and the compiler
-# takes as long for more as it does for all else.
+# Steps compiled in a row on an accelerator: faster than one; more take longer
+# to compile.
 _UNROLL = 10
 
 

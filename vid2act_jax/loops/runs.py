@@ -167,11 +167,11 @@ def read_config_dict(workdir: pathlib.Path) -> dict:
     config = limits.read_json(path)
     if not isinstance(config, dict):
       raise ValueError('should be a JSON object')
-    learner = config.get('learner')
-    if isinstance(learner, dict):  # Older runs have less, or elsewhere.
-      learner.setdefault('unroll', -1)
+    settings = config.get('learner')
+    if isinstance(settings, dict):  # Older runs have less, or elsewhere.
+      settings.setdefault('unroll', -1)
       if 'variant' not in config:
-        config['variant'] = learner.pop('variant', 'vid2act')
+        config['variant'] = settings.pop('variant', 'vid2act')
     return config
   except FileNotFoundError as error:
     raise UserError(

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.nets import dists
+from vid2act_jax.nets.scan import Track
 from vid2act_jax.nets.world_model import (
-  Track,
   WorldModel,
   feature,
   run,

@@ -228,7 +228,8 @@ class WorldModel:
     def step(params, latent, x):
       return self._observe_projected(params, latent, *x)
 
-    return Track(step, params['rssm'], self.initial(action.shape[0]), xs)
+    part = {'rssm': params['rssm']}
+    return Track(step, part, self.initial(action.shape[0]), xs)
 
   def observe_step(
     self, params, latent, embed, action, is_first, noise, label=None
@@ -238,7 +239,7 @@ class WorldModel:
     pre_action = self._rssm(params, 'project_action', action, label)
     pre_embed = self._rssm(params, 'project_embed', embed)
     return self._observe_projected(
-      params['rssm'], latent, pre_action, pre_embed, is_first, noise
+      params, latent, pre_action, pre_embed, is_first, noise
     )
 
   def _observe_projected(
@@ -247,7 +248,6 @@ class WorldModel:
     latent = jax.tree.map(
       lambda x: jnp.where(is_first[..., None], 0, x), latent
     )
-    params = {'rssm': params}
     deter = self._rssm(params, 'advance', latent, pre_action)
     post = self._rssm(params, 'posterior', deter, pre_embed)
     return Latent(dists.sample(post, noise), deter), post
