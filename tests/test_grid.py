@@ -412,7 +412,7 @@ def test_what_makes_no_other_dataset_or_teacher_may_differ(tmp_path):
     'def get_study(config):\n'
     '  return {"a": {"env.num": 1, "learner.scales.vae": 0.5},\n'
     '          "b": {"env.num": 2, "learner.scales.vae": 0.5},\n'
-    '          "c": {"finetune.batch": 7},\n'
+    '          "c": {"finetune.batch": 7, "learner.unroll": 3},\n'
     '          "d": {"learner.transfer.guidance": 9}}\n'
   )
   found = points.make(str(study), DEBUG, 1, [], tmp_path, tmp_path)

@@ -17,22 +17,11 @@ import pathlib
 import re
 
 from experiments.grid.configs import is_finished, load, override
-from vid2act_jax.loops import inputs, runs
+from vid2act_jax.loops import inputs, keys, runs
 from vid2act_jax.types import UserError
 
 KINDS = 'datasets', 'teachers', 'runs'  # In the order they need each other.
 _GIVEN = ('config', 'config.seed', 'config.stages', 'config.variant', 'workdir')
-# Of what a study may change, what makes another dataset, and another teacher.
-_DATA = (
-  'collect',
-  'env.action_repeat',
-  'env.camera',
-  'env.quality',
-  'env.size',
-  'env.time_limit',
-)
-_TEACHER = (*_DATA, 'sources', 'learner', 'replay', 'pretrain')
-_NO_TEACHER = 'learner.student', 'learner.transfer', 'learner.behavior'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +153,7 @@ class Plan:
   def _dataset(self, changes, task):
     """The name of the point that makes a source task's dataset."""
     wanted = {
-      **_within(changes, _DATA),
+      **_of(changes, keys.DATA),
       'seed': 0,  # One for all seeds of the runs.
       'variant': 'vid2act',
       'sources': (task,),
@@ -177,7 +166,7 @@ class Plan:
     if _facts(other.config) != _facts(point.config):
       raise UserError(
         f'the study wants the dataset {task} in two ways: points that share a'
-        f' source may not differ in any of {", ".join(_DATA)}'
+        f' source may not differ in any of {", ".join(keys.DATA)}'
       )
     return point.name
 
@@ -185,7 +174,7 @@ class Plan:
     """The point that pretrains as this run needs it."""
     actions = inputs.variant(config).actions
     wanted = {
-      **_within(changes, _TEACHER, _NO_TEACHER),
+      **_of(changes, keys.TEACHER, keys.STUDENT_ALONE),
       'seed': seed,
       # Pretraining is the same for all variants of a kind.
       'variant': 'vid2act' if actions else 'action_free',
@@ -288,16 +277,12 @@ def _key(argument):
   return argument.split('=')[0].lstrip('-')
 
 
-def _within(changes, parts, but=()):
+def _of(changes, names, but=()):
   """Changes of some parts of the config."""
-
-  def inside(key, parts):
-    return any(f'{key}.'.startswith(f'{part}.') for part in parts)
-
   return {
     key: value
     for key, value in changes.items()
-    if inside(key, parts) and not inside(key, but)
+    if keys.within(key, names) and not keys.within(key, but)
   }
 
 

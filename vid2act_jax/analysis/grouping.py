@@ -8,21 +8,11 @@ import collections
 import hashlib
 import json
 import re
-from collections.abc import Iterable
 
 from vid2act_jax.analysis.reading import Run
+from vid2act_jax.loops import keys
 
-# Of these no difference makes other learning, or it is told in other words.
-_ASIDE = (
-    'seed', 'name', 'task', 'variant', 'stages', 'source_dir', 'teacher_from',
-    'mesh', 'skip_limit', 'evaluate', 'collect.workers', 'replay.scratch',
-    'learner.variant', 'learner.cpu_chunk', 'learner.unroll', 'env.parallel',
-    'env.timeout', 'env.replacements',
-)  # fmt: skip
-_ASIDE_LEAVES = (
-    'updates_per_call', 'log_every', 'video_every', 'save_every', 'env_steps',
-)  # fmt: skip
-_LEVELS = 8  # Of a config; deeper ones are damage.
+_ASIDE = (*keys.WORK, *keys.TOLD_APART)
 _LETTERS = 40  # Of a value in a label.
 
 Groups = dict[str, dict[str, list[Run]]]
@@ -63,13 +53,13 @@ def group(found: list[Run]) -> tuple[Groups, list[str]]:
 
 def _labels(variant, members):
   """A label for each of the runs of one task and variant."""
-  leaves = [dict(_leaves(run.config)) for run in members]
+  leaves = [keys.leaves(run.config) for run in members]
   # What only some versions of the code have is no difference.
   common = set.intersection(*map(set, leaves))
   texts = {
     key: [json.dumps(tree[key], sort_keys=True) for tree in leaves]
     for key in sorted(common)
-    if not _is_aside(key)
+    if not keys.within(key, _ASIDE)
   }
   texts = {key: told for key, told in texts.items() if len(set(told)) > 1}
   names = collections.Counter(key.split('.')[-1] for key in texts)
@@ -105,19 +95,6 @@ def _short(values, told):
       f'{text} ({mark})' for text, mark in zip(short, marks, strict=True)
     ]
   return short
-
-
-def _leaves(tree, prefix='', levels=_LEVELS) -> Iterable:
-  if not isinstance(tree, dict) or not levels:
-    yield prefix[:-1], tree
-    return
-  for key, value in tree.items():
-    yield from _leaves(value, f'{prefix}{key}.', levels - 1)
-
-
-def _is_aside(key):
-  inside = any(key == k or key.startswith(f'{k}.') for k in _ASIDE)
-  return inside or key.split('.')[-1] in _ASIDE_LEAVES
 
 
 def _has_no_finetuning(stages):

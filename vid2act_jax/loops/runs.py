@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from vid2act_jax import learner, sharding
 from vid2act_jax.data import files, limits
+from vid2act_jax.loops import keys
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
@@ -24,30 +25,6 @@ CONFIG = 'config.json'
 STARTS = 'starts.jsonl'
 TEACHER = 'teacher'
 STUDENT = 'student'
-
-# What may change between two starts in one folder: which stages, how long, how
-# many episodes are asked for, and how often something is told or kept.
-_FREE = (
-  'name',
-  'stages',
-  'evaluate',
-  'collect.episodes',
-  'collect.workers',
-  'replay.scratch',
-  'mesh',
-  'skip_limit',
-  'env.parallel',
-  'env.timeout',
-  'env.replacements',
-)
-_FREE_LEAVES = (
-  'updates_per_call',
-  'log_every',
-  'video_every',
-  'save_every',
-  'steps',
-  'env_steps',
-)
 
 
 def claim(workdir: pathlib.Path, config) -> None:
@@ -96,8 +73,12 @@ def fixed(config) -> dict:
 
 
 def _fixed(tree):
-  leaves = _leaves(tree)
-  return {key: leaves[key] for key in leaves if not _is_free(key)}
+  free = (*keys.WORK, *keys.AMOUNT)
+  return {
+    key: value
+    for key, value in keys.leaves(tree).items()
+    if not keys.within(key, free)
+  }
 
 
 def cache_compilations() -> None:
@@ -259,17 +240,3 @@ def load_agent(workdir: str | pathlib.Path):
   target = jax.eval_shape(agent.init, key, teacher)
   state, _, _ = checkpoint.restore(target)
   return agent, state
-
-
-def _leaves(tree, prefix=''):
-  if not isinstance(tree, dict):
-    return {prefix[:-1]: tree}
-  out = {}
-  for key, value in tree.items():
-    out |= _leaves(value, f'{prefix}{key}.')
-  return out
-
-
-def _is_free(key):
-  inside = any(key == f or key.startswith(f'{f}.') for f in _FREE)
-  return inside or key.split('.')[-1] in _FREE_LEAVES

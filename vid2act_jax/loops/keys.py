@@ -1,0 +1,89 @@
+"""What the keys of a config decide, for all that compare configs.
+
+A name here stands for a key or for all keys of a section. A key that no tuple
+holds makes another run: it may not change in a run's folder, a report tells
+runs apart by it, and runs of a study that differ in it have the rest in common.
+"""
+
+from collections.abc import Iterable, Iterator
+
+# How the work is done, kept and told. What is learned is the same, but for the
+# rounding of sums in another order.
+WORK = (
+  'name',
+  'stages',
+  'mesh',
+  'skip_limit',
+  'evaluate',
+  'env.parallel',
+  'env.timeout',
+  'env.replacements',
+  'learner.conv',
+  'learner.unroll',
+  'learner.cpu_chunk',
+  'replay.scratch',
+  'collect.workers',
+  'pretrain.updates_per_call',
+  'pretrain.log_every',
+  'pretrain.video_every',
+  'pretrain.save_every',
+  'finetune.updates_per_call',
+  'finetune.log_every',
+  'finetune.video_every',
+  'finetune.save_every',
+)
+# How much is made: a run may be made longer, and goes on where it is.
+AMOUNT = 'collect.episodes', 'pretrain.steps', 'finetune.env_steps'
+# What makes another dataset of a source task, and another teacher.
+DATA = (
+  'collect',
+  'env.action_repeat',
+  'env.camera',
+  'env.quality',
+  'env.size',
+  'env.time_limit',
+)
+TEACHER = (*DATA, 'sources', 'learner', 'replay', 'pretrain')
+STUDENT_ALONE = 'learner.student', 'learner.transfer', 'learner.behavior'
+# Reports tell these in other words: as groups, as seeds, as the steps done.
+TOLD_APART = (
+  'seed',
+  'task',
+  'variant',
+  'learner.variant',  # Where older runs have it.
+  'source_dir',
+  'teacher_from',
+  'finetune.env_steps',
+)
+
+_LEVELS = 8  # Of a config; deeper ones are damage.
+
+
+def leaves(tree: dict) -> dict:
+  """Flattens a config.
+
+  Args:
+    tree: nested dicts. What lies too deep for a config is taken as it is.
+
+  Returns:
+    {dotted key: value}.
+  """
+  return dict(_leaves(tree, '', _LEVELS))
+
+
+def _leaves(tree, prefix, levels) -> Iterator:
+  if not isinstance(tree, dict) or not levels:
+    yield prefix[:-1], tree
+    return
+  for key, value in tree.items():
+    yield from _leaves(value, f'{prefix}{key}.', levels - 1)
+
+
+def within(key: str, names: Iterable[str]) -> bool:
+  """Whether a key is one of those that names stand for.
+
+  Args:
+    key: dotted, of one value or of a section.
+    names: of keys and sections.
+  """
+  return any(f'{key}.'.startswith(f'{name}.') for name in names)
