@@ -121,6 +121,9 @@ def _learner():
         'kl': 1.0,
         'image': 1.0,
         'reward': 2.0,
+        # Of the student's prediction of where episodes truly end, as failures
+        # do; 0: it makes none, and values states as if life went on.
+        'discount': 0.0,
         'distillation': 1.0,
         'vae': 1.0,
       },

@@ -209,13 +209,13 @@ def _check_first(report, agent, state, batch, golden, compiled):
   # The slow critic is copied before the first update.
   state = state.replace(slow_critic=state.params['critic'])
   actor_fn = jax.value_and_grad(finetune.actor_loss, argnums=2, has_aux=True)
-  (_, (_, imagined, target)), grads = compiled(actor_fn, static_argnums=0)(
-    agent, state, state.params['actor'], start, label, key
-  )
+  (_, (_, imagined, target, weights)), grads = compiled(
+    actor_fn, static_argnums=0
+  )(agent, state, state.params['actor'], start, label, key)
   _check_imagined(report, agent, imagined, target, out)
   _check_gradients(report, agent, 'actor', grads, golden)
   grads = compiled(jax.grad(finetune.critic_loss, argnums=1), static_argnums=0)(
-    agent, state.params['critic'], imagined.feat[:-1], target
+    agent, state.params['critic'], imagined.feat[:-1], target, weights
   )
   _check_gradients(report, agent, 'value', grads, golden)
 

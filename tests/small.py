@@ -114,6 +114,7 @@ def batch_of(*lead, action_dim, seed=0) -> Batch:
     action=jnp.asarray(rng.uniform(-1, 1, (*lead, action_dim)), jnp.float32),
     reward=jnp.asarray(rng.normal(size=lead), jnp.float32),
     is_first=jnp.asarray(first),
+    discount=jnp.asarray(rng.uniform(size=lead) > 0.2, jnp.float32),
   )
 
 

@@ -30,33 +30,48 @@ def test_lambda_returns_by_hand():
   r1 = 2 + 0.9 * (0.2 * 1.5 + 0.8 * r2)  # 5.726
   r0 = 1 + 0.9 * (0.2 * 1 + 0.8 * r1)  # 5.30272
   assert r0 == pytest.approx(5.30272)
-  ours = returns.lambda_returns(reward, value, 0.9, 0.8)
+  ours = returns.lambda_returns(reward, value, jnp.full(4, 0.9), 0.8)
   np.testing.assert_allclose(ours, [r0, r1, r2], rtol=1e-6)
 
 
 def test_lambda_returns_against_a_loop():
   rng = np.random.default_rng(0)
   reward, value = rng.normal(size=(2, 9, 5, 3))
+  discount = rng.uniform(size=(9, 5, 1))
   expected = np.zeros((8, 5, 3))
   future = value[8]
   for t in range(7, -1, -1):
-    expected[t] = reward[t] + 0.97 * (0.1 * value[t + 1] + 0.9 * future)
+    after = 0.1 * value[t + 1] + 0.9 * future
+    expected[t] = reward[t] + discount[t] * after
     future = expected[t]
   ours = returns.lambda_returns(
-    *(jnp.asarray(x, jnp.float32) for x in (reward, value)), 0.97, 0.9
+    *(jnp.asarray(x, jnp.float32) for x in (reward, value, discount)), 0.9
   )
   np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=1e-5)
 
 
 def test_a_reward_reaches_the_states_before_it_and_none_after():
   reward = _array(0, 1, 0, 0, 0)
-  ours = returns.lambda_returns(reward, jnp.zeros(5), 0.9, 0.8)
+  discount = jnp.full(5, 0.9)
+  ours = returns.lambda_returns(reward, jnp.zeros(5), discount, 0.8)
   np.testing.assert_allclose(ours, [0.9 * 0.8, 1, 0, 0], rtol=1e-6)
 
 
+def test_nothing_is_expected_behind_an_end():
+  reward, value = _array(1, 2, 3, 4, 5), _array(7, 7, 7, 7, 7)
+  discount = _array(0.9, 0.9, 0, 0.9, 0.9)
+  ours = returns.lambda_returns(reward, value, discount, 1.0)
+  # The end's own reward (3) counts, and what stands behind it starts anew.
+  after = 4 + 0.9 * 7
+  expected = [1 + 0.9 * (2 + 0.9 * 3), 2 + 0.9 * 3, 3, after]
+  np.testing.assert_allclose(ours, expected, rtol=1e-6)
+  weights = returns.discount_weights(discount)
+  np.testing.assert_allclose(weights, [1, 0.9, 0.81, 0, 0], rtol=1e-6)
+
+
 def test_discount_weights_start_at_one():
-  weights = returns.discount_weights(4, 0.9)
-  np.testing.assert_allclose(weights, [1, 0.9, 0.81, 0.729], rtol=1e-6)
+  weights = returns.discount_weights(jnp.full((4, 1), 0.9))
+  np.testing.assert_allclose(weights[:, 0], [1, 0.9, 0.81, 0.729], rtol=1e-6)
 
 
 def test_kl_by_hand():
@@ -224,7 +239,7 @@ def test_padded_actions_change_neither_loss_nor_gradient():
 
 def test_critic_loss_by_hand():
   value, target = _array([1], [0]), _array([3], [0])
-  weights = _array(1, 0.5)
+  weights = _array([1], [0.5])
   expected = (1 * (2 + _HALF_LOG_2PI) + 0.5 * _HALF_LOG_2PI) / 2
   loss = behavior.critic_loss(value, target, weights)
   assert float(loss) == pytest.approx(expected)
@@ -236,7 +251,7 @@ def test_critic_loss_by_hand():
 
 def test_actor_loss_by_hand():
   target, entropy = _array([1, 3], [2, 0]), _array([10, 0], [20, 0])
-  loss = lambda *args: behavior.actor_loss(*args, _array(1, 0.9), 0.1)
+  loss = lambda *args: behavior.actor_loss(*args, _array([1], [0.9]), 0.1)
   expected = -(1 * (2 + 3) + 0.9 * (4 + 0)) / 4
   assert float(loss(target, entropy)) == pytest.approx(expected)
   to_return, to_entropy = jax.grad(loss, argnums=(0, 1))(target, entropy)

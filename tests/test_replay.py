@@ -30,6 +30,7 @@ class TestReplay:
       'action': 'float32',
       'reward': 'float32',
       'is_first': 'bool',
+      'discount': 'float32',
     }
     number = batch['image'][:, :, 0, 0, 0].astype(int)
     frame = batch['image'][:, :, 0, 0, 1].astype(int)

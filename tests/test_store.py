@@ -64,7 +64,7 @@ def test_disk_space_is_taken_as_it_is_used(tmp_path):
   """A bound far beyond the disk is no error until it is reached."""
   columns = store.frame_columns(64, 2)
   frame = store.record_bytes(columns)
-  assert frame == 64 * 64 * 3 + 2 * 4 + 4 + 1
+  assert frame == 64 * 64 * 3 + 2 * 4 + 4 + 1 + 4
   ring = store.Ring(tmp_path, int(5e12 / frame), columns)
   episode = {k: v[:1] for k, v in make_episode(2, size=64).items()}
   ring.write(0, episode)

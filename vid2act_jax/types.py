@@ -27,6 +27,8 @@ class Batch:
   action: jax.Array  # f32 [B, L, A], the action that LED TO the frame
   reward: jax.Array  # f32 [B, L]
   is_first: jax.Array  # bool [B, L], the state before is forgotten
+  # f32 [B, L], 0 at a true end, else 1; read where ends are learned
+  discount: jax.Array | None = None
 
 
 @flax.struct.dataclass

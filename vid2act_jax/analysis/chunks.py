@@ -59,7 +59,7 @@ def draw(
       chunks.append(
         {
           key: episode[key][first : first + length]
-          for key in ('image', 'action', 'reward', 'is_first')
+          for key in ('image', 'action', 'reward', 'is_first', 'discount')
         }
       )
   rows = {key: np.stack([c[key] for c in chunks]) for key in chunks[0]}

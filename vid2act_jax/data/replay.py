@@ -209,8 +209,8 @@ class Replay:
 
     Returns:
       image u8 [B, L, H, W, 3], action f32 [B, L, A], reward f32 [B, L],
-      is_first bool [B, L]; with `embed` its column [B, L, ...], perhaps in the
-      images' place.
+      is_first bool [B, L], discount f32 [B, L]; with `embed` its column
+      [B, L, ...], perhaps in the images' place.
 
     Raises:
       UserError: no episode is long enough.

@@ -33,6 +33,7 @@ def frame_columns(size: int, action_dim: int) -> dict[str, Column]:
     'action': Column((action_dim,), 'float32'),
     'reward': Column((), 'float32'),
     'is_first': Column((), 'bool'),
+    'discount': Column((), 'float32'),
   }
 
 

@@ -83,7 +83,13 @@ def build_agent(
     )
   given = pretrained.feat_dim if variant.start == 'stacked' else 0
   return Agent(
-    student=_world_model(config, config.student, action_dim, given=given),
+    student=_world_model(
+      config,
+      config.student,
+      action_dim,
+      given=given,
+      ends=config.scales.discount > 0,
+    ),
     action_dim=action_dim,
     pretrained=pretrained,
     source_action_dims=used,
@@ -110,7 +116,7 @@ def _teacher(config, source_action_dims, variant):
   return _world_model(config, config.teacher, width, len(source_action_dims))
 
 
-def _world_model(config, sizes, action_dim, num_domains=0, given=0):
+def _world_model(config, sizes, action_dim, num_domains=0, given=0, ends=False):
   on_cpu = jax.default_backend() == 'cpu'
   form = config.conv
   if form == 'auto':
@@ -135,6 +141,7 @@ def _world_model(config, sizes, action_dim, num_domains=0, given=0):
     config.dtype,
     given,
     unroll,
+    ends,
   )
 
 

@@ -247,13 +247,13 @@ def behavior_step(agent, state, start, label, key, axis_name=None):
   state = state.replace(slow_critic=slow)
 
   actor_fn = jax.value_and_grad(actor_loss, argnums=2, has_aux=True)
-  (loss, (metrics, imagined, target)), actor_grads = actor_fn(
+  (loss, (metrics, imagined, *goal)), actor_grads = actor_fn(
     agent, state, state.params['actor'], start, label, key, axis_name
   )
   feat = jax.lax.stop_gradient(imagined.feat[:-1])
   critic_fn = jax.value_and_grad(critic_loss, argnums=1)
   value_loss, critic_grads = critic_fn(
-    agent, state.params['critic'], feat, target
+    agent, state.params['critic'], feat, *goal
   )
   metrics = {'actor_loss': loss, 'value_loss': value_loss, **metrics}
   norms = {}
@@ -269,12 +269,12 @@ def behavior_step(agent, state, start, label, key, axis_name=None):
 
 def actor_loss(
   agent, state, actor_params, start, label, key, axis_name=None
-) -> tuple[jax.Array, tuple[Metrics, Any, jax.Array]]:
+) -> tuple[jax.Array, tuple[Metrics, Any, jax.Array, jax.Array]]:
   """Imagines, and scores the actor by λ-returns of the slow critic.
 
   Returns:
-    The loss; metrics, the `Imagined` trajectories [H, M, ...] and their
-    λ-returns [H - 1, M].
+    The loss; metrics, the `Imagined` trajectories [H, M, ...], their λ-returns
+    [H - 1, M] and their states' weights [H - 1, 1 or M].
   """
   b = agent.behavior
   model = state.params['model']
@@ -284,8 +284,12 @@ def actor_loss(
   world = model['world_model']
   reward = agent.student.predict_reward(world, imagined.feat)
   value = agent.critic.apply({'params': state.slow_critic}, imagined.feat)
-  target = returns.lambda_returns(reward, value, b.discount, b.lambda_)
-  weights = returns.discount_weights(b.horizon, b.discount)[:-1]
+  discount = jnp.full((b.horizon, 1), b.discount)
+  if agent.student.ends:
+    logit = agent.student.predict_discount(world, imagined.feat)
+    discount = discount * jax.nn.sigmoid(logit)
+  target = returns.lambda_returns(reward, value, discount, b.lambda_)
+  weights = returns.discount_weights(jax.lax.stop_gradient(discount))[:-1]
   entropy = dists.entropy(imagined.dist)
   loss = behavior.actor_loss(target, entropy[:-1], weights, b.entropy)
   metrics = {
@@ -293,12 +297,12 @@ def actor_loss(
     'imagined_return': target.mean(),
     **behavior.reward_spread(reward),
   }
-  return loss, (metrics, imagined, target)
+  if agent.student.ends:
+    metrics['imagined_discount'] = discount.mean()
+  return loss, (metrics, imagined, target, weights)
 
 
-def critic_loss(agent, params, feat, target) -> jax.Array:
-  """Regression of the critic to the λ-returns; feat [H - 1, M, F]."""
+def critic_loss(agent, params, feat, target, weights) -> jax.Array:
+  """Regression of the critic to what `actor_loss` gave; feat [H - 1, M, F]."""
   value = agent.critic.apply({'params': params}, feat)
-  b = agent.behavior
-  weights = returns.discount_weights(b.horizon, b.discount)[:-1]
   return behavior.critic_loss(value, target, weights)

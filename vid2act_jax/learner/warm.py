@@ -22,14 +22,15 @@ def start_from(
   Args:
     model: without domains, of the teacher's sizes; its action may be another.
     fresh: its initial parameters. Kept are the rows of action dimensions that
-      the teacher does not have.
+      the teacher does not have, and the prediction of ends.
     teacher: the pretrained model, with N domains.
     taught: its parameters; only the groups in `fresh` are read.
   """
-  out = {name: taught[name] for name in fresh}
+  out = {name: taught[name] for name in fresh if name != 'discount'}
   out['encoder'] = _unlabel_encoder(taught['encoder'], teacher.num_domains)
   out['rssm'] = _unlabel_rssm(model, fresh['rssm'], teacher, taught['rssm'])
-  return jax.tree.map(jnp.array, out)  # Donated buffers must not alias.
+  # Donated buffers must not alias.
+  return {**fresh, **jax.tree.map(jnp.array, out)}
 
 
 def _unlabel_encoder(params, domains) -> Mapping:

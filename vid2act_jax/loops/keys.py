@@ -56,6 +56,8 @@ TOLD_APART = (
   'finetune.env_steps',
 )
 
+# Keys that older runs do not have, with what those runs did.
+_LATER = {'learner.unroll': -1, 'learner.scales.discount': 0.0}
 _LEVELS = 8  # Of a config; deeper ones are damage.
 
 
@@ -77,6 +79,17 @@ def _leaves(tree, prefix, levels) -> Iterator:
     return
   for key, value in tree.items():
     yield from _leaves(value, f'{prefix}{key}.', levels - 1)
+
+
+def add_later(tree: dict) -> None:
+  """Gives an older run's config, nested dicts, the keys that came later."""
+  for name, value in _LATER.items():
+    *sections, key = name.split('.')
+    part = tree
+    for section in sections:
+      part = part.get(section) if isinstance(part, dict) else None
+    if isinstance(part, dict):
+      part.setdefault(key, value)
 
 
 def within(key: str, names: Iterable[str]) -> bool:

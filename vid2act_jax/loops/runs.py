@@ -148,11 +148,10 @@ def read_config_dict(workdir: pathlib.Path) -> dict:
     config = limits.read_json(path)
     if not isinstance(config, dict):
       raise ValueError('should be a JSON object')
+    keys.add_later(config)
     settings = config.get('learner')
-    if isinstance(settings, dict):  # Older runs have less, or elsewhere.
-      settings.setdefault('unroll', -1)
-      if 'variant' not in config:
-        config['variant'] = settings.pop('variant', 'vid2act')
+    if isinstance(settings, dict) and 'variant' not in config:
+      config['variant'] = settings.pop('variant', 'vid2act')
     return config
   except FileNotFoundError as error:
     raise UserError(

@@ -17,20 +17,20 @@ def actor_loss(
   Args:
     returns: λ-returns [H - 1, M].
     entropy: the actor's, nats, [H - 1, M].
-    weights: discounts, [H - 1].
+    weights: of the states, [H - 1, 1 or M].
     entropy_scale: of the entropy against the return.
   """
   objective = returns + entropy_scale * entropy
-  return -(weights[:, None] * objective).mean()
+  return -(weights * objective).mean()
 
 
 def critic_loss(
   value: jax.Array, returns: jax.Array, weights: jax.Array
 ) -> jax.Array:
-  """Unit-Gaussian regression of values [H - 1, M] to returns [H - 1, M]."""
+  """Unit-Gaussian regression of values to returns, all [H - 1, 1 or M]."""
   target = jax.lax.stop_gradient(returns)
   logp = dists.unit_log_prob(value, target, 0)
-  return -(weights[:, None] * logp).mean()
+  return -(weights * logp).mean()
 
 
 def reward_spread(reward: jax.Array) -> dict[str, jax.Array]:

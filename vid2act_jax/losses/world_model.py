@@ -1,4 +1,4 @@
-"""The world model's loss: image, reward and KL (DreamerV2)."""
+"""The world model's loss: image, reward, ends and KL (DreamerV2)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
 
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.scan import Track
@@ -25,6 +26,7 @@ class Scales:
   kl: float
   image: float
   reward: float
+  discount: float
   distillation: float
   vae: float
 
@@ -118,6 +120,10 @@ def world_model_loss(
     'image_loss': scales.image * image_loss,
     'reward_loss': scales.reward * reward_loss,
   }
+  if model.ends:
+    logit = model.predict_discount(params, feat)
+    cross = optax.sigmoid_binary_cross_entropy(logit, batch.discount)
+    losses['discount_loss'] = scales.discount * cross.mean()
   metrics = {
     **losses,
     'kl': kl_value.mean(),

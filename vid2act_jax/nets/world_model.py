@@ -122,6 +122,7 @@ class WorldModel:
   dtype: str = 'float32'  # computed in; states and outputs are float32
   given: int = 0  # > 0: it has no encoder, and is given embeddings of this size
   unroll: int = 0  # of scans over time; see `scan`
+  ends: bool = False  # whether it predicts where episodes end
 
   @property
   def feat_dim(self) -> int:
@@ -160,6 +161,11 @@ class WorldModel:
     layers, units = self.sizes.reward_layers, self.sizes.units
     return heads.ScalarHead(layers, units, self.dtype)
 
+  @property
+  def discount(self) -> heads.ScalarHead:
+    """Feature -> logit of the discount; where it predicts ends."""
+    return self.reward
+
   def init(self, key: jax.Array) -> Params:
     """Fresh parameters."""
     keys = jax.random.split(key, 4)
@@ -176,6 +182,9 @@ class WorldModel:
     if not self.given:
       encoder = self.encoder.init(keys[0], frame, label)
       params['encoder'] = encoder['params']
+    if self.ends:
+      head = self.discount.init(jax.random.fold_in(key, 4), feat)
+      params['discount'] = head['params']
     return params
 
   def initial(self, *rows: int) -> Latent:
@@ -274,6 +283,10 @@ class WorldModel:
   def predict_reward(self, params, feat: jax.Array) -> jax.Array:
     """[..., F] -> mean reward [...]."""
     return self.reward.apply({'params': params['reward']}, feat)
+
+  def predict_discount(self, params, feat: jax.Array) -> jax.Array:
+    """[..., F] -> logit [...] of the discount: that no true end is here."""
+    return self.discount.apply({'params': params['discount']}, feat)
 
   def _rssm(self, params, method, *args):
     return self.rssm.apply({'params': params['rssm']}, *args, method=method)

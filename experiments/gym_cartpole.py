@@ -1,0 +1,25 @@
+"""A task that ends by failing: gymnasium's CartPole from pixels.
+
+  python -m experiments.run --config=experiments/gym_cartpole.py
+
+Without sources. Every step pays 1 until the pole falls, so that rewards alone
+say nothing about what to do: the model has to predict where episodes end.
+"""
+
+from experiments import learning_check
+
+
+def get_config():
+  """learning_check.py without transfer, with ends that are predicted."""
+  config = learning_check.get_config()
+  config.name = 'gym_cartpole'
+  config.task = 'gym_CartPole-v1'
+  config.variant = 'dreamerv2'
+  config.sources = ()
+  config.env.update(action_repeat=2, time_limit=500, camera='')
+  # Episodes are shorter than what is learned from at a time.
+  config.replay.cross_episodes = True
+  config.learner.scales.discount = 5.0
+  config.finetune.update(env_steps=20_000, prefill=1_000)
+  config.evaluate.update(every=2_000, episodes=10)
+  return config
