@@ -117,16 +117,14 @@ def make_parts(agent, state, batch, key):
   inputs = state.params['model'], state.teacher, batch
   grads, (_, forward, extra) = jax.jit(model)(*inputs)
   del grads
-  flat = lambda x: x.reshape(-1, x.shape[-1])
-  start = jax.tree.map(flat, forward.latent)
-  label = extra and extra.label.reshape(-1)
+  start = finetune.start_of(batch, forward, extra)
 
-  def behavior(state, start, label):
-    return finetune.behavior_step(agent, state, start, label, key)
+  def behavior(state, start):
+    return finetune.behavior_step(agent, state, start, key)
 
   parts = {
     'model': (model, inputs),
-    'behavior': (behavior, (state, start, label)),
+    'behavior': (behavior, (state, start)),
   }
   if agent.teacher:
     parts['teachers'] = view, (state.teacher, batch)

@@ -93,7 +93,7 @@ def _sizes():
     'deter': 200,  # recurrent units
     'hidden': 200,  # hidden units of the recurrent model
     'units': 400,  # hidden units of the reward head, actor and critic
-    'reward_layers': 2,  # hidden layers of the reward head
+    'reward_layers': 2,  # hidden layers of the reward head, and that of ends
   }
 
 
@@ -122,7 +122,8 @@ def _learner():
         'image': 1.0,
         'reward': 2.0,
         # Of the student's prediction of where episodes truly end, as failures
-        # do; 0: it makes none, and values states as if life went on.
+        # do (set replay.cross_episodes, too: else chunks seldom reach an end);
+        # 0: it makes none, and values states as if life went on.
         'discount': 0.0,
         'distillation': 1.0,
         'vae': 1.0,

@@ -1,5 +1,6 @@
 """A task that ends by failing: gymnasium's CartPole from pixels.
 
+  pip install -e '.[gym]'
   python -m experiments.run --config=experiments/gym_cartpole.py
 
 Without sources. Every step pays 1 until the pole falls, so that rewards alone
@@ -17,9 +18,10 @@ def get_config():
   config.variant = 'dreamerv2'
   config.sources = ()
   config.env.update(action_repeat=2, time_limit=500, camera='')
-  # Episodes are shorter than what is learned from at a time.
+  # Episodes are shorter than what is learned from at a time, and their ends
+  # are what there is to learn.
   config.replay.cross_episodes = True
   config.learner.scales.discount = 5.0
   config.finetune.update(env_steps=20_000, prefill=1_000)
-  config.evaluate.update(every=2_000, episodes=10)
+  config.evaluate.every = 2_000
   return config

@@ -204,14 +204,13 @@ def _check_first(report, agent, state, batch, golden, compiled):
 
   update = compiled(finetune.update_model, static_argnums=0)
   state, _ = update(agent, state, grads)
-  label = extra.label.reshape(-1)
-  start = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), forward.latent)
+  start = finetune.start_of(batch, forward, extra)
   # The slow critic is copied before the first update.
   state = state.replace(slow_critic=state.params['critic'])
   actor_fn = jax.value_and_grad(finetune.actor_loss, argnums=2, has_aux=True)
   (_, (_, imagined, target, weights)), grads = compiled(
     actor_fn, static_argnums=0
-  )(agent, state, state.params['actor'], start, label, key)
+  )(agent, state, state.params['actor'], start, key)
   _check_imagined(report, agent, imagined, target, out)
   _check_gradients(report, agent, 'actor', grads, golden)
   grads = compiled(jax.grad(finetune.critic_loss, argnums=1), static_argnums=0)(

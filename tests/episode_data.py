@@ -16,7 +16,7 @@ DESCRIPTION = {
 }
 
 
-def make_episode(length=8, number=0, action_dim=2, size=4):
+def make_episode(length=8, number=0, action_dim=2, size=4, terminal=False):
   """Every frame and every result of its action tell episode and time."""
   frame = np.arange(length)
   image = np.zeros((length, size, size, 3), np.uint8)
@@ -27,10 +27,10 @@ def make_episode(length=8, number=0, action_dim=2, size=4):
     'image': image,
     'action': action,
     'reward': (frame + 1000 * number * (frame > 0)).astype(np.float32),
-    'discount': np.ones(length, np.float32),
+    'discount': 1 - (terminal & (frame == length - 1)).astype(np.float32),
     'is_first': frame == 0,
     'is_last': frame == length - 1,
-    'is_terminal': np.zeros(length, bool),
+    'is_terminal': terminal & (frame == length - 1),
   }
 
 

@@ -29,6 +29,7 @@ def build(stage):
     pretrainer = learner.build_pretrainer(config, (1, 3))
     batch = small.batch_of(UPDATES, 2, ROWS, 5, action_dim=3)
     return pretrainer.pretrain_step, small.state_of(pretrainer), batch
+  config.scales.discount = 1.0
   agent = learner.build_agent(config, 2, (1, 3))
   target = small.batch_of(UPDATES, ROWS, 5, action_dim=2)
   sources = small.batch_of(UPDATES, 2, ROWS, 5, action_dim=3, seed=1)

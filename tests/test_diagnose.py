@@ -40,6 +40,7 @@ DIMS = [5, 2]
 def make_config(**overrides):
   config = debug.get_config()
   config.update(overrides)
+  config.learner.scales.discount = 1.0  # With all heads there are.
   config.pretrain.update(steps=2, video_every=0)
   config.finetune.update(env_steps=45, first_updates=2, video_every=0)
   config.evaluate.update(every=0, episodes=1)

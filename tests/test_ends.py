@@ -11,7 +11,10 @@ import pytest
 from tests import small
 from tests.small import KEY
 from vid2act_jax import learner
-from vid2act_jax.learner import finetune, warm
+from vid2act_jax.learner import finetune, imagination, warm
+from vid2act_jax.learner.imagination import Start
+from vid2act_jax.nets import dists
+from vid2act_jax.types import Latent, UserError
 
 SOURCES = ('a', 'b')
 _SCALE = 2.5
@@ -22,6 +25,7 @@ def case(name='vid2act', scale=_SCALE):
   """Agent, state, batch."""
   settings = small.config()
   settings.scales.discount = scale
+  settings.behavior.horizon = 4
   variant = learner.parse(name, SOURCES)
   agent = learner.build_agent(settings, 2, (1, 3), small.CONSTANT, variant)
   return agent, small.state_of(agent), small.finetune_batch(agent)
@@ -53,20 +57,23 @@ def with_heads(state, **heads):
   return state.replace(params={**state.params, 'model': model})
 
 
-def actor_loss(agent, state, actor):
-  start = jax.tree.map(
-    lambda x: jnp.full((4, *x.shape[1:]), 0.1), agent.student.initial(1)
-  )
-  label = jnp.zeros(4, int)
-  return finetune.actor_loss(agent, state, actor, start, label, KEY)
+def start():
+  """Four starts, of which the second is an end."""
+  latent = Latent(jnp.full((4, 3), 0.1), jnp.full((4, 8), 0.1))
+  return Start(latent, jnp.zeros(4, int), jnp.array([1.0, 0, 1, 1]))
 
 
-def behave(logit):
-  """What the actor learns from where the head says one thing alone."""
+def behave(agent, state):
+  actor = state.params['actor']
+  return finetune.actor_loss(agent, state, actor, start(), KEY)[1]
+
+
+def said(logit):
+  """What is imagined where the head says one thing alone."""
   agent, state, _ = case()
   head = state.params['model']['world_model']['discount']
   state = with_heads(state, discount=always(head, logit))
-  return agent, state, actor_loss(agent, state, state.params['actor'])[1]
+  return agent, state, behave(agent, state)
 
 
 def test_by_default_nothing_of_it_is_there():
@@ -113,38 +120,83 @@ def test_the_loss_is_a_cross_entropy_that_reaches_all_of_the_model():
 
 
 def test_where_all_goes_on_it_is_as_without():
-  agent, state, (metrics, imagined, target, weights) = behave(logit=100.0)
+  _, state, (metrics, imagined, target, weights) = said(logit=100.0)
   without, *_ = case(scale=0.0)
-  _, expected = actor_loss(without, state, state.params['actor'])
-  small.assert_close(target, expected[2], 1e-6)
-  small.assert_close(imagined, expected[1], 1e-6)
-  small.assert_close(weights, jnp.broadcast_to(expected[3], weights.shape))
+  _, same, expected, fixed = behave(without, state)
+  small.assert_close(imagined, same, 1e-6)
+  going = np.array([0, 2, 3])  # The end at the start is still one.
+  small.assert_close(target[:, going], expected[:, going], 1e-6)
+  for row in going:
+    small.assert_close(weights[:, row], fixed[:, 0], 1e-6)
+  np.testing.assert_array_equal(weights[:, 1], [1, 0, 0])
   assert float(metrics['imagined_discount']) == pytest.approx(0.99)
 
 
 def test_where_all_ends_only_the_reward_at_hand_counts():
-  agent, state, (_, imagined, target, weights) = behave(logit=-100.0)
+  agent, state, (_, imagined, target, weights) = said(logit=-100.0)
   world = state.params['model']['world_model']
   reward = agent.student.predict_reward(world, imagined.feat)
-  np.testing.assert_array_equal(target, reward[:-1])
-  np.testing.assert_array_equal(weights[0], 1)
-  np.testing.assert_array_equal(weights[1:], 0)
+  # What has not ended at its start still goes one step.
+  np.testing.assert_array_equal(target[1:], reward[1:-1])
+  assert float(target[0, 1]) == float(reward[0, 1])
+  assert not np.isclose(target[0, 0], reward[0, 0])
+  np.testing.assert_allclose(
+    weights, [[1, 1, 1, 1], [0.99, 0, 0.99, 0.99], [0, 0, 0, 0]], rtol=1e-6
+  )
+
+
+def test_the_critic_counts_states_as_the_actor_does():
+  agent, state, (_, imagined, target, weights) = said(logit=0.0)
+  later = state.replace(step=state.step + 1)  # The slow critic stays.
+  _, metrics, _ = finetune.behavior_step(agent, later, start(), KEY)
+  value = agent.critic.apply({'params': state.params['critic']}, imagined.feat)
+  log_prob = dists.unit_log_prob(value[:-1], target, 0)
+  assert float(metrics['value_loss']) == pytest.approx(
+    -float((weights * log_prob).mean()), rel=1e-5
+  )
+
+
+def bare(scale):
+  """No entropy, and one reward and one value everywhere."""
+  agent, state, _ = case(scale=scale)
+  settings = dataclasses.replace(agent.behavior, entropy=0.0)
+  agent = dataclasses.replace(agent, behavior=settings)
+  reward = state.params['model']['world_model']['reward']
+  state = with_heads(state, reward=always(reward, 1.0))
+  return agent, state.replace(slow_critic=always(state.slow_critic, 1.0))
 
 
 def test_with_one_reward_everywhere_ends_alone_teach_the_actor():
-  def gradient(scale):
-    agent, state, _ = case(scale=scale)
-    reward = state.params['model']['world_model']['reward']
-    state = with_heads(state, reward=always(reward, 1.0))
-    state = state.replace(slow_critic=always(state.slow_critic, 1.0))
-    # Entropy would be worth something by itself.
-    settings = dataclasses.replace(agent.behavior, entropy=0.0)
-    agent = dataclasses.replace(agent, behavior=settings)
-    fn = lambda actor: actor_loss(agent, state, actor)[0]
-    return jax.tree.leaves(jax.grad(fn)(state.params['actor']))
+  """By the returns: a state's weight is no reason to act."""
+  agent, state = bare(_SCALE)
+  model = state.params['model']
 
-  assert any(np.abs(x).max() > 1e-6 for x in gradient(_SCALE))
-  assert all(np.abs(x).max() < 1e-9 for x in gradient(0.0))
+  def by_hand(actor):
+    feat = imagination.imagine(agent, model, actor, start(), KEY).feat
+    logit = agent.student.predict_discount(model['world_model'], feat)
+    first, second, third, _ = 0.99 * jax.nn.sigmoid(logit)
+    first = 0.99 * start().discount
+    r2 = 1 + third
+    r1 = 1 + second * (0.05 + 0.95 * r2)
+    r0 = 1 + first * (0.05 + 0.95 * r1)
+    weights = jnp.stack([jnp.ones(4), first, first * second])
+    weights = jax.lax.stop_gradient(weights)
+    return -(weights * jnp.stack([r0, r1, r2])).mean()
+
+  loss = lambda actor: finetune.actor_loss(agent, state, actor, start(), KEY)[0]
+  actor = state.params['actor']
+  value, grads = jax.value_and_grad(loss)(actor)
+  expected, expected_grads = jax.value_and_grad(by_hand)(actor)
+  assert float(value) == pytest.approx(float(expected), rel=1e-6)
+  small.assert_close(grads, expected_grads, 1e-4)
+  assert max(np.abs(x).max() for x in jax.tree.leaves(grads)) > 1e-5
+
+
+def test_with_one_reward_everywhere_and_no_ends_there_is_nothing_to_learn():
+  agent, state = bare(0.0)
+  loss = lambda actor: finetune.actor_loss(agent, state, actor, start(), KEY)[0]
+  grads = jax.grad(loss)(state.params['actor'])
+  assert max(np.abs(x).max() for x in jax.tree.leaves(grads)) < 1e-9
 
 
 @pytest.mark.parametrize('name', ['finetune', 'action_free'])
@@ -167,3 +219,18 @@ def test_a_warm_start_has_a_head_of_its_own():
   world = warm.start_from(agent.student, fresh, agent.pretrained, teacher)
   small.assert_equal(world['discount'], fresh['discount'])
   small.assert_equal(world['reward'], teacher['reward'])
+
+
+@pytest.mark.parametrize('scale', [-1.0, float('nan'), float('inf')])
+def test_a_wrong_scale_is_told(scale):
+  settings = small.config()
+  settings.scales.discount = scale
+  with pytest.raises(UserError, match='config.learner.scales.discount='):
+    learner.build_agent(settings, 2, (1, 3))
+
+
+def test_a_batch_that_does_not_tell_its_ends():
+  agent, state, batch = case()
+  blind = batch.replace(target=batch.target.replace(discount=None))
+  with pytest.raises(ValueError, match='Batch.discount is None'):
+    jax.eval_shape(agent.finetune_step, state, blind, KEY)

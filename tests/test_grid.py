@@ -1,5 +1,6 @@
 """Studies: their points, and the grid that runs them."""
 
+import json
 import os
 import pathlib
 import re
@@ -413,13 +414,39 @@ def test_what_makes_no_other_dataset_or_teacher_may_differ(tmp_path):
     '  return {"a": {"env.num": 1, "learner.scales.vae": 0.5},\n'
     '          "b": {"env.num": 2, "learner.scales.vae": 0.5},\n'
     '          "c": {"finetune.batch": 7, "learner.unroll": 3},\n'
-    '          "d": {"learner.transfer.guidance": 9}}\n'
+    '          "d": {"learner.transfer.guidance": 9},\n'
+    '          "e": {"learner.scales.kl": 0.5}}\n'
   )
   found = points.make(str(study), DEBUG, 1, [], tmp_path, tmp_path)
   kinds = [p.kind for p in found]
-  # The losses' scales are taken for the teacher's as well.
+  # The KL's scale is the teacher's as well.
   assert kinds.count('datasets') == 2 and kinds.count('teachers') == 2
-  assert [p.config.env.num for p in found if p.kind == 'runs'] == [1, 2, 1, 1]
+  assert [p.config.env.num for p in found if p.kind == 'runs'] == [
+    1,
+    2,
+    1,
+    1,
+    1,
+  ]
+
+
+def test_a_teacher_with_another_mark_is_found(tmp_path):
+  """As one of an older version, whose config lacks what came later."""
+  (teacher,) = [
+    p for p in plan('transfer', tmp_path, 1) if p.kind == 'teachers'
+  ]
+  config = json.loads(teacher.config.to_json_best_effort())
+  del config['learner']['unroll'], config['learner']['scales']['discount']
+  older = tmp_path / 'teacher-older-0'
+  older.mkdir()
+  for steps, found in ((config['pretrain']['steps'], older), (7, None)):
+    config['pretrain']['steps'] = steps
+    (older / runs.CONFIG).write_text(json.dumps(config))
+    planned = plan('transfer', tmp_path, 1)
+    (folder,) = [p.workdir for p in planned if p.kind == 'teachers']
+    assert folder == (found or teacher.workdir)
+    users = {p.config.teacher_from for p in planned if p.kind == 'runs'}
+    assert users == {'', str(folder)}
 
 
 # With the real program.

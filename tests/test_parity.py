@@ -44,7 +44,7 @@ def _one_now(path):
 
 
 @pytest.mark.usefixtures('little_optimization')
-@pytest.mark.parametrize('path', map(_one_now, _FILES))
+@pytest.mark.parametrize('path', [_one_now(path) for path in _FILES])
 def test_without_jit(path):
   """One update, operation by operation, as an accelerator has them."""
   forms = {'conv': 'native', 'unroll': 10}

@@ -141,7 +141,7 @@ class TestReplay:
   def test_chunks_across_episodes(self, tmp_path):
     """On request: then every frame with enough behind it starts a chunk."""
     lengths, length = [3, 2, 4, 9], 5
-    fill(tmp_path, lengths)
+    fill(tmp_path, lengths, terminal=True)
     replay = Replay(tmp_path, 1000 * FRAME, 0, cross_episodes=True)
     assert replay.num_starts(length) == sum(lengths) - length + 1
     assert replay.num_starts(sum(lengths) + 1) == 0
@@ -154,6 +154,8 @@ class TestReplay:
       assert frames.tolist() == [list(p) for p in stream[start:][:length]]
       first = batch['is_first'][row]
       np.testing.assert_array_equal(first, frames[:, 1] == 0)
+      ends = [t == lengths[n] - 1 for n, t in frames]
+      np.testing.assert_array_equal(batch['discount'][row], np.invert(ends))
       seen.add(start)
     assert seen == set(range(replay.num_starts(length)))
 

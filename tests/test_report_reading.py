@@ -104,6 +104,16 @@ def test_labels_name_what_differs(folder):
   assert any('vid2act, kl=0.5: no seed 1' in x for x in problems)
 
 
+def test_older_runs_are_as_those_with_the_keys_that_came_later(folder):
+  for seed, scales in enumerate(({}, {'discount': 0.0}, {'discount': 5.0})):
+    fake_runs.add(folder, seed=seed, learner={'scales': {'kl': 1.0, **scales}})
+  (groups,) = _groups(folder)[0].values()
+  assert {label: len(members) for label, members in groups.items()} == {
+    'vid2act, discount=0.0': 2,
+    'vid2act, discount=5.0': 1,
+  }
+
+
 def test_seeds_of_other_data_are_named(folder):
   for seed in range(2):
     fake_runs.add(folder, seed=seed, teacher_from=f'teacher-{seed}')

@@ -445,13 +445,15 @@ def test_another_config_in_the_folder(finished):
     run.run(config_with(learner__student__deter=8), finished)
 
 
-def test_a_folder_from_before_a_key(finished, tmp_path):
-  """A run begun by an older version, without `learner.unroll`, goes on."""
+def test_a_folder_from_before_some_keys(finished, tmp_path):
+  """A run begun by an older version goes on, and acts."""
   config = json.loads((finished / runs.CONFIG).read_text())
-  del config['learner']['unroll']
+  del config['learner']['unroll'], config['learner']['scales']['discount']
+  shutil.copytree(finished / runs.STUDENT, tmp_path / runs.STUDENT)
   (tmp_path / runs.CONFIG).write_text(json.dumps(config))
   assert runs.differences(tmp_path, config_with()) == []
-  assert runs.read_config_dict(tmp_path)['learner']['unroll'] == -1
+  agent, state = runs.load_agent(tmp_path)
+  assert not agent.student.ends and int(state.step) > 0
 
 
 def test_teacher_of_other_sizes(finished, tmp_path):

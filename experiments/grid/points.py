@@ -16,6 +16,8 @@ import json
 import pathlib
 import re
 
+from ml_collections import ConfigDict
+
 from experiments.grid.configs import is_finished, load, override
 from vid2act_jax.loops import inputs, keys, runs
 from vid2act_jax.types import UserError
@@ -181,13 +183,17 @@ class Plan:
       'source_dir': self._source_dir(config),
       'stages': ('pretrain',),
     }
-    facts = _facts(self._load(wanted))
-    # Where the folder is makes no other teacher; the seed has its own place.
-    del facts['source_dir'], facts['seed']
+    facts = _teacher_facts(self._load(wanted))
     text = json.dumps(facts, sort_keys=True)
     mark = hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
     kind = 'teacher' if actions else 'teacher_action_free'
     folder = self._shared / f'{kind}-{mark}-{seed}'
+    if not folder.exists():
+      # One of an older version may be the same under another mark.
+      for other in sorted(self._shared.glob(f'{kind}-*-{seed}')):
+        if (other / runs.CONFIG).exists():
+          config = ConfigDict(runs.read_config_dict(other))
+          folder = other if _teacher_facts(config) == facts else folder
     if folder not in self._points:
       about = f'of {_short(tuple(config.sources))}'
       self._points[folder] = self._make(
@@ -217,6 +223,14 @@ def _facts(config):
   """
   more = {'steps': config.pretrain.steps, 'episodes': config.collect.episodes}
   return {**runs.fixed(config), **more}
+
+
+def _teacher_facts(config):
+  """What makes another teacher, of one seed."""
+  facts = _facts(config)
+  # Where the datasets are makes no other; the seed has its own place.
+  del facts['source_dir'], facts['seed']
+  return facts
 
 
 def make(

@@ -179,6 +179,7 @@ def _blank(agent, sources):
     action=np.zeros((*lead, agent.action_dim), np.float32),
     reward=np.zeros(lead, np.float32),
     is_first=np.zeros(lead, bool),
+    discount=np.ones(lead, np.float32),
   )
 
 

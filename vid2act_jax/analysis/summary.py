@@ -16,7 +16,10 @@ from vid2act_jax import types
 from vid2act_jax.analysis import drawing
 from vid2act_jax.loops import logger, runs
 
-_LOSSES = 'image_loss kl reward_loss distillation_loss vae_loss'.split()
+_LOSSES = (
+  'image_loss', 'kl', 'reward_loss', 'distillation_loss', 'vae_loss',
+  'discount_loss',
+)  # fmt: skip
 # What an image of 64 x 64 pixels costs at least: its likelihood's constant.
 _LEAST_IMAGE_LOSS = 64 * 64 * 3 * 0.5 * math.log(2 * math.pi)
 

@@ -66,13 +66,18 @@ def build_agent(
     variant: what of the method is used; see `variants.parse`.
 
   Raises:
-    UserError: an unknown convolution form, a horizon below 2, or sizes of the
-      student that the variant cannot start from.
+    UserError: an unknown convolution form, a horizon below 2, a wrong scale of
+      the ends, or sizes of the student that the variant cannot start from.
   """
   if config.behavior.horizon < 2:
     raise UserError(
       f'config.learner.behavior.horizon={config.behavior.horizon}: a return'
       ' needs at least 2 states'
+    )
+  ends = config.scales.discount
+  if not 0 <= ends < float('inf'):
+    raise UserError(
+      f'config.learner.scales.discount={ends}: 0, or the weight of the loss'
     )
   used = tuple(source_action_dims) if variant.pretrained else ()
   pretrained = _teacher(config, used, variant) if variant.pretrained else None
@@ -88,7 +93,7 @@ def build_agent(
       config.student,
       action_dim,
       given=given,
-      ends=config.scales.discount > 0,
+      ends=ends > 0,
     ),
     action_dim=action_dim,
     pretrained=pretrained,

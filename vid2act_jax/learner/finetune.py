@@ -67,12 +67,8 @@ def step(
     agent, state.params['model'], state.teacher, batch, model_keys, axis_name
   )
   new, norms = update_model(agent, state, grads, axis_name)
-  label = None if extra is None else extra.label.reshape(-1)
-  start = jax.tree.map(
-    lambda x: jax.lax.stop_gradient(x.reshape(-1, x.shape[-1])), forward.latent
-  )
   new, behavior_metrics, behavior_norms = behavior_step(
-    agent, new, start, label, behavior_key, axis_name
+    agent, new, start_of(batch, forward, extra), behavior_key, axis_name
   )
   metrics = {**metrics, **behavior_metrics}
   if axis_name:
@@ -224,14 +220,24 @@ def update_model(agent, state, grads, axis_name=None):
   return state, {'model_grad_norm': norm}
 
 
-def behavior_step(agent, state, start, label, key, axis_name=None):
+def start_of(
+  batch: FinetuneBatch, forward: Forward, extra: TransferForward | None
+) -> imagination.Start:
+  """Every state of the target batch, to imagine from: M = B L."""
+  start = imagination.Start(
+    forward.latent, extra and extra.label, batch.target.discount
+  )
+  flat = lambda x: jax.lax.stop_gradient(x.reshape(-1, *x.shape[2:]))
+  return jax.tree.map(flat, start)
+
+
+def behavior_step(agent, state, start, key, axis_name=None):
   """Actor and critic, imagined with the updated model.
 
   Args:
     agent: an `Agent`.
     state: with the model's parameters of this update.
-    start: states to imagine from, [M, ...].
-    label: i32 [M], the domain whose guidance holds, or None.
+    start: `imagination.Start` of M trajectories.
     key: for the noise.
     axis_name: the mapped axis that the states are split over, if any.
 
@@ -247,13 +253,13 @@ def behavior_step(agent, state, start, label, key, axis_name=None):
   state = state.replace(slow_critic=slow)
 
   actor_fn = jax.value_and_grad(actor_loss, argnums=2, has_aux=True)
-  (loss, (metrics, imagined, *goal)), actor_grads = actor_fn(
-    agent, state, state.params['actor'], start, label, key, axis_name
+  (loss, (metrics, imagined, target, weights)), actor_grads = actor_fn(
+    agent, state, state.params['actor'], start, key, axis_name
   )
   feat = jax.lax.stop_gradient(imagined.feat[:-1])
   critic_fn = jax.value_and_grad(critic_loss, argnums=1)
   value_loss, critic_grads = critic_fn(
-    agent, state.params['critic'], feat, *goal
+    agent, state.params['critic'], feat, target, weights
   )
   metrics = {'actor_loss': loss, 'value_loss': value_loss, **metrics}
   norms = {}
@@ -268,7 +274,7 @@ def behavior_step(agent, state, start, label, key, axis_name=None):
 
 
 def actor_loss(
-  agent, state, actor_params, start, label, key, axis_name=None
+  agent, state, actor_params, start, key, axis_name=None
 ) -> tuple[jax.Array, tuple[Metrics, Any, jax.Array, jax.Array]]:
   """Imagines, and scores the actor by λ-returns of the slow critic.
 
@@ -279,15 +285,12 @@ def actor_loss(
   b = agent.behavior
   model = state.params['model']
   imagined = imagination.imagine(
-    agent, model, actor_params, start, label, key, axis_name
+    agent, model, actor_params, start, key, axis_name
   )
   world = model['world_model']
   reward = agent.student.predict_reward(world, imagined.feat)
   value = agent.critic.apply({'params': state.slow_critic}, imagined.feat)
-  discount = jnp.full((b.horizon, 1), b.discount)
-  if agent.student.ends:
-    logit = agent.student.predict_discount(world, imagined.feat)
-    discount = discount * jax.nn.sigmoid(logit)
+  discount = _discounts(agent, world, imagined.feat, start.discount)
   target = returns.lambda_returns(reward, value, discount, b.lambda_)
   weights = returns.discount_weights(jax.lax.stop_gradient(discount))[:-1]
   entropy = dists.entropy(imagined.dist)
@@ -298,8 +301,17 @@ def actor_loss(
     **behavior.reward_spread(reward),
   }
   if agent.student.ends:
-    metrics['imagined_discount'] = discount.mean()
+    metrics['imagined_discount'] = discount[1:].mean()
   return loss, (metrics, imagined, target, weights)
+
+
+def _discounts(agent, world, feat, first):
+  """γ behind every state, [H, M]; [H, 1] where no ends are predicted."""
+  fixed = jnp.full((len(feat), 1), agent.behavior.discount)
+  if not agent.student.ends:
+    return fixed
+  on = jax.nn.sigmoid(agent.student.predict_discount(world, feat[1:]))
+  return fixed * jnp.concatenate([first[None], on])
 
 
 def critic_loss(agent, params, feat, target, weights) -> jax.Array:

@@ -12,6 +12,16 @@ from vid2act_jax.types import Latent, Normal
 
 
 @flax.struct.dataclass
+class Start:
+  """Where M trajectories begin."""
+
+  latent: Latent  # [M, ...]
+  label: jax.Array | None  # i32 [M], the domain whose guidance holds
+  # f32 [M], 0 where the episode has ended; read where ends are predicted
+  discount: jax.Array | None = None
+
+
+@flax.struct.dataclass
 class Imagined:
   """Trajectories of H states from M starts; actions are taken AT a state."""
 
@@ -49,8 +59,7 @@ def imagine(
   agent,
   model,
   actor,
-  start: Latent,
-  label,
+  start: Start,
   key,
   axis_name: str | None = None,
 ) -> Imagined:
@@ -63,12 +72,11 @@ def imagine(
     agent: an `Agent`.
     model: parameters {world_model, transfer}.
     actor: parameters of the actor.
-    start: [M, ...].
-    label: i32 [M], held for the whole rollout, or None.
+    start: of M trajectories; its label is held for all of them.
     key: for the noise.
     axis_name: the mapped axis that the starts are split over, if any.
   """
-  num, horizon = start.deter.shape[0], agent.behavior.horizon
+  num, horizon = start.latent.deter.shape[0], agent.behavior.horizon
   keys = jax.random.split(key, 3)
 
   def draws(draw, key, size):
@@ -102,12 +110,12 @@ def imagine(
   # The last state needs no transition.
   before = jax.tree.map(lambda x: x[:-1], noise)
   at_last = jax.tree.map(lambda x: x[-1], noise)
-  params = model, actor, label
-  track = Track(step, params, start, before)
+  params = model, actor, start.label
+  track = Track(step, params, start.latent, before)
   ((latent, outs),) = scan(track, unroll=agent.student.unroll)
   last = act(params, jax.tree.map(lambda x: x[-1], latent), at_last)
   outs = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), outs, last)
   latent = jax.tree.map(
-    lambda x, xs: jnp.concatenate([x[None], xs]), start, latent
+    lambda x, xs: jnp.concatenate([x[None], xs]), start.latent, latent
   )
   return Imagined(latent, feature(latent), *outs)

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from vid2act_jax.nets.world_model import WorldModel
 from vid2act_jax.types import Params
 
+_OWN = ('discount',)  # Groups that a teacher does not have.
+
 
 def start_from(
   model: WorldModel, fresh: Params, teacher: WorldModel, taught: Params
@@ -24,9 +26,9 @@ def start_from(
     fresh: its initial parameters. Kept are the rows of action dimensions that
       the teacher does not have, and the prediction of ends.
     teacher: the pretrained model, with N domains.
-    taught: its parameters; only the groups in `fresh` are read.
+    taught: its parameters; only groups that `fresh` has, too, are read.
   """
-  out = {name: taught[name] for name in fresh if name != 'discount'}
+  out = {name: taught[name] for name in fresh if name not in _OWN}
   out['encoder'] = _unlabel_encoder(taught['encoder'], teacher.num_domains)
   out['rssm'] = _unlabel_rssm(model, fresh['rssm'], teacher, taught['rssm'])
   # Donated buffers must not alias.

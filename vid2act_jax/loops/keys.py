@@ -1,8 +1,10 @@
 """What the keys of a config decide, for all that compare configs.
 
-A name here stands for a key or for all keys of a section. A key that no tuple
-holds makes another run: it may not change in a run's folder, a report tells
-runs apart by it, and runs of a study that differ in it have the rest in common.
+A name here stands for a key or for all keys of a section. In a run's folder all
+keys but those of WORK and AMOUNT must stay as they are; a report tells runs
+apart by all but those of WORK and TOLD_APART; and in a study those points share
+a dataset that differ in nothing of DATA, and those a teacher that differ in
+nothing of TEACHER but STUDENT_ALONE.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,6 +24,7 @@ WORK = (
   'learner.unroll',
   'learner.cpu_chunk',
   'replay.scratch',
+  'replay.keep_all',
   'collect.workers',
   'pretrain.updates_per_call',
   'pretrain.log_every',
@@ -43,8 +46,26 @@ DATA = (
   'env.size',
   'env.time_limit',
 )
-TEACHER = (*DATA, 'sources', 'learner', 'replay', 'pretrain')
-STUDENT_ALONE = 'learner.student', 'learner.transfer', 'learner.behavior'
+TEACHER = (
+  *DATA,
+  'sources',
+  'learner',
+  'replay.source_gb',
+  'replay.cross_episodes',
+  'pretrain',
+)
+STUDENT_ALONE = (
+  'learner.student',
+  'learner.transfer',
+  'learner.behavior',
+  'learner.scales.discount',
+  'learner.scales.distillation',
+  'learner.scales.vae',
+  'learner.optim.actor_lr',
+  'learner.optim.actor_clip',
+  'learner.optim.critic_lr',
+  'learner.optim.critic_clip',
+)
 # Reports tell these in other words: as groups, as seeds, as the steps done.
 TOLD_APART = (
   'seed',

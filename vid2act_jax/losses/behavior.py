@@ -27,7 +27,8 @@ def actor_loss(
 def critic_loss(
   value: jax.Array, returns: jax.Array, weights: jax.Array
 ) -> jax.Array:
-  """Unit-Gaussian regression of values to returns, all [H - 1, 1 or M]."""
+  """Unit-Gaussian regression of values to returns, [H - 1, M]; weights may be
+  [H - 1, 1]."""
   target = jax.lax.stop_gradient(returns)
   logp = dists.unit_log_prob(value, target, 0)
   return -(weights * logp).mean()

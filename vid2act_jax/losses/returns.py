@@ -22,8 +22,8 @@ def lambda_returns(
   """
 
   def step(future, x):
-    r, v_next, discount = x
-    ret = r + discount * ((1 - lambda_) * v_next + lambda_ * future)
+    r, v_next, after = x
+    ret = r + after * ((1 - lambda_) * v_next + lambda_ * future)
     return ret, ret
 
   xs = (reward[:-1], value[1:], discount[:-1])

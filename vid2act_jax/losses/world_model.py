@@ -91,7 +91,7 @@ def world_model_loss(
     model: the networks; conditioned on `label` if they have domains.
     params: their parameters.
     embed: f32 [B, L, E], what the posterior reads of the frames.
-    batch: [B, L, ...].
+    batch: [B, L, ...]; with its discount where the model predicts ends.
     noise: f32 [B, L, stoch], standard normal, for the posterior's samples.
     scales: weights of the losses.
     balance: KL balance.
@@ -102,7 +102,12 @@ def world_model_loss(
 
   Returns:
     The scaled sum, and metrics with the states of the forward pass.
+
+  Raises:
+    ValueError: the model predicts ends, and the batch does not tell them.
   """
+  if model.ends and batch.discount is None:
+    raise ValueError('Batch.discount is None, but the model predicts ends')
   track = model.prepare(
     params, embed, batch.action, batch.is_first, noise, label
   )

@@ -34,7 +34,7 @@ class MLP(nn.Module):
 
 
 class ScalarHead(nn.Module):
-  """The mean of a unit Gaussian over a scalar: a reward or a value."""
+  """A scalar: the mean of a reward or a value, or the logit of a discount."""
 
   layers: int
   units: int

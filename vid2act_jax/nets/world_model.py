@@ -107,7 +107,7 @@ class Sizes:
   deter: int  # recurrent units
   hidden: int  # hidden units of the recurrent model
   units: int  # hidden units of the heads, the actor and the critic
-  reward_layers: int  # hidden layers of the reward head
+  reward_layers: int  # hidden layers of the heads on features: reward, ends
 
 
 @dataclasses.dataclass(frozen=True)
