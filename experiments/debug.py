@@ -15,7 +15,7 @@ def get_config():
   config.env.update(action_repeat=1, time_limit=20)
   for sizes in (config.learner.teacher, config.learner.student):
     sizes.update(depth=2, stoch=6, deter=16, hidden=16, units=16)
-  config.learner.update(conv='native', cpu_chunk=0)  # Compiles sooner.
+  config.learner.cpu_chunk = 0  # Compiles sooner.
   config.learner.transfer.vae_hidden = 16
   config.learner.behavior.horizon = 5
   config.collect.update(episodes=3, workers=1)

@@ -214,7 +214,7 @@ class TestLook:
     np.testing.assert_array_equal(facts['lengths'], [6, 9, 7])
     np.testing.assert_allclose(facts['returns'], [15, 8036, 12021])
     np.testing.assert_allclose(facts['action_high'], [8 / 256] * 2)
-    assert facts['bytes_held'] == 22 * (4 * 4 * 3 + 2 * 4 + 4 + 1)
+    assert facts['bytes_held'] == 22 * (4 * 4 * 3 + 2 * 4 + 4 + 1 + 4)
     assert facts['successes'] is None and facts['problems'] == []
 
   def test_command(self, tmp_path, capsys):

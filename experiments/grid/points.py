@@ -16,8 +16,6 @@ import json
 import pathlib
 import re
 
-from ml_collections import ConfigDict
-
 from experiments.grid.configs import is_finished, load, override
 from vid2act_jax.loops import inputs, keys, runs
 from vid2act_jax.types import UserError
@@ -165,7 +163,8 @@ class Plan:
     folder = 'collect-' + re.sub(r'[^\w.@=+,-]', '_', task)
     point = self._make('datasets', self._shared / folder, wanted, (), task)
     other = self._points.setdefault(point.workdir, point)
-    if _facts(other.config) != _facts(point.config):
+    one, two = (_facts(runs.as_dict(p.config)) for p in (other, point))
+    if one != two:
       raise UserError(
         f'the study wants the dataset {task} in two ways: points that share a'
         f' source may not differ in any of {", ".join(keys.DATA)}'
@@ -183,23 +182,28 @@ class Plan:
       'source_dir': self._source_dir(config),
       'stages': ('pretrain',),
     }
-    facts = _teacher_facts(self._load(wanted))
-    text = json.dumps(facts, sort_keys=True)
-    mark = hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
     kind = 'teacher' if actions else 'teacher_action_free'
-    folder = self._shared / f'{kind}-{mark}-{seed}'
-    if not folder.exists():
-      # One of an older version may be the same under another mark.
-      for other in sorted(self._shared.glob(f'{kind}-*-{seed}')):
-        if (other / runs.CONFIG).exists():
-          config = ConfigDict(runs.read_config_dict(other))
-          folder = other if _teacher_facts(config) == facts else folder
+    folder = self._teacher_folder(kind, seed, self._load(wanted))
     if folder not in self._points:
       about = f'of {_short(tuple(config.sources))}'
       self._points[folder] = self._make(
         'teachers', folder, wanted, needs, about
       )
     return self._points[folder]
+
+  def _teacher_folder(self, kind, seed, config):
+    facts = _teacher_facts(runs.as_dict(config))
+    text = json.dumps(facts, sort_keys=True)
+    mark = hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
+    folder = self._shared / f'{kind}-{mark}-{seed}'
+    if folder.exists():
+      return folder
+    # One of an older version may be the same under another mark.
+    for other in sorted(self._shared.glob(f'{kind}-*-{seed}')):
+      if (other / runs.CONFIG).exists():
+        if _teacher_facts(runs.read_config_dict(other)) == facts:
+          return other
+    return folder
 
   def _make(self, kind, workdir, wanted, needs, about):
     arguments = self._arguments(wanted)
@@ -216,21 +220,19 @@ class Plan:
     return (*common, *own)
 
 
-def _facts(config):
-  """What makes another dataset or teacher: also how much it is made from.
+def _facts(tree):
+  """Of a config, what makes another dataset or teacher.
 
-  A run may be made longer in its folder, but is another one then.
+  How much it is made from is part of it: a run may be made longer in its
+  folder, but is another one then.
   """
-  more = {'steps': config.pretrain.steps, 'episodes': config.collect.episodes}
-  return {**runs.fixed(config), **more}
+  return keys.without(tree, (*keys.WORK, 'finetune.env_steps'))
 
 
-def _teacher_facts(config):
-  """What makes another teacher, of one seed."""
-  facts = _facts(config)
-  # Where the datasets are makes no other; the seed has its own place.
-  del facts['source_dir'], facts['seed']
-  return facts
+def _teacher_facts(tree):
+  """Of one seed. Where the datasets are makes no other teacher."""
+  facts = _facts(tree)
+  return {k: v for k, v in facts.items() if k not in ('source_dir', 'seed')}
 
 
 def make(

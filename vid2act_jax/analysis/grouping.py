@@ -53,13 +53,12 @@ def group(found: list[Run]) -> tuple[Groups, list[str]]:
 
 def _labels(variant, members):
   """A label for each of the runs of one task and variant."""
-  leaves = [keys.leaves(run.config) for run in members]
+  leaves = [keys.without(run.config, _ASIDE) for run in members]
   # What only some versions of the code have is no difference.
   common = set.intersection(*map(set, leaves))
   texts = {
     key: [json.dumps(tree[key], sort_keys=True) for tree in leaves]
     for key in sorted(common)
-    if not keys.within(key, _ASIDE)
   }
   texts = {key: told for key, told in texts.items() if len(set(told)) > 1}
   names = collections.Counter(key.split('.')[-1] for key in texts)

@@ -102,6 +102,13 @@ def _leaves(tree, prefix, levels) -> Iterator:
     yield from _leaves(value, f'{prefix}{key}.', levels - 1)
 
 
+def without(tree: dict, names: Iterable[str]) -> dict:
+  """What `leaves` has but for the keys that names stand for."""
+  return {
+    key: value for key, value in leaves(tree).items() if not within(key, names)
+  }
+
+
 def add_later(tree: dict) -> None:
   """Gives an older run's config, nested dicts, the keys that came later."""
   for name, value in _LATER.items():

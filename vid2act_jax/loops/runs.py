@@ -58,7 +58,7 @@ def differences(workdir: pathlib.Path, config) -> list[str]:
   """
   if not (workdir / CONFIG).exists():
     return []
-  old, new = _fixed(read_config_dict(workdir)), fixed(config)
+  old, new = _fixed(read_config_dict(workdir)), _fixed(as_dict(config))
   return [
     f'{key}: {old.get(key)!r} there, {new.get(key)!r} now'
     for key in {**old, **new}
@@ -66,19 +66,13 @@ def differences(workdir: pathlib.Path, config) -> list[str]:
   ]
 
 
-def fixed(config) -> dict:
-  """{key: value} of what may not change between two starts in one folder."""
-  # Through JSON, as the file: tuples become lists.
-  return _fixed(json.loads(json.dumps(config.to_dict())))
+def as_dict(config) -> dict:
+  """A config as `read_config_dict` would have it: tuples are lists."""
+  return json.loads(json.dumps(config.to_dict()))
 
 
 def _fixed(tree):
-  free = (*keys.WORK, *keys.AMOUNT)
-  return {
-    key: value
-    for key, value in keys.leaves(tree).items()
-    if not keys.within(key, free)
-  }
+  return keys.without(tree, (*keys.WORK, *keys.AMOUNT))
 
 
 def cache_compilations() -> None:
