@@ -3,8 +3,9 @@
   pip install -e '.[gym]'
   python -m experiments.run --config=experiments/gym_cartpole.py
 
-Without sources. Every step pays 1 until the pole falls, so that rewards alone
-say nothing about what to do: the model has to predict where episodes end.
+Without sources. Every step pays 1 until the pole falls, so what there is to
+learn is where episodes end. Seed 0 had the 500 that are to be had in each
+evaluation from 10k env steps on.
 """
 
 from experiments import learning_check
