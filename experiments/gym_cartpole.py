@@ -3,9 +3,9 @@
   pip install -e '.[gym]'
   python -m experiments.run --config=experiments/gym_cartpole.py
 
-Without sources. Every step pays 1 until the pole falls, so what there is to
-learn is where episodes end. Seed 0 had the 500 that are to be had in each
-evaluation from 10k env steps on.
+Without sources, and with ends that are predicted. Seed 0 had the 500 that are
+to be had in each evaluation from 10k env steps on (random: 19); so it had at
+10k without the prediction, a little later on the way there.
 """
 
 from experiments import learning_check
