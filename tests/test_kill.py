@@ -24,7 +24,10 @@ def reference(tmp_path_factory):
   'number, kinds',
   [
     (signal.SIGKILL, ['episode', 'checkpoint', 'random']),
-    (signal.SIGTERM, ['random', 'random']),
+    # By default, tests/test_run.py and test_launch.py ask runs to stop.
+    pytest.param(
+      signal.SIGTERM, ['random', 'random'], marks=pytest.mark.nightly
+    ),
   ],
 )
 def test_killed_runs_end_as_those_left_alone(
