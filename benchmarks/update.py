@@ -20,6 +20,7 @@ from benchmarks import measure
 from experiments import base, quickstart
 from vid2act_jax import learner
 from vid2act_jax.learner import finetune, teachers
+from vid2act_jax.nets import world_model
 from vid2act_jax.types import Batch, FinetuneBatch
 
 PRESETS = {'full': base, 'quickstart': quickstart}
@@ -108,7 +109,9 @@ def make_parts(agent, state, batch, key):
   """The parts of an update as (function, arguments), by name."""
 
   def view(teacher, batch):
-    return teachers.observe(agent, teacher, batch, key)
+    track = teachers.prepare(agent, teacher, batch, key)
+    ((latent, _),) = world_model.run(track)
+    return teachers.view(agent, batch, latent)
 
   def model(params, teacher, batch):
     grad_fn = jax.grad(finetune.model_loss, argnums=1, has_aux=True)

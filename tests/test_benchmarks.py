@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import kernels, update
 from experiments import base
+from tests import small
 from vid2act_jax import learner
 from vid2act_jax.nets import conv
 
@@ -49,6 +50,20 @@ def test_an_update_has_128_steps():
     # Embedding: every frame of 5 batches, under 4 labels or its own.
     expected = {'none': 1.8e12, 'float16': 1.2e12}[kept]
     assert operations == pytest.approx(expected, rel=0.1)
+
+
+def test_the_parts_of_an_update():
+  s = small.setup()
+
+  def outputs(state, batch):
+    parts = update.make_parts(s.agent, state, batch, small.KEY)
+    return {name: fn(*inputs) for name, (fn, inputs) in parts.items()}
+
+  found = jax.eval_shape(outputs, s.state, s.batch)
+  assert set(found) == {'model', 'behavior', 'teachers'}
+  assert found['teachers'].target.shape == (2, 2, 6, s.agent.teacher.feat_dim)
+  new, *_ = found['behavior']
+  assert jax.tree.structure(new) == jax.tree.structure(s.state)
 
 
 _HLO = """HloModule jit_update, is_scheduled=true
