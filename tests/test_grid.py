@@ -421,13 +421,8 @@ def test_what_makes_no_other_dataset_or_teacher_may_differ(tmp_path):
   kinds = [p.kind for p in found]
   # The KL's scale is the teacher's as well.
   assert kinds.count('datasets') == 2 and kinds.count('teachers') == 2
-  assert [p.config.env.num for p in found if p.kind == 'runs'] == [
-    1,
-    2,
-    1,
-    1,
-    1,
-  ]
+  numbers = [p.config.env.num for p in found if p.kind == 'runs']
+  assert numbers == [1, 2, 1, 1, 1]
 
 
 def test_a_teacher_with_another_mark_is_found(tmp_path):

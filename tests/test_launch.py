@@ -192,6 +192,10 @@ def test_slurm_dry_run(tmp_path):
       ['experiments/debug.py', '--', '--config.no=1'],
       "--config.no=1: the config has no key 'no'",
     ),
+    (
+      ['experiments/debug.py', '--', '--config.learner.scales.discont=1'],
+      "discont=1: the config has no key 'discont'; did you mean 'discount'?",
+    ),
     (['experiments/debug.py', '--', '--workdir=x'], 'cannot stand behind --'),
     (['experiments/debug.py', 'experiments/debug.py'], 'would both run in'),
     (['experiments/debug.py', '--local', '--nodes', '2'], 'multiprocess.sh'),
