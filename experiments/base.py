@@ -147,7 +147,7 @@ def _learner():
       # Steps in time that are compiled in a row, with a gradient parallel in
       # time; 0: one by one. -1: 10 on GPU and TPU, 0 on CPU.
       'unroll': -1,
-      'cpu_chunk': 50,  # images at a time through the networks on CPU; 0: all
+      'cpu_chunk': 20,  # images at a time through the networks on CPU; 0: all
     }
   )
 

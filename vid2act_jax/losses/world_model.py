@@ -141,10 +141,11 @@ def world_model_loss(
 def _image_log_prob(model, params, feat, images) -> jax.Array:
   """Mean over the frames; decoded images live for one chunk only."""
 
-  def fn(params, feat, image):
-    mean = model.decoder.apply({'params': params}, feat)
+  def fn(params, x, image):
+    mean = model.decode_rest(params, x)
     return dists.unit_log_prob(mean, image.astype(jnp.float32) / 255 - 0.5, 3)
 
   feat, images = (x.reshape(-1, *x.shape[2:]) for x in (feat, images))
-  total = sum_chunks(fn, model.chunk, params['decoder'], feat, images)
-  return total / len(feat)
+  params = {'decoder': params['decoder']}
+  first = model.decode_first(params, feat)
+  return sum_chunks(fn, model.chunk, params, first, images) / len(feat)

@@ -8,10 +8,11 @@ gradient of its kernel is the one that libraries have, that of a convolution.
 
 `subpixel` is for CPU, where XLA's strided and dilated convolutions, and above
 all their weight gradients, are many times slower than a matrix product. There a
-stride of two becomes a rearrangement of pixels around one convolution of stride
-one, whose weight gradient is written as matrix products; and a convolution that
-makes pictures smaller is, forward, one product with the pixels under all taps
-side by side.
+convolution is one product with the pixels under all taps side by side, and so
+are its weight gradient and the input's gradient of a transposed convolution. A
+transposed convolution is one of stride one, whose channels become blocks of
+2 x 2 pixels. Pixels side by side take many times a picture's memory: they are
+fast for as few pictures at a time as fit the caches.
 """
 
 import jax
@@ -19,7 +20,6 @@ import jax.numpy as jnp
 
 FORMS = ('native', 'subpixel')
 _DIMS = ('NHWC', 'HWIO', 'NHWC')
-_FEW = 16  # Channels up to which a product with them is slow on a CPU.
 _PICTURE = 4  # Channels up to which a convolution of them is slow on a GPU.
 
 
@@ -34,7 +34,7 @@ def conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
   Returns:
     [M, S', S', D] with S' = (S - k) // 2 + 1.
   """
-  return (_native if form == 'native' else _conv_stride_two)(x, kernel)
+  return (_native if form == 'native' else _conv_columns)(x, kernel)
 
 
 @jax.custom_vjp
@@ -70,25 +70,7 @@ def _native(x, kernel):
   more = (0, _PICTURE - x.shape[-1])
   x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), more))
   kernel = jnp.pad(kernel, ((0, 0), (0, 0), more, (0, 0)))
-  return _correlate(*_to_blocks(x, kernel))
-
-
-@jax.custom_vjp
-def _conv_stride_two(x, kernel):
-  return _product(x, kernel)
-
-
-def _stride_two_forward(x, kernel):
-  return _product(x, kernel), (x, kernel)
-
-
-def _stride_two_backward(residuals, grad):
-  # Of a convolution with a stride of one, over blocks of 2 x 2 pixels.
-  blocks, spread = jax.vjp(_to_blocks, *residuals)
-  return spread(_backward(blocks, grad))
-
-
-_conv_stride_two.defvjp(_stride_two_forward, _stride_two_backward)
+  return _correlate(*_to_blocks(x, kernel), 1)
 
 
 def _to_blocks(x, kernel):
@@ -124,18 +106,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
     return (x.reshape(m, c) @ kernel).reshape(m, k, k, out)
   if form == 'native':
     return _native_transpose(x, kernel.swapaxes(2, 3))
-  half = (k + 1) // 2
-  odd = k % 2
-  kernel = jnp.pad(kernel, ((0, odd), (0, odd), (0, 0), (0, 0)))
-  # Each of the four output phases is a convolution with every second tap.
-  kernel = kernel.reshape(half, 2, half, 2, c, out)[::-1, :, ::-1]
-  kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(half, half, c, 4 * out)
-  margin = (half - 1, half - 1)
-  y = _conv_unit_stride(jnp.pad(x, ((0, 0), margin, margin, (0, 0))), kernel)
-  grid = y.shape[1]
-  y = y.reshape(m, grid, grid, 2, 2, out).transpose(0, 1, 3, 2, 4, 5)
-  stop = 2 * (size - 1) + k
-  return y.reshape(m, 2 * grid, 2 * grid, out)[:, :stop, :stop]
+  return _transpose_subpixel(x, kernel)
 
 
 @jax.custom_vjp
@@ -160,63 +131,91 @@ def _native_transpose_backward(residuals, grad):
 _native_transpose.defvjp(_native_transpose_forward, _native_transpose_backward)
 
 
-@jax.custom_vjp
-def _conv_unit_stride(x, kernel):
-  return _correlate(x, kernel)
-
-
-def _forward(x, kernel):
-  return _correlate(x, kernel), (x, kernel)
-
-
-def _backward(residuals, grad):
-  x, kernel = residuals
-  k = kernel.shape[0]
-  margin = (k - 1, k - 1)
-  padded = jnp.pad(grad, ((0, 0), margin, margin, (0, 0)))
-  flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-  return _correlate(padded, flipped), _kernel_grad(x, grad, k)
-
-
-_conv_unit_stride.defvjp(_forward, _backward)
-
-
-def _product(x, kernel):
-  """[M, S, S, C], [k, k, C, D] -> [M, G, G, D], G = (S - k) // 2 + 1."""
-  k, out = kernel.shape[0], kernel.shape[3]
-  grid = (x.shape[1] - k) // 2 + 1
-  span = 2 * grid - 1
-  taps = [
-    x[:, i : i + span : 2, j : j + span : 2] for i in range(k) for j in range(k)
-  ]
-  columns = jnp.concatenate(taps, -1)
-  rows = columns.reshape(-1, columns.shape[-1])
-  return (rows @ kernel.reshape(-1, out)).reshape(-1, grid, grid, out)
-
-
-def _correlate(x, kernel, stride=1):
+def _correlate(x, kernel, stride):
   """[M, S, S, C], [k, k, C, D] -> [M, G, G, D], G = (S - k) // stride + 1."""
   return jax.lax.conv_general_dilated(
     x, kernel, (stride, stride), 'VALID', dimension_numbers=_DIMS
   )
 
 
-def _kernel_grad(x, grad, k):
-  """The gradient [k, k, C, D] of x [M, S, S, C] and grad [M, G, G, D]."""
-  grid, c, d = grad.shape[1], x.shape[-1], grad.shape[-1]
+@jax.custom_vjp
+def _conv_columns(x, kernel):
+  """The convolution as one product."""
+  k, out = kernel.shape[0], kernel.shape[3]
+  columns = _columns(x, k)
+  return _matmul(columns, kernel.reshape(-1, out))
+
+
+def _columns_forward(x, kernel):
+  return _conv_columns(x, kernel), (x, kernel)
+
+
+def _columns_backward(residuals, grad):
+  x, kernel = residuals
+  x_grad = _transpose_subpixel(grad, kernel.swapaxes(2, 3))
+  missed = x.shape[1] - x_grad.shape[1]  # Last rows that no tap has reached.
+  margin = (0, missed)
+  x_grad = jnp.pad(x_grad, ((0, 0), margin, margin, (0, 0)))
+  kernel_grad = _kernel_grad(grad, _columns(x, kernel.shape[0]))
+  return x_grad, kernel_grad.reshape(-1, *kernel.shape[:3]).transpose(
+    1, 2, 3, 0
+  )
+
+
+_conv_columns.defvjp(_columns_forward, _columns_backward)
+
+
+@jax.custom_vjp
+def _transpose_subpixel(x, kernel):
+  """The transposed convolution as one of stride one."""
+  k, out = kernel.shape[0], kernel.shape[3]
+  m, size, _, c = x.shape
+  half = (k + 1) // 2
+  odd = k % 2
+  kernel = jnp.pad(kernel, ((0, odd), (0, odd), (0, 0), (0, 0)))
+  # Each of the four output phases is a convolution with every second tap.
+  kernel = kernel.reshape(half, 2, half, 2, c, out)[::-1, :, ::-1]
+  kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(half, half, c, 4 * out)
+  margin = (half - 1, half - 1)
+  y = _correlate(jnp.pad(x, ((0, 0), margin, margin, (0, 0))), kernel, 1)
+  grid = y.shape[1]
+  y = y.reshape(m, grid, grid, 2, 2, out).transpose(0, 1, 3, 2, 4, 5)
+  stop = 2 * (size - 1) + k
+  return y.reshape(m, 2 * grid, 2 * grid, out)[:, :stop, :stop]
+
+
+def _subpixel_forward(x, kernel):
+  return _transpose_subpixel(x, kernel), (x, kernel)
+
+
+def _subpixel_backward(residuals, grad):
+  x, kernel = residuals
+  k, _, c, out = kernel.shape
+  columns = _columns(grad, k)  # for both gradients
+  x_grad = _matmul(columns, kernel.transpose(0, 1, 3, 2).reshape(-1, c))
+  kernel_grad = _kernel_grad(x, columns)
+  return x_grad, kernel_grad.reshape(c, k, k, out).transpose(1, 2, 0, 3)
+
+
+_transpose_subpixel.defvjp(_subpixel_forward, _subpixel_backward)
+
+
+def _columns(x, k):
+  """The pixels under k x k taps: [M, S, S, C] -> [M, G, G, k k C]."""
+  span = (x.shape[1] - k) // 2 * 2 + 1
+  taps = [
+    x[:, i : i + span : 2, j : j + span : 2] for i in range(k) for j in range(k)
+  ]
+  return jnp.concatenate(taps, -1)
+
+
+def _matmul(x, matrix):
+  """[M, G, G, C] @ [C, D] -> [M, G, G, D], as a product of two matrices."""
+  y = x.reshape(-1, x.shape[-1]) @ matrix
+  return y.reshape(*x.shape[:-1], -1)
+
+
+def _kernel_grad(small, columns):
+  """[M, G, G, D], [M, G, G, k k C] -> [D, k k C]; faster so than transposed."""
   rows = lambda x: x.reshape(-1, x.shape[-1])
-  if d > _FEW:
-    # A product for each tap; this way round it measured faster.
-    taps = [
-      (rows(grad).T @ rows(x[:, i : i + grid, j : j + grid])).T
-      for i in range(k)
-      for j in range(k)
-    ]
-    return jnp.stack(taps).reshape(k, k, c, d)
-  # So few columns make a slow product: those of a row of taps side by side.
-  margin = ((0, 0), (0, 0), (k - 1, k - 1), (0, 0))
-  padded, size = jnp.pad(grad, margin), x.shape[2]
-  shifted = [padded[:, :, k - 1 - j : k - 1 - j + size] for j in range(k)]
-  wide = rows(jnp.concatenate(shifted, -1))
-  taps = [rows(x[:, i : i + grid]).T @ wide for i in range(k)]
-  return jnp.stack(taps).reshape(k, c, k, d).swapaxes(1, 2)
+  return rows(small).T @ rows(columns)

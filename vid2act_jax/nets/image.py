@@ -94,10 +94,18 @@ class Decoder(nn.Module):
 
   def __call__(self, feat: jax.Array) -> jax.Array:
     """[M, F] -> mean of the pixels f32 [M, 64, 64, 3], u8/255 - 0.5."""
-    x = self.inp(feat)[:, None, None]
-    for i, layer in enumerate(self.layers):
-      kernel, bias = layer.cast(self.dtype)
-      x = conv.conv_transpose(x, kernel, self.form)
-      x = conv.add_bias(x, bias)
-      x = elu(x) if i < len(self.layers) - 1 else x
+    return self.rest(self.first(feat))
+
+  def first(self, feat: jax.Array) -> jax.Array:
+    """What is a product of matrices: [M, F] -> [M, 5, 5, 4 depth]."""
+    return self._layer(0, self.inp(feat)[:, None, None])
+
+  def rest(self, x: jax.Array) -> jax.Array:
+    """All that comes after `first`."""
+    for i in range(1, len(self.layers)):
+      x = self._layer(i, elu(x))
     return x.astype(jnp.float32)
+
+  def _layer(self, i, x):
+    kernel, bias = self.layers[i].cast(self.dtype)
+    return conv.add_bias(conv.conv_transpose(x, kernel, self.form), bias)

@@ -276,9 +276,18 @@ class WorldModel:
 
   def decode(self, params, feat: jax.Array) -> jax.Array:
     """[..., F] -> mean image [..., 64, 64, 3] in units of u8/255 - 0.5."""
-    fn = lambda x: self.decoder.apply({'params': params['decoder']}, x)
-    out = map_chunks(fn, self.chunk, feat.reshape(-1, feat.shape[-1]))
+    first = self.decode_first(params, feat.reshape(-1, feat.shape[-1]))
+    fn = lambda x: self.decode_rest(params, x)
+    out = map_chunks(fn, self.chunk, first)
     return out.reshape(*feat.shape[:-1], *out.shape[1:])
+
+  def decode_first(self, params, feat: jax.Array) -> jax.Array:
+    """[M, F] -> what `decode_rest` goes on with: fast for all M at once."""
+    return self._decoder(params, 'first', feat)
+
+  def decode_rest(self, params, x: jax.Array) -> jax.Array:
+    """-> mean image [M, 64, 64, 3]: fast for `chunk` at a time."""
+    return self._decoder(params, 'rest', x)
 
   def predict_reward(self, params, feat: jax.Array) -> jax.Array:
     """[..., F] -> mean reward [...]."""
@@ -287,6 +296,9 @@ class WorldModel:
   def predict_discount(self, params, feat: jax.Array) -> jax.Array:
     """[..., F] -> logit [...] of the discount: that no true end is here."""
     return self.discount.apply({'params': params['discount']}, feat)
+
+  def _decoder(self, params, method, x):
+    return self.decoder.apply({'params': params['decoder']}, x, method=method)
 
   def _rssm(self, params, method, *args):
     return self.rssm.apply({'params': params['rssm']}, *args, method=method)
