@@ -47,11 +47,12 @@ KINDS = {
 }
 
 
-def measure(command: str) -> dict:
+def measure(command: str, commit: str) -> dict:
   """Runs one; its figures, or what it said where it failed or tells none.
 
   Args:
     command: of the shell.
+    commit: what is measured.
   """
   env = dict(os.environ)
   if 'check_parity' in command:
@@ -61,7 +62,7 @@ def measure(command: str) -> dict:
     command, shell=True, env=env, capture_output=True, text=True
   )
   out = {'command': command.replace(sys.executable, 'python')}
-  out['commit'] = runs.commit()
+  out['commit'] = commit
   if done.returncode:
     return {**out, 'failed': done.stderr.strip().splitlines()[-5:]}
   for line in done.stdout.splitlines():
@@ -85,12 +86,13 @@ def main():
     commands['beside'] = args.beside
   path = RESULTS / f'{args.kind}.json'
   results = json.loads(path.read_text()) if path.exists() else {}
-  failed = []
+  # Of before: results that are written are a change of the tree, too.
+  failed, commit = [], runs.commit()
   for name, command in commands.items():
     if args.only and name not in args.only and name != 'beside':
       continue
     print(f'{name}: {command}', flush=True)
-    results[name] = measure(command)
+    results[name] = measure(command, commit)
     print(json.dumps(results[name]), flush=True)
     failed += [name] if 'failed' in results[name] else []
     path.write_text(json.dumps(results, indent=2) + '\n')
