@@ -7,7 +7,12 @@ import pytest
 
 from tests import small
 from vid2act_jax.nets import conv, dists, image, rssm
-from vid2act_jax.nets.world_model import Sizes, WorldModel, map_chunks
+from vid2act_jax.nets.world_model import (
+  Sizes,
+  WorldModel,
+  map_chunks,
+  sum_chunks,
+)
 from vid2act_jax.types import Latent
 
 _DIMS = ('NHWC', 'HWIO', 'NHWC')
@@ -240,3 +245,34 @@ def test_chunks_make_no_difference(rows, chunk):
   ours = map_chunks(fn, chunk, x, y)
   jax.tree.map(_close, ours, expected)
   assert max(sizes) <= (chunk or rows)
+
+
+@pytest.mark.parametrize(
+  'rows, chunk', [(7, 3), (12, 5), (12, 4), (6, 0), (5, 9)]
+)
+def test_chunks_make_no_difference_to_gradients(rows, chunk):
+  """Of a decoder whose first layers run before, for all rows at once."""
+  model = WorldModel(_SIZES, action_dim=1, form='subpixel', chunk=chunk)
+  feat, images = _normal(rows, model.feat_dim), _normal(rows, 64, 64, 3)
+  shapes = jax.eval_shape(model.decoder.init, jax.random.key(0), feat)
+  params = {'decoder': small.fill(shapes)['params']}
+
+  def fn(params, x, images):
+    return jnp.square(model.decode_rest(params, x) - images).sum((1, 2, 3))
+
+  def ours(params, feat):
+    first = model.decode_first(params, feat)
+    # A factor, as losses have one.
+    return 3 * sum_chunks(fn, chunk, params, first, images)
+
+  def expected(params, feat):
+    mean = model.decoder.apply({'params': params['decoder']}, feat)
+    return 3 * jnp.square(mean - images).sum()
+
+  run = lambda fn: small.jit(jax.value_and_grad(fn, (0, 1)))(params, feat)
+  value, grads = run(ours)
+  true_value, true_grads = run(expected)
+  _close(value, true_value)
+  _close(ours(params, feat), true_value)  # Without a gradient, in other code.
+  jax.tree.map(_close, grads, true_grads)
+  assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(true_grads))

@@ -142,8 +142,7 @@ def _correlate(x, kernel, stride):
 def _conv_columns(x, kernel):
   """The convolution as one product."""
   k, out = kernel.shape[0], kernel.shape[3]
-  columns = _columns(x, k)
-  return _matmul(columns, kernel.reshape(-1, out))
+  return _matmul(_columns(x, k), kernel.reshape(-1, out))
 
 
 def _columns_forward(x, kernel):
@@ -152,14 +151,13 @@ def _columns_forward(x, kernel):
 
 def _columns_backward(residuals, grad):
   x, kernel = residuals
+  k = kernel.shape[0]
   x_grad = _transpose_subpixel(grad, kernel.swapaxes(2, 3))
-  missed = x.shape[1] - x_grad.shape[1]  # Last rows that no tap has reached.
-  margin = (0, missed)
+  # The last rows and columns that no tap has reached.
+  margin = (0, x.shape[1] - x_grad.shape[1])
   x_grad = jnp.pad(x_grad, ((0, 0), margin, margin, (0, 0)))
-  kernel_grad = _kernel_grad(grad, _columns(x, kernel.shape[0]))
-  return x_grad, kernel_grad.reshape(-1, *kernel.shape[:3]).transpose(
-    1, 2, 3, 0
-  )
+  kernel_grad = _kernel_grad(grad, _columns(x, k), k)
+  return x_grad, kernel_grad.transpose(1, 2, 3, 0)
 
 
 _conv_columns.defvjp(_columns_forward, _columns_backward)
@@ -190,11 +188,10 @@ def _subpixel_forward(x, kernel):
 
 def _subpixel_backward(residuals, grad):
   x, kernel = residuals
-  k, _, c, out = kernel.shape
+  k, c = kernel.shape[0], kernel.shape[2]
   columns = _columns(grad, k)  # for both gradients
-  x_grad = _matmul(columns, kernel.transpose(0, 1, 3, 2).reshape(-1, c))
-  kernel_grad = _kernel_grad(x, columns)
-  return x_grad, kernel_grad.reshape(c, k, k, out).transpose(1, 2, 0, 3)
+  x_grad = _matmul(columns, kernel.swapaxes(2, 3).reshape(-1, c))
+  return x_grad, _kernel_grad(x, columns, k).transpose(1, 2, 0, 3)
 
 
 _transpose_subpixel.defvjp(_subpixel_forward, _subpixel_backward)
@@ -215,7 +212,8 @@ def _matmul(x, matrix):
   return y.reshape(*x.shape[:-1], -1)
 
 
-def _kernel_grad(small, columns):
-  """[M, G, G, D], [M, G, G, k k C] -> [D, k k C]; faster so than transposed."""
+def _kernel_grad(small, columns, k):
+  """[M, G, G, D], [M, G, G, k k C] -> [D, k, k, C]: fastest in this order."""
   rows = lambda x: x.reshape(-1, x.shape[-1])
-  return rows(small).T @ rows(columns)
+  product = rows(small).T @ rows(columns)
+  return product.reshape(len(product), k, k, -1)
