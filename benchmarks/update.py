@@ -141,9 +141,13 @@ def measure_update(args) -> dict:
   c.behavior.horizon = args.horizon or c.behavior.horizon
   c.dtype = args.dtype
   variant = learner.parse('vid2act' if args.domains else 'dreamerv2')
-  agent = learner.build_agent(
-    c, _ACTIONS, (_ACTIONS,) * args.domains, variant=variant
-  )
+
+  def build(config):
+    return learner.build_agent(
+      config, _ACTIONS, (_ACTIONS,) * args.domains, variant=variant
+    )
+
+  agent = build(c)
   key = jax.random.key(0)
   teacher = agent.teacher and jax.jit(agent.teacher.init)(key)
   state = jax.jit(agent.init)(key, teacher)
@@ -154,9 +158,12 @@ def measure_update(args) -> dict:
     args.embeddings,
   )
   step = jax.jit(agent.finetune_step, donate_argnums=0)
-  operations, steps = count(jax.make_jaxpr(agent.finetune_step)(
-    state, batch, key
-  ).jaxpr)  # fmt: skip
+  program = lambda agent: jax.make_jaxpr(agent.finetune_step)(state, batch, key)
+  operations, _ = count(program(agent).jaxpr)
+  # Neither a CPU's chunks nor steps that an accelerator has compiled in a row
+  # change how many there are.
+  c.update(cpu_chunk=0, unroll=0)
+  _, steps = count(program(build(c)).jaxpr)
   started = time.perf_counter()
   compiled = step.lower(state, batch, key).compile()
   figures = {'compile_s': time.perf_counter() - started}

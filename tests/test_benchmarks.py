@@ -9,6 +9,7 @@ from experiments import base
 from tests import small
 from vid2act_jax import learner
 from vid2act_jax.nets import conv
+from vid2act_jax.nets.picture import Picture
 
 
 def count(fn, *args):
@@ -18,10 +19,11 @@ def count(fn, *args):
 def test_operations():
   x = jnp.ones((3, 5))
   assert count(lambda x: x @ jnp.ones((5, 7)), x) == (2 * 3 * 5 * 7, 0)
-  image, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((4, 4, 4, 6))
-  taps = 2 * 2 * 3 * 3 * 6 * (4 * 4 * 4)
+  image, kernel = jnp.ones((2, 8, 8, 5)), jnp.ones((4, 4, 5, 6))
+  taps = 2 * 2 * 3 * 3 * 6 * (4 * 4 * 5)
   for form in conv.FORMS:
-    found, steps = count(lambda x, f=form: conv.conv(x, kernel, f), image)
+    fn = lambda x, form=form: conv.conv(Picture.of(x), kernel, form).x
+    found, steps = count(fn, image)
     assert (found, steps) == (taps, 0)
 
 

@@ -311,8 +311,10 @@ def test_a_wrong_convolution_is_seen(monkeypatch):
   real = update.conv.conv
 
   def broken(scale):
-    return lambda x, k, form: (
-      real(x, k, form) * (scale if form == 'native' else 1)
+    wrong = lambda x: x * scale
+    right = lambda x: x
+    return lambda x, kernel, form: real(x, kernel, form).map(
+      wrong if form == 'native' else right
     )
 
   monkeypatch.setattr(update.conv, 'conv', broken(1.01))

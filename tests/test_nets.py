@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests import small
-from vid2act_jax.nets import conv, dists, image, rssm
+from vid2act_jax.nets import conv, dense, dists, image, rssm
+from vid2act_jax.nets.picture import Picture
 from vid2act_jax.nets.world_model import (
   Sizes,
   WorldModel,
@@ -37,22 +38,26 @@ def _close(ours, expected, tolerance=1e-5):
   assert error <= tolerance * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize('size', [64, 31, 14, 6])
-def test_conv_forms_agree(size):
-  _forms_agree(conv.conv, _normal(2, size, size, 3), _normal(4, 4, 3, 5))
+@pytest.mark.parametrize('channels', [3, 6])
+@pytest.mark.parametrize('size', [64, 62, 31, 14, 6])
+def test_conv_forms_agree(size, channels):
+  inputs = _normal(2, size, size, channels), _normal(4, 4, channels, 5)
+  _forms_agree(conv.conv, *inputs)
 
 
+@pytest.mark.parametrize('channels', [3, 6])
 @pytest.mark.parametrize('kernel', [5, 6])
 @pytest.mark.parametrize('size', [1, 5, 13, 30])
-def test_conv_transpose_forms_agree(size, kernel):
-  inputs = _normal(2, size, size, 3), _normal(kernel, kernel, 3, 5)
+def test_conv_transpose_forms_agree(size, kernel, channels):
+  inputs = _normal(2, size, size, 5), _normal(kernel, kernel, 5, channels)
   _forms_agree(conv.conv_transpose, *inputs)
 
 
 def _forms_agree(fn, x, kernel):
   def run(form):
-    loss = lambda x, kernel: jnp.sin(fn(x, kernel, form)).sum()
-    both = lambda *args: (fn(*args, form), jax.grad(loss, (0, 1))(*args))
+    pixels = lambda x, kernel: fn(Picture.of(x), kernel, form).pixels()
+    loss = lambda x, kernel: jnp.sin(pixels(x, kernel)).sum()
+    both = lambda *args: (pixels(*args), jax.grad(loss, (0, 1))(*args))
     return small.jit(both)(x, kernel)
 
   jax.tree.map(_close, run('subpixel'), run('native'))
@@ -65,11 +70,11 @@ def test_convolutions_by_their_definition(form):
   for i, j in np.ndindex(2, 2):
     patch = x[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4]
     expected[:, i, j] = np.einsum('mabc,abcd->md', patch, kernel)
-  _close(conv.conv(x, kernel, form), expected)
+  _close(conv.conv(Picture.of(x), kernel, form).pixels(), expected)
   expected = np.zeros((1, 16, 16, 3))
   for i, j, a, b in np.ndindex(7, 7, 4, 4):
     expected[:, 2 * i + a, 2 * j + b] += x[:, i, j] @ kernel[a, b]
-  _close(conv.conv_transpose(x, kernel, form), expected)
+  _close(conv.conv_transpose(Picture.of(x), kernel, form).pixels(), expected)
 
 
 @pytest.mark.parametrize('form', conv.FORMS)
@@ -106,12 +111,31 @@ def test_label_as_bias_is_label_as_planes(form):
   jax.tree.map(_close, ours, expected)
 
 
+@pytest.mark.parametrize('outputs', [12, 136, 140])
+@pytest.mark.parametrize('inputs', [10, 250])
+def test_products_of_half_precision_are_of_whole_widths(inputs, outputs):
+  x, kernel = _normal(2, 3, inputs), _normal(inputs, outputs)
+  half = [x.astype('bfloat16') for x in (x, kernel)]
+
+  def both(x, kernel):
+    y, pull = jax.vjp(dense.product, x, kernel)
+    return y, *pull(jnp.cos(y))
+
+  for ours, expected in zip(both(*half), both(x, kernel), strict=True):
+    assert ours.dtype == jnp.bfloat16 and expected.dtype == jnp.float32
+    _close(ours.astype(jnp.float32), expected, 0.05)
+  shape = {10: 10, 250: 256}[inputs], {12: 12, 136: 136, 140: 144}[outputs]
+  program = str(jax.make_jaxpr(dense.product)(*half))
+  assert f'bf16[{shape[0]},{shape[1]}]' in program
+  assert 'pad' not in str(jax.make_jaxpr(dense.product)(x, kernel))
+
+
 def test_label_in_a_dense_layer_is_a_row():
-  layer = rssm.SplitDense(5, (3, 2, 4))
+  layer = dense.SplitDense(5, (3, 2, 4))
   parameters = {'kernel': _normal(9, 5), 'bias': _normal(5)}
   z, a, label = _normal(6, 3), _normal(6, 2), jnp.array([3, 0, 1, 2, 2, 3])
-  dense = layer.bind({'params': parameters})
-  ours = dense(0, z) + dense(1, a) + dense(2, label) + dense.bias
+  bound = layer.bind({'params': parameters})
+  ours = bound(0, z) + bound(1, a) + bound(2, label) + bound.bias
   whole = jnp.concatenate([z, a, jax.nn.one_hot(label, 4)], -1)
   _close(ours, whole @ parameters['kernel'] + parameters['bias'])
 

@@ -91,19 +91,20 @@ def imagine(
     size = agent.vae.latent_dim
     noise['guidance'] = draws(agent.draws.latent, keys[2], size)
 
-  def act(params, latent, noise):
-    model, actor, label = params
-    inputs = actor_input(agent, model, latent, label, noise['guidance'])
-    inputs = jax.lax.stop_gradient(inputs)
-    dist = agent.actor.apply({'params': actor}, inputs)
-    action = dists.sample(dist, noise['action'])
-    return inputs, dists.clip_straight_through(action), dist
+  def look(params, latent, noise):
+    model, _, label = params
+    return actor_input(agent, model, latent, label, noise['guidance'])
 
-  def step(params, latent, noise):
-    out = act(params, latent, noise)
-    world, action = params[0]['world_model'], out[1]
+  def act(params, inputs, noise):
+    dist = agent.actor.apply({'params': params[1]}, inputs)
+    action = dists.sample(dist, noise['action'])
+    return dists.clip_straight_through(action), dist
+
+  def step(params, latent, x):
+    noise, inputs = x
+    out = act(params, inputs, noise)
     latent, _ = agent.student.imagine_step(
-      world, latent, action, noise['latent']
+      params[0]['world_model'], latent, out[0], noise['latent']
     )
     return latent, out
 
@@ -111,11 +112,15 @@ def imagine(
   before = jax.tree.map(lambda x: x[:-1], noise)
   at_last = jax.tree.map(lambda x: x[-1], noise)
   params = model, actor, start.label
-  track = Track(step, params, start.latent, before)
+  track = Track(step, params, start.latent, before, look)
   ((latent, outs),) = scan(track, unroll=agent.student.unroll)
-  last = act(params, jax.tree.map(lambda x: x[-1], latent), at_last)
-  outs = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), outs, last)
+  end = jax.tree.map(lambda x: x[-1], latent)
+  inputs = jax.lax.stop_gradient(look(params, end, at_last))
+  last = inputs, act(params, inputs, at_last)
+  inputs, (action, dist) = jax.tree.map(
+    lambda xs, x: jnp.concatenate([xs, x[None]]), outs, last
+  )
   latent = jax.tree.map(
     lambda x, xs: jnp.concatenate([x[None], xs]), start.latent, latent
   )
-  return Imagined(latent, feature(latent), *outs)
+  return Imagined(latent, feature(latent), inputs, action, dist)

@@ -6,9 +6,8 @@ import jax.numpy as jnp
 
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.activation import elu
+from vid2act_jax.nets.dense import Dense
 from vid2act_jax.types import Normal
-
-_kernel_init = nn.initializers.glorot_uniform()
 
 
 class MLP(nn.Module):
@@ -23,14 +22,9 @@ class MLP(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., I] -> f32 [..., out]."""
 
-    def dense(features, name):
-      return nn.Dense(
-        features, dtype=self.dtype, kernel_init=_kernel_init, name=name
-      )
-
     for i in range(self.layers):
-      x = elu(dense(self.units, f'hidden{i}')(x))
-    return dense(self.out, 'out')(x).astype(jnp.float32)
+      x = elu(Dense(self.units, self.dtype, name=f'hidden{i}')(x))
+    return Dense(self.out, self.dtype, name='out')(x).astype(jnp.float32)
 
 
 class ScalarHead(nn.Module):

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 
 from vid2act_jax.nets import conv
 from vid2act_jax.nets.activation import elu
+from vid2act_jax.nets.dense import Dense, kernel_init
+from vid2act_jax.nets.picture import Picture
 
 _ENCODER_KERNEL = 4
 _DECODER_KERNELS = (5, 5, 6, 6)
-_kernel_init = nn.initializers.glorot_uniform()
 _bias_init = nn.initializers.zeros_init()
 
 
@@ -22,7 +23,7 @@ class _Conv(nn.Module):
 
   def setup(self):
     shape = (self.kernel, self.kernel, self.inputs, self.features)
-    self.weight = self.param('kernel', _kernel_init, shape)
+    self.weight = self.param('kernel', kernel_init, shape)
     self.bias = self.param('bias', _bias_init, (self.features,))
 
   def cast(self, dtype: str):
@@ -66,14 +67,19 @@ class Encoder(nn.Module):
       [M, embed_dim] of `dtype`, rows, columns and channels flattened in that
       order.
     """
-    x = (image.astype(jnp.float32) / 255 - 0.5).astype(self.dtype)
+    # The last rows and columns are under no kernel of the layer after.
+    seen = 2
+    for _ in self.layers:
+      seen = 2 * (seen - 1) + _ENCODER_KERNEL
+    x = image[:, :seen, :seen].astype(jnp.float32) / 255 - 0.5
+    x = Picture.of(x.astype(self.dtype))
     for i, layer in enumerate(self.layers):
       kernel, bias = layer.cast(self.dtype)
       if i == 0 and self.num_domains:
         planes, kernel = jnp.split(kernel, [self.num_domains], 2)
-        bias = bias + planes.sum((0, 1))[label][:, None, None]
-      x = elu(conv.conv(x, kernel, self.form) + bias)
-    return x.reshape(x.shape[0], -1)
+        bias = bias + planes.sum((0, 1))[label]
+      x = conv.add_bias(conv.conv(x, kernel, self.form), bias).map(elu)
+    return x.pixels().reshape(image.shape[0], -1)
 
 
 class Decoder(nn.Module):
@@ -86,7 +92,7 @@ class Decoder(nn.Module):
   def setup(self):
     d = self.depth
     widths, inputs = [4 * d, 2 * d, d, 3], [32 * d, 4 * d, 2 * d, d]
-    self.inp = nn.Dense(32 * d, dtype=self.dtype, kernel_init=_kernel_init)
+    self.inp = Dense(32 * d, self.dtype)
     self.layers = [
       _Conv(w, k, c)
       for w, k, c in zip(widths, _DECODER_KERNELS, inputs, strict=True)
@@ -98,14 +104,15 @@ class Decoder(nn.Module):
 
   def first(self, feat: jax.Array) -> jax.Array:
     """What is a product of matrices: [M, F] -> [M, 5, 5, 4 depth]."""
-    return self._layer(0, self.inp(feat)[:, None, None])
+    return self._layer(0, Picture.of(self.inp(feat)[:, None, None])).pixels()
 
   def rest(self, x: jax.Array) -> jax.Array:
     """All that comes after `first`."""
+    picture = Picture.of(x)
     for i in range(1, len(self.layers)):
-      x = self._layer(i, elu(x))
-    return x.astype(jnp.float32)
+      picture = self._layer(i, picture.map(elu))
+    return picture.pixels().astype(jnp.float32)
 
-  def _layer(self, i, x):
+  def _layer(self, i, picture):
     kernel, bias = self.layers[i].cast(self.dtype)
-    return conv.add_bias(conv.conv_transpose(x, kernel, self.form), bias)
+    return conv.add_bias(conv.conv_transpose(picture, kernel, self.form), bias)

@@ -11,32 +11,8 @@ import jax.numpy as jnp
 
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.activation import elu
-from vid2act_jax.types import Latent, Normal
-
-_kernel_init = nn.initializers.glorot_uniform()
-
-
-class SplitDense(nn.Module):
-  """Dense over concatenated parts whose products can be taken apart."""
-
-  features: int
-  parts: tuple[int, ...]
-  dtype: str = 'float32'  # computed in
-
-  def setup(self):
-    shape = (sum(self.parts), self.features)
-    kernel = self.param('kernel', _kernel_init, shape)
-    zeros = nn.initializers.zeros_init()
-    bias = self.param('bias', zeros, (self.features,))
-    self.kernel, self.bias = kernel.astype(self.dtype), bias.astype(self.dtype)
-
-  def __call__(self, index: int, x: jax.Array) -> jax.Array:
-    """Part `index`'s share [..., features]: of a vector, or of an i32 label."""
-    start = sum(self.parts[:index])
-    kernel = self.kernel[start : start + self.parts[index]]
-    if jnp.issubdtype(x.dtype, jnp.integer):
-      return kernel[x]
-    return x.astype(self.dtype) @ kernel
+from vid2act_jax.nets.dense import Dense, SplitDense
+from vid2act_jax.types import Latent, Normal, Params
 
 
 class GRUCell(nn.Module):
@@ -52,9 +28,7 @@ class GRUCell(nn.Module):
   def __call__(self, x: jax.Array, h: jax.Array) -> jax.Array:
     """x [..., I], h [..., deter] -> the next h."""
     joint = jnp.concatenate([x.astype(self.dtype), h.astype(self.dtype)], -1)
-    y = nn.Dense(
-      3 * self.deter, dtype=self.dtype, kernel_init=_kernel_init, name='dense'
-    )(joint)
+    y = Dense(3 * self.deter, self.dtype, name='dense')(joint)
     norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name='norm')
     y = norm(y.astype(jnp.float32))
     reset, candidate, update = jnp.split(y, 3, -1)
@@ -82,9 +56,7 @@ class RSSM(nn.Module):
     if self.num_domains:
       parts += (self.num_domains,)
 
-    def dense(features):
-      return nn.Dense(features, dtype=self.dtype, kernel_init=_kernel_init)
-
+    dense = lambda features: Dense(features, self.dtype)
     self.inp = SplitDense(self.hidden, parts, self.dtype)
     self.cell = GRUCell(self.deter, self.dtype)
     self.prior_hidden = dense(self.hidden)
@@ -93,6 +65,18 @@ class RSSM(nn.Module):
       self.hidden, (self.deter, self.embed_dim), self.dtype
     )
     self.post_out = dense(2 * self.stoch)
+
+  @property
+  def recurrence(self) -> 'RSSM':
+    """Of `advance` and `posterior` alone: the same for any inputs."""
+    return self.clone(action_dim=0, embed_dim=0, num_domains=0)
+
+  def recurrent(self, params: Params) -> Params:
+    """The parameters of `recurrence` out of all parameters."""
+    parts = {'inp': self.stoch, 'post_hidden': self.deter}
+    rows = lambda name: params[name]['kernel'][: parts[name]]
+    split = {name: {**params[name], 'kernel': rows(name)} for name in parts}
+    return {name: params[name] for name in ('cell', 'post_out')} | split
 
   def project_action(self, action: jax.Array, label: jax.Array | None):
     """The recurrence's input but for z: [..., A] (and i32 [...]) -> hidden."""

@@ -18,19 +18,24 @@ import jax.numpy as jnp
 
 
 class Track(NamedTuple):
-  """Steps to be run in order."""
+  """Steps to be run in order, of M rows that know nothing of one another."""
 
   step: Callable[[Any, Any, Any], tuple[Any, Any]]
   # (params, state, input) -> (next state, output); a function of nothing else
   params: Any
-  initial: Any  # state
-  inputs: Any  # [L, ...]
+  initial: Any  # state [M, ...]
+  inputs: Any  # [L, M, ...]
+  look: Callable[[Any, Any, Any], Any] | None = None
+  # (params, state, input) -> what a step sees beside its input, which is
+  # (input, seen) then. No gradient goes through a look, so that none has to be
+  # taken again for a gradient.
 
 
 def scan(learned: Track, *frozen: Track, unroll: int) -> list[tuple[Any, Any]]:
   """Runs tracks of one length side by side in a single loop.
 
-  On an accelerator a step takes about as long for several as for one.
+  On an accelerator a step takes about as long for several as for one, when
+  they take the same step with parameters of the same shapes.
 
   Args:
     learned: the track that gradients reach.
@@ -39,20 +44,23 @@ def scan(learned: Track, *frozen: Track, unroll: int) -> list[tuple[Any, Any]]:
       gradient.
 
   Returns:
-    For each track the states after its steps and its outputs, [L, ...].
+    For each track the states after its steps and its outputs, [L, ...]; for one
+    that looks, (seen, outputs) in place of outputs.
   """
-  steps = tuple(track.step for track in (learned, *frozen))
-  rest = [jax.lax.stop_gradient(track[1:]) for track in frozen]
+  steps = tuple((track.step, track.look) for track in (learned, *frozen))
+  parts = [(track.params, track.initial, track.inputs) for track in frozen]
   run = _parallel if unroll else _scan
-  return run(steps, unroll, tuple(learned[1:]), rest)
+  arguments = learned.params, learned.initial, learned.inputs
+  return run(steps, unroll, arguments, jax.lax.stop_gradient(parts))
 
 
 def _scan(steps, unroll, learned, frozen):
+  """Each track's step after the other's."""
   params, initial, inputs = zip(learned, *frozen, strict=True)
 
   def step(states, xs):
     pairs = [
-      step(*arguments)
+      _looking(*step)(*arguments)
       for step, *arguments in zip(steps, params, states, xs, strict=True)
     ]
     return tuple(state for state, _ in pairs), pairs
@@ -60,22 +68,80 @@ def _scan(steps, unroll, learned, frozen):
   return jax.lax.scan(step, initial, inputs, unroll=unroll or 1)[1]
 
 
-_parallel = jax.custom_vjp(_scan, nondiff_argnums=(0, 1))
+def _looking(step, look):
+  """The step with its look: (params, state, input) -> as of `scan`."""
+  if not look:
+    return step
+
+  def whole(params, state, x):
+    seen = jax.lax.stop_gradient(look(params, state, x))
+    state, out = step(params, state, (x, seen))
+    return state, (seen, out)
+
+  return whole
+
+
+def _side_by_side(steps, unroll, learned, frozen):
+  """All tracks' steps as one, where they are alike."""
+  tracks = learned, *frozen
+  shapes = jax.tree.map(lambda x: x.shape, [params for params, *_ in tracks])
+  if len(tracks) == 1 or any(
+    (step, shape) != (steps[0], shapes[0])
+    for step, shape in zip(steps, shapes, strict=True)
+  ):
+    return _scan(steps, unroll, learned, frozen)
+  rows = [jax.tree.leaves(initial)[0].shape[0] for _, initial, _ in tracks]
+
+  def stack(trees, axis):
+    # Rows that a track lacks are made up: they cost next to nothing.
+    def pad(x):
+      margin = [(0, 0)] * x.ndim
+      margin[axis] = 0, max(rows) - x.shape[axis]
+      return jnp.pad(x, margin)
+
+    trees = [jax.tree.map(pad, tree) for tree in trees]
+    return jax.tree.map(lambda *xs: jnp.stack(xs, axis), *trees)
+
+  params, initial, inputs = zip(*tracks, strict=True)
+  params = jax.tree.map(lambda *xs: jnp.stack(xs), *params)
+  step = jax.vmap(_looking(*steps[0]))
+
+  def together(states, x):
+    out = step(params, states, x)
+    return out[0], out
+
+  both = jax.lax.scan(
+    together, stack(initial, 0), stack(inputs, 1), unroll=unroll
+  )[1]
+  return [
+    jax.tree.map(lambda x, i=i, num=num: x[:, i, :num], both)
+    for i, num in enumerate(rows)
+  ]
+
+
+_parallel = jax.custom_vjp(_side_by_side, nondiff_argnums=(0, 1))
 
 
 def _forward(steps, unroll, learned, frozen):
-  results = _scan(steps, unroll, learned, frozen)
-  return results, (learned, results[0][0])
+  results = _side_by_side(steps, unroll, learned, frozen)
+  (states, outs), look = results[0], steps[0][1]
+  return results, (learned, states, outs[0] if look else None)
 
 
 def _backward(steps, unroll, residuals, cotangents):
-  step, ((params, initial, inputs), states) = steps[0], residuals
+  (step, look), ((params, initial, inputs), states, seen) = steps[0], residuals
   state_grads, out_grads = cotangents[0]
+  if look:
+    inputs, out_grads = (inputs, seen), out_grads[1]
   before = jax.tree.map(
     lambda first, rest: jnp.concatenate([first[None], rest[:-1]]),
     initial,
     states,
   )
+  # What follows is made for all steps at once. Without a barrier the compiler
+  # makes one product of it and of steps with the same parameters elsewhere, and
+  # copies all inputs together to that end.
+  params = jax.lax.optimization_barrier(params)
   shared, moving, rebuild = _linearize(step, params, before, inputs)
 
   def back(later, xs):
@@ -95,6 +161,7 @@ def _backward(steps, unroll, residuals, cotangents):
 
   _, pull = jax.vjp(every, params, inputs)
   params_grad, inputs_grad = pull((state_grads, out_grads))
+  inputs_grad = inputs_grad[0] if look else inputs_grad
   return (params_grad, initial_grad, inputs_grad), None
 
 

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.nets import dists
+from vid2act_jax.nets.dense import Dense
 from vid2act_jax.types import Normal
-
-_kernel_init = nn.initializers.glorot_uniform()
 
 
 class Similarity(nn.Module):
@@ -26,9 +25,7 @@ class Similarity(nn.Module):
       student, (*teacher.shape[:-1], student.shape[-1])
     )
     pair = jnp.concatenate([teacher, student], -1)
-    dense = nn.Dense(
-      1, dtype=self.dtype, kernel_init=_kernel_init, name='dense'
-    )
+    dense = Dense(1, self.dtype, name='dense')
     return dense(pair)[..., 0].astype(jnp.float32)
 
 
@@ -50,9 +47,7 @@ class ActionVAE(nn.Module):
     return 2 * self.action_dim
 
   def setup(self):
-    def dense(features):
-      return nn.Dense(features, dtype=self.dtype, kernel_init=_kernel_init)
-
+    dense = lambda features: Dense(features, self.dtype)
     self.e1, self.e2 = dense(self.hidden), dense(self.hidden)
     self.mean, self.log_std = dense(self.latent_dim), dense(self.latent_dim)
     self.d1, self.d2 = dense(self.hidden), dense(self.guidance_dim)

@@ -111,6 +111,29 @@ class Sizes:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Observe:
+  """A step with a frame, after all that can be computed ahead of it.
+
+  Equal for models whose recurrent parts have equal sizes; see `scan`.
+  """
+
+  rssm: rssm.RSSM  # its `recurrence`
+
+  def __call__(self, params, latent, x) -> tuple[Latent, Normal]:
+    """Params of the recurrence, `Latent` [M, ...], x [M, ...] -> the next."""
+    action, embed, is_first, noise = x
+    latent = jax.tree.map(
+      lambda x: jnp.where(is_first[..., None], 0, x), latent
+    )
+    apply = lambda *args, method: self.rssm.apply(
+      {'params': params}, *args, method=method
+    )
+    deter = apply(latent, action, method='advance')
+    post = apply(deter, embed, method='posterior')
+    return Latent(dists.sample(post, noise), deter), post
+
+
+@dataclasses.dataclass(frozen=True)
 class WorldModel:
   """Networks of one world model; parameters are {encoder, rssm, ...} trees."""
 
@@ -234,10 +257,7 @@ class WorldModel:
     xs = (pre_action, pre_embed, is_first, noise)
     xs = jax.tree.map(lambda x: x.swapaxes(0, 1), xs)
 
-    def step(params, latent, x):
-      return self._observe_projected(params, latent, *x)
-
-    part = {'rssm': params['rssm']}
+    step, part = self._recurrence(params)
     return Track(step, part, self.initial(action.shape[0]), xs)
 
   def observe_step(
@@ -247,19 +267,12 @@ class WorldModel:
     action = jnp.where(is_first[..., None], 0, action)
     pre_action = self._rssm(params, 'project_action', action, label)
     pre_embed = self._rssm(params, 'project_embed', embed)
-    return self._observe_projected(
-      params, latent, pre_action, pre_embed, is_first, noise
-    )
+    step, part = self._recurrence(params)
+    return step(part, latent, (pre_action, pre_embed, is_first, noise))
 
-  def _observe_projected(
-    self, params, latent, pre_action, pre_embed, is_first, noise
-  ):
-    latent = jax.tree.map(
-      lambda x: jnp.where(is_first[..., None], 0, x), latent
-    )
-    deter = self._rssm(params, 'advance', latent, pre_action)
-    post = self._rssm(params, 'posterior', deter, pre_embed)
-    return Latent(dists.sample(post, noise), deter), post
+  def _recurrence(self, params):
+    rssm = self.rssm
+    return _Observe(rssm.recurrence), rssm.recurrent(params['rssm'])
 
   def prior(self, params, deter: jax.Array) -> Normal:
     """Prior over [..., stoch] given the recurrent state [..., deter]."""
