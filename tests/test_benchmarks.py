@@ -54,6 +54,17 @@ def test_an_update_has_128_steps():
     assert operations == pytest.approx(expected, rel=0.1)
 
 
+def test_what_is_told_of_an_update():
+  arguments = '--preset quickstart --domains 1 --batch 2 --length 4 --horizon 3'
+  args = update.parse([*arguments.split(), '--repeats', '1', '--no-parts'])
+  figures = update.measure_update(args)
+  # The quickstart's chunks, summed one after another, are not counted.
+  assert figures['sequential_steps'] == 2 * 4 + 2 * 2
+  assert figures['compilations'] == 1
+  for key in ('compile_s', 'update_s', 'operations', 'peak_memory_bytes'):
+    assert figures[key] > 0
+
+
 def test_the_parts_of_an_update():
   s = small.setup()
 

@@ -1,5 +1,7 @@
 """Networks against their formulas, computed in another way."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,10 +41,13 @@ def _close(ours, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize('channels', [3, 6])
-@pytest.mark.parametrize('size', [64, 62, 31, 14, 6])
-def test_conv_forms_agree(size, channels):
-  inputs = _normal(2, size, size, channels), _normal(4, 4, channels, 5)
-  _forms_agree(conv.conv, *inputs)
+@pytest.mark.parametrize(
+  'size, kernel', [(64, 4), (62, 4), (31, 4), (14, 3), (14, 5), (6, 4)]
+)
+def test_conv_forms_agree(size, kernel, channels):
+  inputs = _normal(2, size, size, channels)
+  kernel = _normal(kernel, kernel, channels, 5)
+  _forms_agree(conv.conv, inputs, kernel)
 
 
 @pytest.mark.parametrize('channels', [3, 6])
@@ -51,6 +56,56 @@ def test_conv_forms_agree(size, channels):
 def test_conv_transpose_forms_agree(size, kernel, channels):
   inputs = _normal(2, size, size, 5), _normal(kernel, kernel, 5, channels)
   _forms_agree(conv.conv_transpose, *inputs)
+
+
+@pytest.mark.parametrize('size', [12, 13])
+def test_blocks_hold_the_pixels(size):
+  pixels = _normal(2, size, size, 3)
+  picture = Picture.of(pixels)
+  for side in (2, 4, 1, 4, 2):
+    picture = picture.blocks(side)
+    grid = -(-size // side)
+    assert picture.x.shape == (2, grid, grid, 3 * side**2)
+    assert np.array_equal(picture.pixels(), pixels)
+    # What lies beyond the pixels has no meaning, and is zero in new blocks.
+    full = grid * side == size
+    picture = picture if full else picture.map(lambda x: jnp.where(x, x, 7.0))
+  four = Picture.of(pixels).blocks(4)
+  assert np.array_equal(four.x[:, 1, 2, 3:6], pixels[:, 4, 9])
+  assert four.blocks(4) is four or size == 13
+
+
+@pytest.mark.parametrize('network', ['encoder', 'decoder'])
+def test_networks_agree_in_both_forms(network):
+  """With widths of which those of the picture alone are few, as usual."""
+  if network == 'encoder':
+    nets = [image.Encoder(depth=5, form=form) for form in conv.FORMS]
+    x = small.batch_of(2, action_dim=1).image
+  else:
+    nets = [image.Decoder(depth=5, form=form) for form in conv.FORMS]
+    x = _normal(2, 7)
+  shapes = jax.eval_shape(nets[0].init, jax.random.key(0), x)
+  params = small.fill(shapes)['params']
+
+  def run(net):
+    apply = lambda params: net.apply({'params': params}, x)
+    loss = lambda params: jnp.sin(apply(params)).sum()
+    return small.jit(lambda p: (apply(p), jax.grad(loss)(p)))(params)
+
+  jax.tree.map(_close, *map(run, nets))
+
+
+def test_student_and_teacher_take_the_same_step():
+  def step(sizes, action_dim, **keys):
+    model = WorldModel(sizes, action_dim, **keys)
+    return model._recurrence(model.init(jax.random.key(0)))[0]
+
+  student = step(_SIZES, 2)
+  teacher = step(_SIZES, 3, num_domains=2)
+  assert student == teacher and hash(student) == hash(teacher)
+  assert student == step(_SIZES, 2, given=5)
+  assert student != step(dataclasses.replace(_SIZES, deter=9), 2)
+  assert student != step(_SIZES, 2, dtype='bfloat16')
 
 
 def _forms_agree(fn, x, kernel):

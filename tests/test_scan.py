@@ -19,7 +19,8 @@ def _step(params, state, x):
   kernel = params['kernel'].astype(jnp.float32)
   y = jnp.tanh(hidden @ kernel + x['in'] @ params['in'] + params['bias'])
   cell = jnp.where(x['first'][..., None], 0, cell) * jax.nn.sigmoid(y) + y
-  return (y, cell), {'out': jnp.sin(cell @ kernel), 'label': params['label']}
+  label = params['label'][x['first'].astype(int)]
+  return (y, cell), {'out': jnp.sin(cell @ kernel), 'label': label}
 
 
 def _look(params, state, x):
@@ -122,13 +123,19 @@ def test_tracks_are_alike_or_not():
   jax.tree.map(close, results[1], results[0])
   jax.tree.map(close, results[2], results[0])
 
-  def products(other):
-    track, frozen = _track(), _track(first=2, rows=3)
-    frozen = frozen._replace(step=other or frozen.step)
-    jaxpr = jax.make_jaxpr(lambda: scan.scan(track, frozen, unroll=1))()
-    return str(jaxpr).count('dot_general')
+  def products(frozen):
+    run = lambda: scan.scan(_track(), frozen, unroll=1)
+    return str(jax.make_jaxpr(run)()).count('dot_general')
 
-  assert products(None) == products(other) / 2
+  alike = _track(first=2, rows=3)
+  half = alike.params['bias'].astype(jnp.bfloat16)
+  one = products(alike)
+  assert products(_track(first=2, rows=1)) == one
+  assert products(alike._replace(step=other)) == 2 * one
+  half = alike._replace(params={**alike.params, 'bias': half})
+  assert products(half) == 2 * one
+  wide = {**alike.inputs, 'more': alike.inputs['in']}
+  assert products(alike._replace(inputs=wide)) == 2 * one
 
 
 def test_parameters_are_not_held_for_every_step():

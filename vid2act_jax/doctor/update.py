@@ -89,7 +89,9 @@ def conv_error() -> float:
   small = _normal(1, 8, 14, 14, 16)
   cases = [
     (conv.conv, image, _normal(2, 4, 4, 16, 24)),
-    (conv.conv_transpose, small, _normal(3, 6, 6, 16, 24)),
+    (conv.conv, image[..., :3], _normal(3, 4, 4, 3, 24)),
+    (conv.conv_transpose, small, _normal(4, 6, 6, 16, 24)),
+    (conv.conv_transpose, small, _normal(5, 6, 6, 16, 3)),
   ]
   errors = []
   with jax.default_matmul_precision('highest'):

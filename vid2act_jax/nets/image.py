@@ -10,12 +10,13 @@ from vid2act_jax.nets.dense import Dense, kernel_init
 from vid2act_jax.nets.picture import Picture
 
 _ENCODER_KERNEL = 4
+_LAST = 2  # Pixels a side that the encoder leaves of 64.
 _DECODER_KERNELS = (5, 5, 6, 6)
 _bias_init = nn.initializers.zeros_init()
 
 
 class _Conv(nn.Module):
-  """Kernel and bias of one convolution; `apply_form` says which direction."""
+  """Kernel and bias of one convolution, of either direction."""
 
   features: int
   kernel: int
@@ -47,7 +48,7 @@ class Encoder(nn.Module):
   @property
   def embed_dim(self) -> int:
     """Size of the flattened output for an image of 64 x 64 pixels."""
-    return 2 * 2 * 8 * self.depth
+    return _LAST * _LAST * 8 * self.depth
 
   def setup(self):
     widths = [self.depth * 2**i for i in range(4)]
@@ -67,8 +68,9 @@ class Encoder(nn.Module):
       [M, embed_dim] of `dtype`, rows, columns and channels flattened in that
       order.
     """
-    # The last rows and columns are under no kernel of the layer after.
-    seen = 2
+    # What reaches the last layer's 2 x 2 pixels, 62 of 64: the first layer's
+    # last row and column would be under no kernel of the second.
+    seen = _LAST
     for _ in self.layers:
       seen = 2 * (seen - 1) + _ENCODER_KERNEL
     x = image[:, :seen, :seen].astype(jnp.float32) / 255 - 0.5

@@ -68,7 +68,10 @@ class RSSM(nn.Module):
 
   @property
   def recurrence(self) -> 'RSSM':
-    """Of `advance` and `posterior` alone: the same for any inputs."""
+    """One of `advance` and `posterior` alone.
+
+    Equal for models that differ in actions, embeddings and domains.
+    """
     return self.clone(action_dim=0, embed_dim=0, num_domains=0)
 
   def recurrent(self, params: Params) -> Params:

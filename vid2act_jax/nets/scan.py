@@ -21,21 +21,22 @@ class Track(NamedTuple):
   """Steps to be run in order, of M rows that know nothing of one another."""
 
   step: Callable[[Any, Any, Any], tuple[Any, Any]]
-  # (params, state, input) -> (next state, output); a function of nothing else
+  # (params, state, input) -> (next state, output), [M, ...]; a function of
+  # nothing else. With a look, a step's input is (input, seen).
   params: Any
   initial: Any  # state [M, ...]
   inputs: Any  # [L, M, ...]
   look: Callable[[Any, Any, Any], Any] | None = None
-  # (params, state, input) -> what a step sees beside its input, which is
-  # (input, seen) then. No gradient goes through a look, so that none has to be
-  # taken again for a gradient.
+  # (params, state, input) -> seen, [M, ...]. No gradient goes through a look,
+  # so that none has to be taken again for a gradient.
 
 
 def scan(learned: Track, *frozen: Track, unroll: int) -> list[tuple[Any, Any]]:
   """Runs tracks of one length side by side in a single loop.
 
-  On an accelerator a step takes about as long for several as for one, when
-  they take the same step with parameters of the same shapes.
+  On an accelerator a step takes about as long for several as for one, when they
+  take the same step with arrays of the same shapes, but for the rows: they run
+  as one under `vmap` then, with rows of zeros where one has fewer.
 
   Args:
     learned: the track that gradients reach.
@@ -84,11 +85,8 @@ def _looking(step, look):
 def _side_by_side(steps, unroll, learned, frozen):
   """All tracks' steps as one, where they are alike."""
   tracks = learned, *frozen
-  shapes = jax.tree.map(lambda x: x.shape, [params for params, *_ in tracks])
-  if len(tracks) == 1 or any(
-    (step, shape) != (steps[0], shapes[0])
-    for step, shape in zip(steps, shapes, strict=True)
-  ):
+  kinds = [_kind(*pair) for pair in zip(steps, tracks, strict=True)]
+  if len(tracks) == 1 or any(kind != kinds[0] for kind in kinds):
     return _scan(steps, unroll, learned, frozen)
   rows = [jax.tree.leaves(initial)[0].shape[0] for _, initial, _ in tracks]
 
@@ -117,6 +115,20 @@ def _side_by_side(steps, unroll, learned, frozen):
     jax.tree.map(lambda x, i=i, num=num: x[:, i, :num], both)
     for i, num in enumerate(rows)
   ]
+
+
+def _kind(step, track):
+  """What tracks that can run as one step have alike: all but their rows."""
+
+  def kinds(tree, rows_axis):
+    def kind(x):
+      shape = [num for axis, num in enumerate(x.shape) if axis != rows_axis]
+      return tuple(shape), x.dtype
+
+    return jax.tree.map(kind, tree)
+
+  params, initial, inputs = track
+  return step, kinds(params, None), kinds(initial, 0), kinds(inputs, 1)
 
 
 _parallel = jax.custom_vjp(_side_by_side, nondiff_argnums=(0, 1))

@@ -120,16 +120,23 @@ class _Observe:
   rssm: rssm.RSSM  # its `recurrence`
 
   def __call__(self, params, latent, x) -> tuple[Latent, Normal]:
-    """Params of the recurrence, `Latent` [M, ...], x [M, ...] -> the next."""
-    action, embed, is_first, noise = x
+    """The next state, and the posterior it was drawn from.
+
+    Args:
+      params: of the recurrence.
+      latent: the state before, [M, ...].
+      x: projected action and embedding f32 [M, hidden], is_first bool [M],
+        noise f32 [M, stoch].
+    """
+    pre_action, pre_embed, is_first, noise = x
     latent = jax.tree.map(
       lambda x: jnp.where(is_first[..., None], 0, x), latent
     )
     apply = lambda *args, method: self.rssm.apply(
       {'params': params}, *args, method=method
     )
-    deter = apply(latent, action, method='advance')
-    post = apply(deter, embed, method='posterior')
+    deter = apply(latent, pre_action, method='advance')
+    post = apply(deter, pre_embed, method='posterior')
     return Latent(dists.sample(post, noise), deter), post
 
 
