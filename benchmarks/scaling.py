@@ -42,10 +42,10 @@ class Machine:
   step: float = 20e-6
 
 
-# Of a full-size update in bfloat16 on one H200, measured: benchmarks/README.md.
-_UPDATE, _STEP = 14.5e-3, 34e-6
+# Of a full-size update in bfloat16 on one H100, measured: benchmarks/README.md.
+_UPDATE, _STEP = 12.5e-3, 25e-6
 MACHINES = (
-  Machine('CPU hosts of two cores, 10 Gbit/s Ethernet', 11.7, 1.25e9, 50e-6),
+  Machine('CPU hosts of two cores, 10 Gbit/s Ethernet', 11.9, 1.25e9, 50e-6),
   Machine(
     'Accelerators with fast links, 100 GB/s', _UPDATE, 100e9, 5e-6, _STEP
   ),

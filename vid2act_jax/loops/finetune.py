@@ -165,7 +165,9 @@ class Finetuner:
   def _act(self):
     c, warm = self.counters, self.counters.warm >= 0
     if warm:
-      choose = functools.partial(self._player, self._local(), step=c.steps)
+      choose = self._timed(
+        functools.partial(self._player, self._local(), step=c.steps)
+      )
     else:
       envs = self._driver.envs
       shape = (envs.num, envs.action_dim)
@@ -173,7 +175,7 @@ class Finetuner:
         self.schedule.seed, c.steps, shape, self._devices.process
       )
     with self._profiler.part('stepping'):
-      obs, led = self._driver.step(self._timed(choose))
+      obs, led = self._driver.step(choose)
     with self._profiler.part('storing'):
       episodes = self.replay.add(obs, led)
     c.steps += 1
