@@ -72,7 +72,7 @@ def test_blocks_hold_the_pixels(size):
     picture = picture if full else picture.map(lambda x: jnp.where(x, x, 7.0))
   four = Picture.of(pixels).blocks(4)
   assert np.array_equal(four.x[:, 1, 2, 3:6], pixels[:, 4, 9])
-  assert four.blocks(4) is four or size == 13
+  assert (four.blocks(4) is four) == (size == 12)  # Only when they are full.
 
 
 @pytest.mark.parametrize('network', ['encoder', 'decoder'])
@@ -130,6 +130,11 @@ def test_convolutions_by_their_definition(form):
   for i, j, a, b in np.ndindex(7, 7, 4, 4):
     expected[:, 2 * i + a, 2 * j + b] += x[:, i, j] @ kernel[a, b]
   _close(conv.conv_transpose(Picture.of(x), kernel, form).pixels(), expected)
+
+
+def test_images_of_another_size_are_refused():
+  with pytest.raises(ValueError, match='62, 62.*64 x 64'):
+    image.Encoder(depth=2).init(jax.random.key(0), _normal(1, 62, 62, 3))
 
 
 @pytest.mark.parametrize('form', conv.FORMS)

@@ -95,16 +95,16 @@ def imagine(
     model, _, label = params
     return actor_input(agent, model, latent, label, noise['guidance'])
 
-  def act(params, inputs, noise):
-    dist = agent.actor.apply({'params': params[1]}, inputs)
+  def act(actor, inputs, noise):
+    dist = agent.actor.apply({'params': actor}, inputs)
     action = dists.sample(dist, noise['action'])
     return dists.clip_straight_through(action), dist
 
   def step(params, latent, x):
-    noise, inputs = x
-    out = act(params, inputs, noise)
+    (model, actor, _), (noise, inputs) = params, x
+    out = act(actor, inputs, noise)
     latent, _ = agent.student.imagine_step(
-      params[0]['world_model'], latent, out[0], noise['latent']
+      model['world_model'], latent, out[0], noise['latent']
     )
     return latent, out
 
@@ -116,7 +116,7 @@ def imagine(
   ((latent, outs),) = scan(track, unroll=agent.student.unroll)
   end = jax.tree.map(lambda x: x[-1], latent)
   inputs = jax.lax.stop_gradient(look(params, end, at_last))
-  last = inputs, act(params, inputs, at_last)
+  last = inputs, act(actor, inputs, at_last)
   inputs, (action, dist) = jax.tree.map(
     lambda xs, x: jnp.concatenate([xs, x[None]]), outs, last
   )

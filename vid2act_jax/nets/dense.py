@@ -10,7 +10,10 @@ _MANY = 128  # with more columns than these.
 
 
 class Dense(nn.Module):
-  """[..., I] -> [..., features], computed in `dtype`."""
+  """[..., I] -> [..., features], computed in `dtype`.
+
+  Flax's own would take `product` by an argument that it is about to lose.
+  """
 
   features: int
   dtype: str = 'float32'

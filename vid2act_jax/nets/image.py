@@ -10,7 +10,7 @@ from vid2act_jax.nets.dense import Dense, kernel_init
 from vid2act_jax.nets.picture import Picture
 
 _ENCODER_KERNEL = 4
-_LAST = 2  # Pixels a side that the encoder leaves of 64.
+_SIZE, _LAST = 64, 2  # Pixels a side of an image, and that are left of it.
 _DECODER_KERNELS = (5, 5, 6, 6)
 _bias_init = nn.initializers.zeros_init()
 
@@ -67,7 +67,14 @@ class Encoder(nn.Module):
     Returns:
       [M, embed_dim] of `dtype`, rows, columns and channels flattened in that
       order.
+
+    Raises:
+      ValueError: images of another size.
     """
+    if image.shape[1:3] != (_SIZE, _SIZE):
+      raise ValueError(
+        f'images {image.shape}: the encoder takes {_SIZE} x {_SIZE} pixels'
+      )
     # What reaches the last layer's 2 x 2 pixels, 62 of 64: the first layer's
     # last row and column would be under no kernel of the second.
     seen = _LAST

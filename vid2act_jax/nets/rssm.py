@@ -74,7 +74,7 @@ class RSSM(nn.Module):
     """
     return self.clone(action_dim=0, embed_dim=0, num_domains=0)
 
-  def recurrent(self, params: Params) -> Params:
+  def recurrence_params(self, params: Params) -> Params:
     """The parameters of `recurrence` out of all parameters."""
     parts = {'inp': self.stoch, 'post_hidden': self.deter}
     rows = lambda name: params[name]['kernel'][: parts[name]]

@@ -279,7 +279,7 @@ class WorldModel:
 
   def _recurrence(self, params):
     rssm = self.rssm
-    return _Observe(rssm.recurrence), rssm.recurrent(params['rssm'])
+    return _Observe(rssm.recurrence), rssm.recurrence_params(params['rssm'])
 
   def prior(self, params, deter: jax.Array) -> Normal:
     """Prior over [..., stoch] given the recurrent state [..., deter]."""
