@@ -22,6 +22,14 @@ from vid2act_jax.loops.checkpoint import Checkpoint
 ROOT = pathlib.Path(__file__).parent.parent
 HEARTBEAT = 10
 BATCH = 8  # Of each source and of the target: two rows a device.
+# What the survivor says, whichever comes first.
+LAST_WORDS = (
+  'another task died',  # JAX: no heartbeat any more.
+  'cannot go on',  # Ours: an all-reduce has failed.
+  # Gloo, in a thread of its own, where nobody can catch it: what it was sent
+  # is not what it awaits, once an all-reduce has failed on one device only.
+  'gloo::EnforceNotMet',
+)
 
 
 def config(**changes):
@@ -91,7 +99,7 @@ def test_two_processes_train_and_one_goes_on(alone, tmp_path):
     # Another heartbeat, and what the machine takes to write down where.
     assert time.monotonic() - begun < 3 * HEARTBEAT + 15
     assert pair[0].returncode not in (0, None)
-    assert 'another task died' in said or 'cannot go on' in said
+    assert any(words in said for words in LAST_WORDS), said
   finally:
     for process in pair:
       process.kill()
