@@ -1,5 +1,6 @@
 """End to end: every stage, skipping, going on after a kill, and mistakes."""
 
+import collections
 import json
 import pathlib
 import shutil
@@ -42,11 +43,36 @@ def config_with(**overrides):
 
 
 @pytest.fixture(scope='module')
-def finished(tmp_path_factory):
+def compilations():
+  """How often the `finished` run compiled each function."""
+  return collections.Counter()
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, compilations):
   """A finished run of the debug experiment."""
+
+  def hear(event, _, fun_name='', **__):
+    if event == '/jax/core/compile/backend_compile_duration':
+      compilations[fun_name.removeprefix('jit(').removesuffix(')')] += 1
+
   workdir = tmp_path_factory.mktemp('run') / 'debug'
+  jax.monitoring.register_event_duration_secs_listener(hear)
   run.run(config_with(), workdir)
+  jax.monitoring.unregister_event_duration_listener(hear)
   return workdir
+
+
+def test_each_step_is_compiled_once(finished, compilations):
+  expected = {
+    'pretrain_step': 1,
+    'finetune_step': 1,
+    'act': 2,  # In training, and in evaluation.
+    'embed_frames': 2,  # Of the sources, and of the target.
+    'open_loop': 2,  # Of the teacher, and of the student.
+    'init': 2,
+  }
+  assert {name: compilations[name] for name in expected} == expected
 
 
 def test_run_leaves_everything(finished):

@@ -78,9 +78,11 @@ class Player:
     self._initial = agent.initial_carry(num)
     self._carry = self._initial
     self._key = key
-    act = lambda state, carry, obs, key, step: agent.policy(
-      state, carry, obs, jax.random.fold_in(key, step), explore
-    )
+
+    def act(state, carry, obs, key, step):
+      key = jax.random.fold_in(key, step)
+      return agent.policy(state, carry, obs, key, explore)
+
     self._act = jax.jit(act)
 
   def reset(self):
@@ -99,9 +101,10 @@ class Player:
   def __call__(self, state, obs, step: int) -> np.ndarray:
     """Actions f32 [E, A] for obs [E, ...]; `step` names the noise."""
     seen = {'image': obs['image'], 'is_first': obs['is_first']}
-    self._carry, action, _ = self._act(
-      state, self._carry, seen, self._key, step
-    )
+    # Where the next one will be, too: elsewhere, it is compiled once more.
+    place = jax.tree.leaves(state)[0].sharding
+    carry = jax.device_put(self._carry, place)
+    self._carry, action, _ = self._act(state, carry, seen, self._key, step)
     return np.asarray(action)
 
 

@@ -40,7 +40,10 @@ def finetuner(
     )
     replays = inputs.load_sources(config, workdir, embeds)
   notes = {'task': config.task, 'action_dim': envs.action_dim, **sources}
-  init = lambda key: agent.init(key, teacher)
+
+  def init(key):
+    return agent.init(key, teacher)
+
   state, resumed = runs.start(
     checkpoint, init, config.seed, notes, 'finetune', devices
   )

@@ -293,12 +293,13 @@ class Finetuner:
     with self._profiler.part('evaluating'):
       values, video = self.evaluator(self._local(), self.env_steps)
     self.counters.evaluated = self.env_steps
-    told = {f'eval/{k}': v for k, v in values.items()}
-    self.logger.scalars(self.env_steps, told)
-    self.logger.video(self.env_steps, 'eval', video)
     self._recent['eval_return'] = values['return']
+    told = {f'eval/{k}': v for k, v in values.items()}
     text = ', '.join(f'{k} {v:.1f}' for k, v in values.items())
-    self.logger.message(f'evaluation at {self.env_steps} env steps: {text}')
+    with self._profiler.part('telling'):
+      self.logger.scalars(self.env_steps, told)
+      self.logger.video(self.env_steps, 'eval', video)
+      self.logger.message(f'evaluation at {self.env_steps} env steps: {text}')
 
   def _tell_open_loop(self, batch):
     with self._profiler.part('predicting'):
