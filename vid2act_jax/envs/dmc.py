@@ -40,6 +40,7 @@ class Simulator:
     self._env.task.get_observation = lambda physics: {}
     camera = settings.camera or _CAMERAS.get(domain, '0')
     self._camera = render.Camera(self.model, settings, camera, f'dmc_{name}')
+    self._terrain = self.model.hfield_data.copy()
     spec = self._env.action_spec()
     # MuJoCo's largest number stands for "unlimited": nothing to scale to.
     unlimited = spec.maximum >= mujoco.mjMAXVAL
@@ -64,8 +65,9 @@ class Simulator:
     if seed is not None:
       self._env.task.random.seed(seed)
     self._env.reset()
-    if self._physics.model.nhfield:
-      # Such tasks draw a new terrain, which a renderer reads only at its start.
+    if not np.array_equal(self.model.hfield_data, self._terrain):
+      # A new terrain, which a renderer reads only at its start.
+      self._terrain = self.model.hfield_data.copy()
       self._camera.reload()
 
   def step(self, action: np.ndarray) -> core.Outcome:
