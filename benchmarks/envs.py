@@ -7,8 +7,8 @@ For each task and quality: agent steps a second of `Env` as training uses it
 (`frames`), the same without drawing (`physics`), drawing alone (`drawing`),
 MuJoCo's renderer alone drawing one state at the same size and quality
 (`renderer`), and physics and renderer by turns with nothing else (`turns`), all
-in one process on one core, a while each in several rounds, so that the
-machine's moods meet all of them. `share` is what the environment reaches of
+in one process on one core, a few calls of each in a row and then of the next,
+so that the machine's moods meet all of them. `share` is what the environment reaches of
 the frames that the renderer and the physics by themselves would allow,
 `share_of_turns` of those that they allow by turns, when each finds its data
 out of the processor's caches.
@@ -16,7 +16,6 @@ out of the processor's caches.
 
 import argparse
 import os
-import statistics
 import time
 
 import numpy as np
@@ -30,16 +29,20 @@ TASKS = (
   'dmc_quadruped_walk',
   'metaworld_drawer_open',
 )
-_ROUNDS = 5
+_CALLS = 4  # In a row: moods last for tens of milliseconds and more.
 
 
-def rate(fn, seconds: float) -> float:
-  """Calls a second, over about so long."""
-  done, started = 0, time.perf_counter()
-  while time.perf_counter() - started < seconds:
-    fn()
-    done += 1
-  return done / (time.perf_counter() - started)
+def rates(parts, seconds: float) -> dict[str, float]:
+  """Calls a second of each function, over about so long each."""
+  taken, rounds = dict.fromkeys(parts, 0.0), 0
+  while sum(taken.values()) < seconds * len(parts):
+    for name, fn in parts.items():
+      started = time.perf_counter()
+      for _ in range(_CALLS):
+        fn()
+      taken[name] += time.perf_counter() - started
+    rounds += 1
+  return {name: rounds * _CALLS / total for name, total in taken.items()}
 
 
 def measure_task(task: str, quality: str, seconds: float) -> dict:
@@ -88,12 +91,8 @@ def measure_task(task: str, quality: str, seconds: float) -> dict:
     'renderer': renderer,
     'turns': turns,
   }
-  found = {name: [] for name in parts}
-  for _ in range(_ROUNDS):
-    for name, fn in parts.items():
-      found[name].append(rate(fn, seconds / _ROUNDS))
+  figures = rates(parts, seconds)
   env.close()
-  figures = {name: statistics.median(rates) for name, rates in found.items()}
   alone = 1 / (1 / figures['renderer'] + 1 / figures['physics'])
   return {
     **figures,
