@@ -8,10 +8,10 @@ For each task and quality: agent steps a second of `Env` as training uses it
 MuJoCo's renderer alone drawing one state at the same size and quality
 (`renderer`), and physics and renderer by turns with nothing else (`turns`), all
 in one process on one core, a few calls of each in a row and then of the next,
-so that the machine's moods meet all of them. `share` is what the environment reaches of
-the frames that the renderer and the physics by themselves would allow,
-`share_of_turns` of those that they allow by turns, when each finds its data
-out of the processor's caches.
+so that the machine's moods meet all of them. `share` is what the environment
+reaches of the frames that the renderer and the physics by themselves would
+allow, `share_of_turns` of those that they allow by turns, when each finds its
+data out of the processor's caches.
 """
 
 import argparse
@@ -56,18 +56,21 @@ def measure_task(task: str, quality: str, seconds: float) -> dict:
   # Below `Env`, for what it is made of.
   simulator = env._simulator
   camera, action = simulator._camera, np.full(env.action_dim, 0.1)
-  state = {'ended': True}
+  over = {'env': True, 'simulator': True}  # Whose episode.
   costly = render.COSTLY if quality == 'fast' else ()
 
   def frame():
-    obs = env.reset() if state['ended'] else env.step(action)
-    state['ended'] = obs['is_last']
+    obs = env.reset() if any(over.values()) else env.step(action)
+    over['env'] = over['simulator'] = obs['is_last']
 
   def physics():
-    for _ in range(repeat):
-      state['truncated'] = simulator.step(action).truncated
-    if state['truncated']:
+    if over['simulator']:
       simulator.reset()
+    for _ in range(repeat):
+      outcome = simulator.step(action)
+      over['simulator'] = outcome.terminal or outcome.truncated
+      if over['simulator']:
+        break
 
   def renderer():
     camera._renderer.update_scene(data, camera.index)
