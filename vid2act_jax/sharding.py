@@ -247,6 +247,15 @@ def local(tree):
   return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
+def beside(tree, other):
+  """A tree's arrays where another's are, as what is computed of both will be.
+
+  A step that is given its own results sees no difference then; elsewhere, it
+  is compiled once more.
+  """
+  return jax.device_put(tree, jax.tree.leaves(other)[0].sharding)
+
+
 def total(values: np.ndarray) -> np.ndarray:
   """The sum over all hosts of an array that each has; in step with them."""
   return gather(values).sum(0)

@@ -101,9 +101,7 @@ class Player:
   def __call__(self, state, obs, step: int) -> np.ndarray:
     """Actions f32 [E, A] for obs [E, ...]; `step` names the noise."""
     seen = {'image': obs['image'], 'is_first': obs['is_first']}
-    # Where the next one will be, too: elsewhere, it is compiled once more.
-    place = jax.tree.leaves(state)[0].sharding
-    carry = jax.device_put(self._carry, place)
+    carry = sharding.beside(self._carry, state)
     self._carry, action, _ = self._act(state, carry, seen, self._key, step)
     return np.asarray(action)
 
