@@ -12,7 +12,9 @@ import math
 
 DEVICES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 ROWS = 50  # B on one device.
-STEPS = 128  # Sequential ones of an update; tests/test_benchmarks.py.
+STEPS = (
+  128  # Sequential ones of an update; tests/benchmarks/test_benchmarks.py.
+)
 # All-reduced in an update, in so many collectives: benchmarks.collectives,
 # full size, four domains.
 BYTES = {'pretrain': 21_395_340, 'finetune': 29_809_572}

@@ -2,7 +2,7 @@
 # Sets up, then runs the tests, two files at a time; arguments go to pytest.
 #
 #   bash launch/test.sh
-#   bash launch/test.sh tests/test_logger.py -k resume
+#   bash launch/test.sh tests/loops/test_logger.py -k resume
 set -euo pipefail
 
 # shellcheck source=launch/setup.sh

@@ -24,7 +24,7 @@ def reference(tmp_path_factory):
   'number, kinds',
   [
     (signal.SIGKILL, ['episode', 'checkpoint', 'random']),
-    # By default, tests/test_run.py and test_launch.py ask runs to stop.
+    # By default test_run.py and test_launch.py send SIGTERM.
     pytest.param(
       signal.SIGTERM, ['random', 'random'], marks=pytest.mark.nightly
     ),

@@ -19,7 +19,7 @@ from vid2act_jax.data import shards
 from vid2act_jax.loops import runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 HEARTBEAT = 10
 BATCH = 8  # Of each source and of the target: two rows a device.
 # What the survivor says, whichever comes first.

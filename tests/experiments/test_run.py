@@ -25,7 +25,7 @@ from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import read_metrics
 from vid2act_jax.types import UserError
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 NAMES = sorted(
   p.stem
   for p in (ROOT / 'experiments').glob('*.py')

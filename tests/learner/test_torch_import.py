@@ -12,7 +12,7 @@ from tests import check_parity
 from vid2act_jax.learner import public
 from vid2act_jax.types import UserError
 
-_FILE = pathlib.Path(__file__).parent / 'golden' / 'step_eps0.npz'
+_FILE = pathlib.Path(__file__).parents[1] / 'golden' / 'step_eps0.npz'
 _GROUPS = ('teacher', 'model', 'actor', 'critic', 'slow_critic')
 _POSTERIOR = 'world_model.dynamics._obs_out_layers.0.weight'
 

@@ -9,7 +9,7 @@ import pytest
 
 from vid2act_jax.doctor import machine, packages, rows
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(check, folder='.'):

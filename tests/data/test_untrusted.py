@@ -19,7 +19,7 @@ from vid2act_jax.data import dataset, files, quarantine, weights
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.types import UserError
 
-_ROOT = pathlib.Path(__file__).parents[1]
+_ROOT = pathlib.Path(__file__).parents[2]
 mark = pytest.fixture(untrusted_data.mark)
 frugal = pytest.fixture(untrusted_data.frugal)
 

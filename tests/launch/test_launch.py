@@ -16,7 +16,7 @@ from benchmarks import scaling
 from vid2act_jax.loops import runs
 from vid2act_jax.loops.logger import read_metrics
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / 'launch'
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests import check_parity, small
 
-_FILES = sorted((pathlib.Path(__file__).parent / 'golden').glob('*.npz'))
+_FILES = sorted((pathlib.Path(__file__).parents[1] / 'golden').glob('*.npz'))
 
 
 def _assert_good(report):

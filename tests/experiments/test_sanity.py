@@ -17,7 +17,7 @@ from vid2act_jax.loops.logger import read_metrics
 
 pytestmark = pytest.mark.nightly
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 TARGET = 'dmc_cartpole_balance'
 OTHER, NOISE = 'dmc_pendulum_swingup', 'probe_noise'
 

@@ -13,7 +13,7 @@ from vid2act_jax.doctor import __main__ as doctor
 from vid2act_jax.doctor import checks, machine, rows, trial
 from vid2act_jax.envs import registry
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 CRASH = 'import os; os.abort()'
 HANG = 'import time; print("{", flush=True); time.sleep(60)'
 
