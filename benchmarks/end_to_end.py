@@ -33,7 +33,7 @@ def main(_):
   config = _CONFIG.value
   with tempfile.TemporaryDirectory() as folder:
     workdir = pathlib.Path(folder) / 'run'
-    runs.claim(workdir, config)
+    runs.init_workdir(workdir, config)
     stages.run_collect(config, workdir)
     stages.run_pretrain(config, workdir)
     stages.run_finetune(config, workdir, profile=True)

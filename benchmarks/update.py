@@ -109,9 +109,9 @@ def make_parts(agent, state, batch, key):
   """The parts of an update as (function, arguments), by name."""
 
   def view(teacher, batch):
-    track = teachers.prepare(agent, teacher, batch, key)
+    track = teachers.teacher_inputs(agent, teacher, batch, key)
     ((latent, _),) = world_model.run(track)
-    return teachers.view(agent, batch, latent)
+    return teachers.split_features(agent, batch, latent)
 
   def model(params, teacher, batch):
     grad_fn = jax.grad(finetune.model_loss, argnums=1, has_aux=True)

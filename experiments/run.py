@@ -17,8 +17,12 @@ from ml_collections import config_flags
 from vid2act_jax import sharding
 from vid2act_jax.analysis import summary
 from vid2act_jax.data import files
-from vid2act_jax.loops import inputs, mistakes, runs, stages
-from vid2act_jax.loops.interrupt import STATUS, Interrupt, Interrupted
+from vid2act_jax.loops import flag_errors, runs, setup, stages
+from vid2act_jax.loops.preemption import (
+  EXIT_STATUS,
+  Preempted,
+  PreemptionHandler,
+)
 from vid2act_jax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -59,7 +63,7 @@ def run(
   config,
   workdir: pathlib.Path,
   profile: bool = False,
-  interrupt: Interrupt = stages.NEVER,
+  interrupt: PreemptionHandler = stages.NO_PREEMPTION,
 ):
   """Runs the config's stages in order, and draws the summary.
 
@@ -71,17 +75,17 @@ def run(
 
   Raises:
     UserError: something the user can mend.
-    Interrupted: it was wished to stop; run again, it goes on.
+    Preempted: the run was asked to stop; run again, it goes on.
   """
   unknown = [stage for stage in config.stages if stage not in _STAGES]
   if unknown:
     known = ', '.join(_STAGES)
     raise UserError(f'config.stages has {unknown}; stages are {known}')
-  inputs.check(config, workdir)
+  setup.check_config(config, workdir)
   is_first = jax.process_index() == 0
   with files.lock(workdir) if is_first else contextlib.nullcontext():
     if is_first:
-      runs.claim(workdir, config)
+      runs.init_workdir(workdir, config)
       runs.record_start(workdir, sys.argv[1:])
       print(f'run folder: {workdir}', flush=True)
     for stage in config.stages:
@@ -106,19 +110,19 @@ def main(_):
     runs.cache_compilations()
     config = _CONFIG.value
     workdir = _WORKDIR.value or _default_workdir(config)
-    with Interrupt() as interrupt:
+    with PreemptionHandler() as interrupt:
       folder = pathlib.Path(workdir).expanduser()
       run(config, folder, _PROFILE.value, interrupt)
-  except Interrupted as reason:
+  except Preempted as reason:
     print(f'stopped ({reason}); the same command goes on', file=sys.stderr)
-    sys.exit(STATUS)
+    sys.exit(EXIT_STATUS)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(1)
   except jax.errors.JaxRuntimeError as error:
     if jax.process_count() == 1:
       raise
-    sharding.leave(error)
+    sharding.abort(error)
 
 
 def _default_workdir(config):
@@ -132,9 +136,12 @@ def _parse(argv):
   """Flags, with the user's mistakes in one line instead of a traceback."""
   try:
     return flags.FLAGS(argv)
-  except mistakes.KINDS as error:
+  except flag_errors.FLAG_ERRORS as error:
     hint = 'keys and their meaning: experiments/base.py'
-    print(f'error: {mistakes.tell(error, argv)} ({hint})', file=sys.stderr)
+    print(
+      f'error: {flag_errors.format_flag_error(error, argv)} ({hint})',
+      file=sys.stderr,
+    )
     sys.exit(1)
 
 

@@ -30,7 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # A script's own folder is there instead.
 
 from experiments.grid.configs import is_finished, load  # noqa: E402
-from vid2act_jax.loops.interrupt import STATUS  # noqa: E402
+from vid2act_jax.loops.preemption import EXIT_STATUS  # noqa: E402
 from vid2act_jax.types import UserError  # noqa: E402
 
 _OWN = ('--config', '--config.seed', '--workdir')
@@ -87,13 +87,13 @@ class Run:
     signal.alarm(0)
     # Killed by what asked it to stop, it was not ready to listen or too slow.
     killed = asked and status in (-signal.SIGTERM, -signal.SIGKILL)
-    if status and status != STATUS and not killed:
+    if status and status != EXIT_STATUS and not killed:
       raise RuntimeError(f'{self.workdir}: failed with exit status {status}')
     # USR2 says that time is over, or that another job wants the place. TERM
     # alone comes of scancel, too; if it is a preemption, Slurm requeues.
     if status and (signal.SIGUSR2 in asked or not asked):
       requeue(signal.SIGUSR2, None)
-    return STATUS if status else 0
+    return EXIT_STATUS if status else 0
 
   def checkpoint(self) -> submitit.helpers.DelayedSubmission:
     """What submitit puts into the queue again: the run goes on by itself."""
@@ -225,7 +225,7 @@ def run_here(todo: list[Run], log: pathlib.Path, gpus: int, most: int) -> int:
         del slots[slot]
     asked += [None] if asked else []  # Told.
   if asked:
-    return STATUS
+    return EXIT_STATUS
   return 1 if failed else 0
 
 
@@ -248,7 +248,7 @@ def _tell_end(run, job):
   """Tells how a run ended here; whether it failed."""
   error = job.exception()
   if error is None:
-    saved = job.result() == STATUS
+    saved = job.result() == EXIT_STATUS
     print(f'{"saved" if saved else "finished"}: {run.workdir}', flush=True)
     return False
   reason = str(error).strip().splitlines()

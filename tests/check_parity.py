@@ -22,7 +22,7 @@ from flax import traverse_util
 from experiments import base
 from tests import small
 from vid2act_jax import learner
-from vid2act_jax.learner import finetune, public, teachers
+from vid2act_jax.learner import finetune, teachers, torch_import
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import Batch, FinetuneBatch
@@ -160,7 +160,7 @@ def _batch(golden, domains):
 
 def _state(agent, golden):
   weights = _strip(golden, 'weight/')
-  groups = jax.tree.map(jnp.asarray, public.load(weights, agent))
+  groups = jax.tree.map(jnp.asarray, torch_import.load(weights, agent))
   # Only the shapes of the rest are needed: the optimizers begin at zero.
   state = jax.eval_shape(agent.init, jax.random.key(0), groups['teacher'])
   state = jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), state)
@@ -313,7 +313,7 @@ def _check_imagined(report, agent, imagined, target, out):
 def _check_gradients(report, agent, optimizer, grads, golden):
   weights = _strip(golden, f'grad/{optimizer}:')
   name = _GRADIENTS[optimizer]
-  expected = public.load(weights, agent, (name,))[name]
+  expected = torch_import.load(weights, agent, (name,))[name]
   if name == 'model':
     grads = jax.tree.map(lambda x: x, grads)  # A copy, to take an entry out.
     bias = grads['transfer']['similarity']['dense'].pop('bias')
@@ -324,7 +324,7 @@ def _check_gradients(report, agent, optimizer, grads, golden):
 
 def _check_after(report, agent, state, meta, golden, prefix):
   weights = {**_strip(golden, 'weight/'), **_strip(golden, prefix)}
-  groups = public.load(weights, agent)
+  groups = torch_import.load(weights, agent)
   ours = {**state.params, 'slow_critic': state.slow_critic}
   ours = jax.tree.map(np.asarray, ours)
   bias = ours['model']['transfer']['similarity']['dense'].pop('bias')

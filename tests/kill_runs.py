@@ -26,8 +26,8 @@ from vid2act_jax.data import episodes as eps
 from vid2act_jax.data import files
 from vid2act_jax.loops import runs
 from vid2act_jax.loops.checkpoint import Checkpoint
-from vid2act_jax.loops.interrupt import STATUS
 from vid2act_jax.loops.logger import METRICS, read_metrics
+from vid2act_jax.loops.preemption import EXIT_STATUS
 
 _SECONDS = 300  # A start may take at most.
 # What is there while something is being written.
@@ -175,7 +175,7 @@ def run_with_kills(
     if number == signal.SIGTERM and process.returncode == 0:
       break  # All was done but for the summary.
     # Asked while Python is still importing, it has nothing to save.
-    saved = (STATUS,) if number == signal.SIGTERM else ()
+    saved = (EXIT_STATUS,) if number == signal.SIGTERM else ()
     if process.returncode not in (-number, *saved):
       raise RuntimeError(f'status {process.returncode}: {errors}')
     met += 1

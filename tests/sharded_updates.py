@@ -13,7 +13,7 @@ import numpy as np
 
 from tests import small
 from vid2act_jax import learner, sharding
-from vid2act_jax.learner.update import several
+from vid2act_jax.learner.update import multi_step
 from vid2act_jax.types import Batch, FinetuneBatch
 
 UPDATES, ROWS = 10, 8
@@ -46,7 +46,7 @@ def run(stage, how, num):
   if how == 'pmap':
     return _pmap(step, state, batches, key, specs, num)
   if how == 'several':
-    call = devices.jit(several(step), specs, lead=1)
+    call = devices.jit(multi_step(step), specs, lead=1)
     state = jax.device_put(state, devices.replicated)
     state, metrics = call(state, devices.put(batches, specs, 1), key)
     return state, jax.tree.map(lambda x: x[-1], metrics)

@@ -172,5 +172,7 @@ def differ(left, right) -> bool:
 
 def watch(agent, params, batch: FinetuneBatch, key):
   """What a frozen teacher sees of a batch, with nobody beside it."""
-  ((latent, _),) = world_model.run(teachers.prepare(agent, params, batch, key))
-  return teachers.view(agent, batch, latent)
+  ((latent, _),) = world_model.run(
+    teachers.teacher_inputs(agent, params, batch, key)
+  )
+  return teachers.split_features(agent, batch, latent)

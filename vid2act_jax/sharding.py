@@ -91,7 +91,7 @@ def connect(
     ) from error
 
 
-def leave(error: Exception) -> None:
+def abort(error: Exception) -> None:
   """Ends one of several processes whose device has failed it.
 
   At once: what would be done at a normal end waits for the others, which may
@@ -247,7 +247,7 @@ def local(tree):
   return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
-def beside(tree, other):
+def device_put_like(tree, other):
   """A tree's arrays where another's are, as what is computed of both will be.
 
   A step that is given its own results sees no difference then; elsewhere, it
@@ -256,7 +256,7 @@ def beside(tree, other):
   return jax.device_put(tree, jax.tree.leaves(other)[0].sharding)
 
 
-def total(values: np.ndarray) -> np.ndarray:
+def all_sum(values: np.ndarray) -> np.ndarray:
   """The sum over all hosts of an array that each has; in step with them."""
   return gather(values).sum(0)
 
@@ -269,7 +269,7 @@ def gather(values: np.ndarray) -> np.ndarray:
   return np.asarray(multihost_utils.process_allgather(values))
 
 
-def wait(name: str) -> None:
+def barrier(name: str) -> None:
   """Goes on when all hosts have come here."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)

@@ -16,8 +16,8 @@ import collections
 import pathlib
 import sys
 
-from experiments.grid import points as grid_points
-from experiments.grid.running import Runner, describe
+from experiments.grid import jobs
+from experiments.grid.runner import Runner, describe
 from vid2act_jax.types import UserError
 
 
@@ -85,7 +85,7 @@ def main(argv=None) -> int:
   out = out.expanduser()
   shared = pathlib.Path(args.shared).expanduser() if args.shared else out
   try:
-    points = grid_points.make(
+    points = jobs.make(
       args.study, args.base, args.seeds, args.overrides, out, shared
     )
     if args.list:

@@ -17,13 +17,13 @@ import functools
 
 from experiments.studies import shifted
 from vid2act_jax import envs
-from vid2act_jax.loops import inputs
+from vid2act_jax.loops import setup
 
 
 def get_study(config):
   """Points by how the target's action space lies to the sources'."""
   task = config.task
-  size = _action_dim(task, inputs.env_settings(config))
+  size = _action_dim(task, setup.env_settings(config))
   fewer, more = (shifted(task, 'actions', n) for n in (size // 2, 2 * size))
   sources = {'equal': (task,), 'subset': (more,)}
   if size > 1:

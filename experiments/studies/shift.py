@@ -14,7 +14,7 @@ import functools
 
 from experiments.studies import shifted
 from vid2act_jax import envs
-from vid2act_jax.loops import inputs
+from vid2act_jax.loops import setup
 from vid2act_jax.types import UserError
 
 FACTORS = '0.25', '0.5', '2', '4'  # Beside 1, which is the task itself.
@@ -33,7 +33,7 @@ def get_study(config):
     points |= _changed(task, key, FACTORS)
   cameras = [
     number
-    for number in _cameras(task, inputs.env_settings(config))
+    for number in _cameras(task, setup.env_settings(config))
     if number != config.env.camera
   ]
   return points | (_changed(task, 'camera', cameras) if cameras else {})

@@ -27,7 +27,7 @@ from vid2act_jax.analysis import (
   relation,
 )
 from vid2act_jax.data import episodes as eps
-from vid2act_jax.learner import finetune, teachers, video
+from vid2act_jax.learner import finetune, open_loop, teachers
 from vid2act_jax.loops import runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.nets.world_model import feature
@@ -84,7 +84,7 @@ def made_run(folder, variant, finished, replay=True, **overrides):
     teacher_from=str(finished),
     **overrides,
   )
-  runs.claim(folder, config)
+  runs.init_workdir(folder, config)
   agent = learner.build_agent(
     config.learner, 2, DIMS, variant=learner.parse(variant, SOURCES)
   )
@@ -104,7 +104,7 @@ def made_run(folder, variant, finished, replay=True, **overrides):
 
 
 def test_prediction_of_a_run(diagnosis):
-  length = debug.get_config().finetune.length - video.CONTEXT
+  length = debug.get_config().finetune.length - open_loop.CONTEXT
   prediction = diagnosis['prediction']
   assert prediction['context'] == 5 and prediction['sequences'] == 7
   assert list(prediction['teachers']) == SOURCES
@@ -319,7 +319,7 @@ def test_teachers_predict_with_their_own_label_and_actions():
   action = teachers.fit_actions(batch.action, s.agent.source_mask)
   agent = s.agent
   predict = small.jit(
-    lambda batch, label: video.open_loop(
+    lambda batch, label: open_loop.open_loop(
       agent.teacher, params, agent.draws.latent, batch, small.KEY, label
     )
   )

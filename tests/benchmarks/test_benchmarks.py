@@ -9,7 +9,7 @@ from experiments import base
 from tests import small
 from vid2act_jax import learner
 from vid2act_jax.nets import conv
-from vid2act_jax.nets.picture import Picture
+from vid2act_jax.nets.blocked_image import BlockedImage
 
 
 def count(fn, *args):
@@ -22,7 +22,7 @@ def test_operations():
   image, kernel = jnp.ones((2, 8, 8, 5)), jnp.ones((4, 4, 5, 6))
   taps = 2 * 2 * 3 * 3 * 6 * (4 * 4 * 5)
   for form in conv.FORMS:
-    fn = lambda x, form=form: conv.conv(Picture.of(x), kernel, form).x
+    fn = lambda x, form=form: conv.conv(BlockedImage.of(x), kernel, form).x
     found, steps = count(fn, image)
     assert (found, steps) == (taps, 0)
 

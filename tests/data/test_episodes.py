@@ -9,7 +9,7 @@ from tests.episode_data import (
 )
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data import files
-from vid2act_jax.data.assemble import Assembler
+from vid2act_jax.data.episode_builder import EpisodeBuilder
 from vid2act_jax.types import UserError
 
 
@@ -162,7 +162,7 @@ class TestAssembler:
       streams.append(
         {k: np.concatenate([e[k] for e in played]) for k in played[0]}
       )
-    assembler, ended = Assembler(), []
+    assembler, ended = EpisodeBuilder(), []
     shared = {k: np.stack([s[k][0] for s in streams]) for k in streams[0]}
     for t in range(12):
       for key, value in shared.items():
@@ -181,7 +181,7 @@ class TestAssembler:
   def test_interrupted_and_wrong_streams(self):
     episode = make_episode(3)
     rows = [{k: v[t][None] for k, v in episode.items()} for t in range(3)]
-    assembler = Assembler()
+    assembler = EpisodeBuilder()
     with pytest.raises(ValueError, match='Environment 0 has not been reset'):
       assembler.add(rows[1], rows[1]['action'])
     ended = []

@@ -15,7 +15,7 @@ from tests.episode_data import (
   fill,
   make_episode,
 )
-from vid2act_jax.data import dataset, files, formats, importing, look
+from vid2act_jax.data import dataset, files, formats, importing, inspect
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.__main__ import main
 from vid2act_jax.types import UserError
@@ -210,7 +210,7 @@ class TestLook:
     return folder
 
   def test_facts(self, tmp_path):
-    facts = look.inspect(self.make(tmp_path))
+    facts = inspect.inspect(self.make(tmp_path))
     np.testing.assert_array_equal(facts['lengths'], [6, 9, 7])
     np.testing.assert_allclose(facts['returns'], [15, 8036, 12021])
     np.testing.assert_allclose(facts['action_high'], [8 / 256] * 2)

@@ -14,12 +14,12 @@ import time
 import pytest
 
 from experiments.grid import __main__ as grid
-from experiments.grid import configs, points, running
-from experiments.grid.running import Runner, describe
+from experiments.grid import configs, jobs, runner
+from experiments.grid.runner import Runner, describe
 from experiments.studies import shift, sources
 from vid2act_jax import envs
 from vid2act_jax.data import dataset, files
-from vid2act_jax.loops import inputs, runs
+from vid2act_jax.loops import runs, setup
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import read_metrics
 from vid2act_jax.types import UserError
@@ -64,7 +64,7 @@ else:
 
 def plan(name, out, seeds=1, overrides=(), base=DEBUG):
   study = FOLDER / f'{name}.py'
-  return points.make(str(study), base, seeds, list(overrides), out, out)
+  return jobs.make(str(study), base, seeds, list(overrides), out, out)
 
 
 # What the studies are.
@@ -77,12 +77,12 @@ def test_every_study_is_sound(name, tmp_path):
   names = [p.name for p in found]
   assert len(set(names)) == len(names) == len({p.workdir for p in found})
   assert [p.kind for p in found] == sorted(
-    (p.kind for p in found), key=points.KINDS.index
+    (p.kind for p in found), key=jobs.KINDS.index
   )
   for index, point in enumerate(found):
     assert set(point.needs) <= set(names[:index])
     config = point.config
-    variant = inputs.variant(config)
+    variant = setup.variant(config)
     if point.kind != 'runs' or not variant.pretrained:
       assert point.kind == 'datasets' or variant.pretrained or not point.needs
       continue
@@ -93,7 +93,7 @@ def test_every_study_is_sound(name, tmp_path):
     assert config.teacher_from == str(teacher.workdir)
     assert teacher.config.sources == config.sources
     assert teacher.config.seed == config.seed
-    assert inputs.variant(teacher.config).actions == variant.actions
+    assert setup.variant(teacher.config).actions == variant.actions
     assert len(point.needs) == 1 + len(config.sources)
     assert config.source_dir == str(tmp_path / 'sources')
   seeds = {p.config.seed for p in found if p.kind == 'runs'}
@@ -174,7 +174,7 @@ def test_the_page_tells_the_numbers(tmp_path):
   kinds = [p.kind for p in found]
   ranges = [
     f'{kinds.index(kind)}-{kinds.index(kind) + kinds.count(kind) - 1}'
-    for kind in points.KINDS
+    for kind in jobs.KINDS
   ]
   page = (ROOT / 'docs' / 'studies.md').read_text()
   assert re.findall(r'--array=([\d-]+)', page) == ranges
@@ -195,8 +195,8 @@ def fake(tmp_path, monkeypatch):
   how = {'method': 'collect', 'policy': 'random', 'seed': 0}
   dataset.write_metadata(made, 'probe_wide', how, env.description, True)
   program = sys.executable, str(tmp_path / 'fake.py')
-  monkeypatch.setattr(running, 'PROGRAM', program)
-  monkeypatch.setattr(running, '_LOOK', 0.1)
+  monkeypatch.setattr(runner, 'PROGRAM', program)
+  monkeypatch.setattr(runner, '_LOOK', 0.1)
   return tmp_path
 
 
@@ -224,7 +224,7 @@ def test_runs_all_and_then_nothing(fake):
   assert [states[p.name] for p in found[:2]] == ['spare', 'spare']
   assert Runner(found, [None]).run() == 0 and order(fake) == started
   other = plan('pretraining', fake / 'out', 1, ['--config.env.time_limit=9'])
-  runs.claim(found[-1].workdir, other[-1].config)
+  runs.init_workdir(found[-1].workdir, other[-1].config)
   assert describe(found)[found[-1].name] == 'half'
 
 
@@ -236,7 +236,7 @@ def test_each_job_has_its_gpu(fake, monkeypatch):
   )
   found = plan('pretraining', fake / 'out')
   assert Runner(found, ['4', '7']).run() == 0
-  said = {re.search('GPU (.)', running.log_of(p).read_text())[1] for p in found}
+  said = {re.search('GPU (.)', runner.log_of(p).read_text())[1] for p in found}
   assert said == {'4', '7'}
 
 
@@ -268,7 +268,7 @@ def test_asked_to_stop_it_saves_and_goes_on(fake):
 
   thread = threading.Thread(target=stop)
   thread.start()
-  assert Runner(found, [None], say=said.append).run() == running.STATUS
+  assert Runner(found, [None], say=said.append).run() == runner.EXIT_STATUS
   thread.join()
   assert said[-1] == f'{waits}: saved, the same command goes on'
   assert describe(found)[waits] == 'half' and order(fake)[-1] == waits
@@ -283,7 +283,7 @@ def test_two_grids_share_the_points(fake):
   elsewhere = threading.Event()
 
   def other():
-    with files.lock(running._lock_of(first)):
+    with files.lock(runner._lock_of(first)):
       elsewhere.wait()
       task = first.config.sources[0]
       shutil.copytree(fake / 'dataset', fake / 'out' / 'sources' / task)
@@ -295,7 +295,7 @@ def test_two_grids_share_the_points(fake):
 
   thread = threading.Thread(target=other)
   thread.start()
-  while not running._is_running(first):
+  while not runner._is_running(first):
     time.sleep(0.01)
   assert describe(found)[first.name] == 'running'
   assert Runner(found, [None], say=say).run() == 0
@@ -404,7 +404,7 @@ def test_mistakes_of_a_study(text, message, tmp_path):
   study = tmp_path / 'study.py'
   study.write_text(f'def get_study(config):\n  return {text}\n')
   with pytest.raises(UserError, match=re.escape(message)):
-    points.make(str(study), DEBUG, 1, [], tmp_path, tmp_path)
+    jobs.make(str(study), DEBUG, 1, [], tmp_path, tmp_path)
 
 
 def test_what_makes_no_other_dataset_or_teacher_may_differ(tmp_path):
@@ -417,7 +417,7 @@ def test_what_makes_no_other_dataset_or_teacher_may_differ(tmp_path):
     '          "d": {"learner.transfer.guidance": 9},\n'
     '          "e": {"learner.scales.kl": 0.5}}\n'
   )
-  found = points.make(str(study), DEBUG, 1, [], tmp_path, tmp_path)
+  found = jobs.make(str(study), DEBUG, 1, [], tmp_path, tmp_path)
   kinds = [p.kind for p in found]
   # The KL's scale is the teacher's as well.
   assert kinds.count('datasets') == 2 and kinds.count('teachers') == 2
@@ -482,7 +482,7 @@ def test_end_to_end(tmp_path):
     assert said[-1], said
   process.send_signal(signal.SIGINT)
   said = process.communicate()[0]
-  assert process.returncode == running.STATUS, said
+  assert process.returncode == runner.EXIT_STATUS, said
   assert 'saved, the same command goes on' in said
   process = start()
   said = process.communicate()[0]

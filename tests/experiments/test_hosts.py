@@ -143,7 +143,7 @@ def test_episodes_are_shared_out_anew(tmp_path, before, now):
   # One more each than the checkpoint knows of.
   written = [2 + process for process in range(before)]
   _write(shards.folder_of(tmp_path, 0, now), 1 if now != 1 else 0)
-  totals = shards.share_out(tmp_path, now, written)
+  totals = shards.reshard(tmp_path, now, written)
   assert sum(totals) == sum(written) and len(totals) == now
   assert max(totals) - min(totals) <= 1
   lengths = []
@@ -160,6 +160,6 @@ def test_episodes_are_shared_out_anew(tmp_path, before, now):
   assert left == {shards.folder_of(tmp_path, i, now) for i in range(now)}
 
 
-def test_nothing_to_share_out(tmp_path):
-  assert shards.share_out(tmp_path, 2, []) == [0, 0]
-  assert shards.share_out(tmp_path, 2, [4, 5]) == [4, 5]
+def test_nothing_to_reshard(tmp_path):
+  assert shards.reshard(tmp_path, 2, []) == [0, 0]
+  assert shards.reshard(tmp_path, 2, [4, 5]) == [4, 5]

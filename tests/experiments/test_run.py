@@ -20,7 +20,7 @@ from vid2act_jax.analysis import __main__
 from vid2act_jax.data import dataset
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.__main__ import main
-from vid2act_jax.loops import build, finetune, interrupt, runs
+from vid2act_jax.loops import build, finetune, preemption, runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import read_metrics
 from vid2act_jax.types import UserError
@@ -213,7 +213,7 @@ def test_one_that_is_asked_to_stop_saves_and_goes_on(finished, tmp_path):
   for made in (runs.TEACHER, runs.STUDENT, 'replay'):
     shutil.rmtree(workdir / made)
 
-  class Asked(interrupt.Interrupt):
+  class Asked(preemption.PreemptionHandler):
     """Stops at its n-th check."""
 
     def __init__(self, checks):
@@ -223,13 +223,13 @@ def test_one_that_is_asked_to_stop_saves_and_goes_on(finished, tmp_path):
     def check(self, together=False):
       self.left -= 1
       if self.left < 0:
-        raise interrupt.Interrupted('test')
+        raise preemption.Preempted('test')
 
   stops = 0
   for checks in (8, 12, 40, 33, 21, 80, 10_000):
     try:
       run.run(config_with(), workdir, interrupt=Asked(checks))
-    except interrupt.Interrupted:
+    except preemption.Preempted:
       stops += 1
   assert stops == 6
   assert kill_runs.differences(finished, workdir) == []
@@ -477,7 +477,7 @@ def test_a_folder_from_before_some_keys(finished, tmp_path):
   del config['learner']['unroll'], config['learner']['scales']['discount']
   shutil.copytree(finished / runs.STUDENT, tmp_path / runs.STUDENT)
   (tmp_path / runs.CONFIG).write_text(json.dumps(config))
-  assert runs.differences(tmp_path, config_with()) == []
+  assert runs.config_diff(tmp_path, config_with()) == []
   agent, state = runs.load_agent(tmp_path)
   assert not agent.student.ends and int(state.step) > 0
 

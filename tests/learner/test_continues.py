@@ -11,7 +11,7 @@ import pytest
 from tests import small
 from tests.small import KEY
 from vid2act_jax import learner
-from vid2act_jax.learner import finetune, imagination, warm
+from vid2act_jax.learner import finetune, imagination, warm_start
 from vid2act_jax.learner.imagination import Start
 from vid2act_jax.nets import dists
 from vid2act_jax.types import Latent, UserError
@@ -216,7 +216,7 @@ def test_a_warm_start_has_a_head_of_its_own():
   teacher = small.model_params(agent.pretrained, seed=1)
   fresh = small.model_params(agent.student)
   assert 'discount' not in teacher
-  world = warm.start_from(agent.student, fresh, agent.pretrained, teacher)
+  world = warm_start.start_from(agent.student, fresh, agent.pretrained, teacher)
   small.assert_equal(world['discount'], fresh['discount'])
   small.assert_equal(world['reward'], teacher['reward'])
 

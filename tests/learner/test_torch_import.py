@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 from tests import check_parity
-from vid2act_jax.learner import public
+from vid2act_jax.learner import torch_import
 from vid2act_jax.types import UserError
 
 _FILE = pathlib.Path(__file__).parents[1] / 'golden' / 'step_eps0.npz'
@@ -49,7 +49,7 @@ def _lines(error):
 
 
 def test_every_parameter_is_found_in_its_shape(weights, agent):
-  groups = public.load(weights, agent)
+  groups = torch_import.load(weights, agent)
   assert tuple(groups) == _GROUPS
   key = jax.random.key(0)
   state = jax.eval_shape(lambda: agent.init(key, agent.teacher.init(key)))
@@ -62,7 +62,7 @@ def test_every_parameter_is_found_in_its_shape(weights, agent):
 
 
 def test_layouts(weights, agent, meta):
-  groups = public.load(weights, agent)
+  groups = torch_import.load(weights, agent)
   model = groups['model']
   flat = traverse_util.flatten_dict(groups, sep='/')
   dense = weights['behavior.actor._dist_layer.weight']
@@ -84,9 +84,9 @@ def test_layouts(weights, agent, meta):
 
 
 def test_other_names_are_passed_over(weights, agent):
-  expected = public.load(weights, agent)
+  expected = torch_import.load(weights, agent)
   weights['world_model.more'] = np.zeros(3)
-  more = public.load(weights, agent)
+  more = torch_import.load(weights, agent)
   jax.tree.map(np.testing.assert_array_equal, more, expected)
 
 
@@ -99,13 +99,13 @@ def test_all_that_is_missing_is_named(weights, agent):
   for name in gone:
     del weights[name]
   with pytest.raises(UserError, match='config.learner') as error:
-    public.load(weights, agent)
+    torch_import.load(weights, agent)
   assert sorted(_lines(error)) == sorted(f'  missing: {x}' for x in gone)
 
 
 def test_of_nothing_everything_is_missing(weights, agent):
   with pytest.raises(UserError) as error:
-    public.load({}, agent)
+    torch_import.load({}, agent)
   assert set(_lines(error)) == {f'  missing: {x}' for x in weights}
 
 
@@ -115,7 +115,7 @@ def test_wrong_shapes_are_told_with_the_right_ones(weights, agent):
   weights[norm] = weights[norm][:-2]
   del weights['world_model.imp.bias']
   with pytest.raises(UserError) as error:
-    public.load(weights, agent)
+    torch_import.load(weights, agent)
   assert len(_lines(error)) == 3
   for line in _lines(error):
     if name in line:
@@ -141,7 +141,7 @@ def test_wrong_shapes_are_told_with_the_right_ones(weights, agent):
 def test_another_number_of_axes_is_a_wrong_shape(weights, agent, name, shape):
   weights[name] = np.zeros(shape)
   with pytest.raises(UserError, match='wrong shape') as error:
-    public.load(weights, agent)
+    torch_import.load(weights, agent)
   assert len(_lines(error)) == 1
   assert name in _lines(error)[0] and str(shape) in _lines(error)[0]
 
@@ -162,19 +162,19 @@ def test_another_number_of_axes_is_a_wrong_shape(weights, agent, name, shape):
 def test_other_sizes_are_a_clear_error(weights, meta, key, value, named):
   agent = check_parity.agent_of({**meta, key: value})
   with pytest.raises(UserError) as error:
-    public.load(weights, agent)
+    torch_import.load(weights, agent)
   assert any(named in line for line in _lines(error))
 
 
 def test_a_teacher_alone(weights, agent):
   names = [k for k in weights if '_teachers' in k]
   alone = {k: weights[k] for k in names}
-  teacher = public.load_teacher(alone, agent)
+  teacher = torch_import.load_teacher(alone, agent)
   assert set(teacher) == {'encoder', 'rssm'}
   assert len(jax.tree.leaves(teacher)) == len(names)
-  expected = public.load(weights, agent)['teacher']
+  expected = torch_import.load(weights, agent)['teacher']
   jax.tree.map(np.testing.assert_array_equal, teacher, expected)
   del alone[names[0]]
   with pytest.raises(UserError) as error:
-    public.load_teacher(alone, agent)
+    torch_import.load_teacher(alone, agent)
   assert _lines(error) == [f'  missing: {names[0]}']

@@ -11,7 +11,7 @@ import pytest
 from tests import small
 from tests.small import KEY
 from vid2act_jax import learner
-from vid2act_jax.learner import finetune, warm
+from vid2act_jax.learner import finetune, warm_start
 from vid2act_jax.learner.variants import VARIANTS
 from vid2act_jax.nets.world_model import WorldModel
 from vid2act_jax.types import UserError
@@ -234,7 +234,7 @@ class TestStartingFromTheTeacher:
   @pytest.mark.parametrize('action_dim', (2, 3, 5))
   def test_it_computes_what_the_teacher_does(self, action_dim):
     teacher, taught, student, fresh = self.make(action_dim)
-    params = warm.start_from(student, fresh, teacher, taught)
+    params = warm_start.start_from(student, fresh, teacher, taught)
     shapes = lambda tree: jax.tree.map(jnp.shape, tree)
     assert shapes(params) == shapes(fresh)
     action = np.zeros((1, action_dim), np.float32)

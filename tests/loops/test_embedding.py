@@ -58,7 +58,7 @@ class TestEmbedder:
       0, 256, (length, 64, 64, 3), np.uint8
     )
     labels = np.arange(setup.agent.num_domains)
-    embedder = embedding.Embedder(
+    embedder = embedding.TeacherEncoder(
       setup.agent, setup.state.teacher, labels, 'float32'
     )
     found = embedder(images)
@@ -74,7 +74,7 @@ class TestEmbedder:
   def test_kept_on_disk(self, setup, tmp_path):
     computed = []
 
-    class Counting(embedding.Embedder):
+    class Counting(embedding.TeacherEncoder):
       def __call__(self, images):
         computed.append(len(images))
         return super().__call__(images)
@@ -83,7 +83,7 @@ class TestEmbedder:
       embedder = Counting(
         setup.agent, setup.state.teacher, np.array([1]), 'float16'
       )
-      return embedding.Kept(embedder, tmp_path)
+      return embedding.CachedEncoder(embedder, tmp_path)
 
     images = make_episode(7, size=64)['image']
     first = open_kept()(images)
@@ -101,7 +101,7 @@ class TestEmbedder:
   def test_another_teacher_has_others(self, setup, tmp_path):
     other = jax.tree.map(lambda x: x + 0.1, setup.state.teacher)
     kept = [
-      embedding.of_sources(setup.agent, params, 'float16', tmp_path)
+      embedding.source_columns(setup.agent, params, 'float16', tmp_path)
       for params in (setup.state.teacher, other)
     ]
     images = make_episode(3, size=64)['image']
@@ -110,18 +110,18 @@ class TestEmbedder:
     assert len(list(tmp_path.iterdir())) == 2
 
   def test_nothing_to_keep(self, setup, tmp_path):
-    assert embedding.of_target(setup.agent, None, 'none') is None
+    assert embedding.target_column(setup.agent, None, 'none') is None
     alone = learner.parse('dreamerv2')
     agent = learner.build_agent(small.config(), 2, (), variant=alone)
-    assert embedding.of_target(agent, None, 'float16') is None
-    kept = embedding.of_sources(setup.agent, None, 'none', tmp_path)
+    assert embedding.target_column(agent, None, 'float16') is None
+    kept = embedding.source_columns(setup.agent, None, 'none', tmp_path)
     assert kept == [None, None]
 
 
 def test_replay_samples_them_with_their_frames(setup, tmp_path):
   fill(tmp_path, [6, 9, 7], size=64)
   teacher = setup.state.teacher
-  target = embedding.of_target(setup.agent, teacher, 'float32')
+  target = embedding.target_column(setup.agent, teacher, 'float32')
   replay = Replay(tmp_path, 1e6, 0, embed=target)
   # They come on top of the bound.
   assert replay.frame_bytes == Replay(tmp_path, 1e6, 0).frame_bytes
@@ -132,7 +132,7 @@ def test_replay_samples_them_with_their_frames(setup, tmp_path):
   np.testing.assert_allclose(
     np.moveaxis(batch['embed'], 2, 0), expected, rtol=1e-5, atol=1e-6
   )
-  source = embedding.of_sources(
+  source = embedding.source_columns(
     setup.agent, teacher, 'float32', tmp_path / 'kept'
   )[1]
   # Without images, ten times as many frames fit.

@@ -9,7 +9,7 @@ import pytest
 
 from tests import small
 from vid2act_jax.nets import conv, dense, dists, image, rssm
-from vid2act_jax.nets.picture import Picture
+from vid2act_jax.nets.blocked_image import BlockedImage
 from vid2act_jax.nets.world_model import (
   Sizes,
   WorldModel,
@@ -61,7 +61,7 @@ def test_conv_transpose_forms_agree(size, kernel, channels):
 @pytest.mark.parametrize('size', [12, 13])
 def test_blocks_hold_the_pixels(size):
   pixels = _normal(2, size, size, 3)
-  picture = Picture.of(pixels)
+  picture = BlockedImage.of(pixels)
   for side in (2, 4, 1, 4, 2):
     picture = picture.blocks(side)
     grid = -(-size // side)
@@ -70,7 +70,7 @@ def test_blocks_hold_the_pixels(size):
     # What lies beyond the pixels has no meaning, and is zero in new blocks.
     full = grid * side == size
     picture = picture if full else picture.map(lambda x: jnp.where(x, x, 7.0))
-  four = Picture.of(pixels).blocks(4)
+  four = BlockedImage.of(pixels).blocks(4)
   assert np.array_equal(four.x[:, 1, 2, 3:6], pixels[:, 4, 9])
   assert (four.blocks(4) is four) == (size == 12)  # Only when they are full.
 
@@ -110,7 +110,7 @@ def test_student_and_teacher_take_the_same_step():
 
 def _forms_agree(fn, x, kernel):
   def run(form):
-    pixels = lambda x, kernel: fn(Picture.of(x), kernel, form).pixels()
+    pixels = lambda x, kernel: fn(BlockedImage.of(x), kernel, form).pixels()
     loss = lambda x, kernel: jnp.sin(pixels(x, kernel)).sum()
     both = lambda *args: (pixels(*args), jax.grad(loss, (0, 1))(*args))
     return small.jit(both)(x, kernel)
@@ -125,11 +125,13 @@ def test_convolutions_by_their_definition(form):
   for i, j in np.ndindex(2, 2):
     patch = x[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4]
     expected[:, i, j] = np.einsum('mabc,abcd->md', patch, kernel)
-  _close(conv.conv(Picture.of(x), kernel, form).pixels(), expected)
+  _close(conv.conv(BlockedImage.of(x), kernel, form).pixels(), expected)
   expected = np.zeros((1, 16, 16, 3))
   for i, j, a, b in np.ndindex(7, 7, 4, 4):
     expected[:, 2 * i + a, 2 * j + b] += x[:, i, j] @ kernel[a, b]
-  _close(conv.conv_transpose(Picture.of(x), kernel, form).pixels(), expected)
+  _close(
+    conv.conv_transpose(BlockedImage.of(x), kernel, form).pixels(), expected
+  )
 
 
 def test_images_of_another_size_are_refused():
@@ -178,16 +180,16 @@ def test_products_of_half_precision_are_of_whole_widths(inputs, outputs):
   half = [x.astype('bfloat16') for x in (x, kernel)]
 
   def both(x, kernel):
-    y, pull = jax.vjp(dense.product, x, kernel)
+    y, pull = jax.vjp(dense.matmul, x, kernel)
     return y, *pull(jnp.cos(y))
 
   for ours, expected in zip(both(*half), both(x, kernel), strict=True):
     assert ours.dtype == jnp.bfloat16 and expected.dtype == jnp.float32
     _close(ours.astype(jnp.float32), expected, 0.05)
   shape = {10: 10, 250: 256}[inputs], {12: 12, 136: 136, 140: 144}[outputs]
-  program = str(jax.make_jaxpr(dense.product)(*half))
+  program = str(jax.make_jaxpr(dense.matmul)(*half))
   assert f'bf16[{shape[0]},{shape[1]}]' in program
-  assert 'pad' not in str(jax.make_jaxpr(dense.product)(x, kernel))
+  assert 'pad' not in str(jax.make_jaxpr(dense.matmul)(x, kernel))
 
 
 def test_label_in_a_dense_layer_is_a_row():

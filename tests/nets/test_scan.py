@@ -45,7 +45,7 @@ def _track(first=3, rows=2):
     'first': jnp.arange(_LENGTH)[:, None] == first * jnp.arange(rows),
   }
   state = _normal(rows, 4), _normal(4, rows).T
-  return scan.Track(_step, params, state, inputs)
+  return scan.ScanSpec(_step, params, state, inputs)
 
 
 def _loss_and_grads(unroll, length=_LENGTH, twice=False, look=None, other=None):
@@ -58,7 +58,7 @@ def _loss_and_grads(unroll, length=_LENGTH, twice=False, look=None, other=None):
     inputs = jax.tree.map(cut, {**track.inputs, 'in': inputs})
     step = _seeing_step if look else _step
     tracks = [
-      scan.Track(step, params, initial, inputs, look),
+      scan.ScanSpec(step, params, initial, inputs, look),
       frozen._replace(
         step=other or step,
         params={**frozen.params, 'kernel': frozen_kernel},

@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 from vid2act_jax.analysis import chunks, measures, pull, reading
 from vid2act_jax.analysis import relation as relations
 from vid2act_jax.data import dataset, files, shards, weights
-from vid2act_jax.learner import video
-from vid2act_jax.loops import inputs, runs
+from vid2act_jax.learner import open_loop
+from vid2act_jax.loops import runs, setup
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
@@ -52,7 +52,7 @@ def write(
     raise UserError(f'{sequences} sequences: there must be at least 1')
   text = json.dumps(diagnose(run, sequences, seed), indent=1) + '\n'
   path = run / reading.DIAGNOSIS
-  files.write_durably(path, lambda file: file.write(text.encode()))
+  files.atomic_write(path, lambda file: file.write(text.encode()))
   return path
 
 
@@ -105,7 +105,7 @@ class _Subject:
     batch = self._target()
     agent, key = self._agent, self._key(0)
     return {
-      'context': video.CONTEXT,
+      'context': open_loop.CONTEXT,
       'student': measures.prediction(agent, self._state, batch, key),
       **_part('teachers', lambda: self._teachers(batch)),
       'last_frame': measures.last_frame(batch),
@@ -113,7 +113,7 @@ class _Subject:
     }
 
   def _teachers(self, batch):
-    params = inputs.load_teacher(self.config, self._run, self._with_teacher())
+    params = setup.load_teacher(self.config, self._run, self._with_teacher())
     if 'decoder' not in params:
       raise UserError(
         f'{self.config.teacher_from}: a public teacher comes without decoder'
@@ -199,7 +199,7 @@ class _Subject:
   def _sources(self):
     """Sequences of the source datasets, [B, N, L, ...]."""
     folders = [
-      inputs.source_folder(self.config, self._run, task)
+      setup.source_folder(self.config, self._run, task)
       for task in self.notes['sources']
     ]
     known = [chunks.find(folder) for folder in folders]
@@ -214,10 +214,10 @@ class _Subject:
     """That of training, or of the longest episode if all are shorter."""
     longest = min(max(file.length for file in known) for known in datasets)
     length = min(self.config.finetune.length, longest)
-    if length <= video.CONTEXT:
+    if length <= open_loop.CONTEXT:
       raise UserError(
         f'{datasets[0][0].path.parent.parent}: no episode is longer than'
-        f' {video.CONTEXT} frames, the context of a prediction'
+        f' {open_loop.CONTEXT} frames, the context of a prediction'
       )
     return length
 

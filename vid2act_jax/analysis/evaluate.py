@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from vid2act_jax import envs
 from vid2act_jax.data import files
-from vid2act_jax.loops import acting, inputs, logger, runs
+from vid2act_jax.loops import acting, logger, runs, setup
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
@@ -50,7 +50,7 @@ def evaluate(
   task = task or config.task
   envs.check(task)
   num = max(n for n in range(1, _MOST_ENVS + 1) if episodes % n == 0)
-  settings = inputs.env_settings(config)
+  settings = setup.env_settings(config)
   with envs.VectorEnv(task, settings, num, _APART + seed, False) as found:
     if found.action_dim != agent.action_dim:
       raise UserError(
@@ -62,7 +62,7 @@ def evaluate(
     values, frames = play(state, 0)
   if video:
     data = logger.encode_gif(frames)
-    files.write_durably(video, lambda file: file.write(data))
+    files.atomic_write(video, lambda file: file.write(data))
   return {
     'run': str(run),
     'task': task,

@@ -10,9 +10,9 @@ import json
 import re
 
 from vid2act_jax.analysis.reading import Run
-from vid2act_jax.loops import keys
+from vid2act_jax.loops import config_keys
 
-_ASIDE = (*keys.WORK, *keys.TOLD_APART)
+_ASIDE = (*config_keys.RUNTIME, *config_keys.GROUPED)
 _LETTERS = 40  # Of a value in a label.
 
 Groups = dict[str, dict[str, list[Run]]]
@@ -53,7 +53,7 @@ def group(found: list[Run]) -> tuple[Groups, list[str]]:
 
 def _labels(variant, members):
   """A label for each of the runs of one task and variant."""
-  leaves = [keys.without(run.config, _ASIDE) for run in members]
+  leaves = [config_keys.exclude(run.config, _ASIDE) for run in members]
   # What only some versions of the code have is no difference.
   common = set.intersection(*map(set, leaves))
   texts = {

@@ -14,9 +14,9 @@ import numpy as np
 from vid2act_jax.learner import (
   finetune,
   imagination,
+  open_loop,
   similarity,
   teachers,
-  video,
 )
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.world_model import feature
@@ -78,7 +78,7 @@ def teacher_predictions(
     label = jnp.full(len(action), domain)
     draw, rows = agent.draws.latent, batch.replace(action=action)
     return _frame_errors(
-      video.open_loop(agent.teacher, params, draw, rows, key, label)
+      open_loop.open_loop(agent.teacher, params, draw, rows, key, label)
     )
 
   return [
@@ -91,14 +91,14 @@ def last_frame(batch: Batch) -> list[float]:
   """As `prediction`, of repeating the last frame of the context."""
   errors = []
   for row in batch.image:
-    frames = row[video.CONTEXT - 1 :].astype(np.float32) / 255
+    frames = row[open_loop.CONTEXT - 1 :].astype(np.float32) / 255
     errors.append(np.square(frames[1:] - frames[0]).mean((1, 2, 3)))
   return _mean(np.stack(errors))
 
 
 def _frame_errors(picture):
   """What `open_loop` shows, [B, L, ...] -> [B, L - context]."""
-  truth, guess, _ = jnp.split(picture[:, video.CONTEXT :], 3, 2)
+  truth, guess, _ = jnp.split(picture[:, open_loop.CONTEXT :], 3, 2)
   return jnp.square(guess - truth).mean((2, 3, 4))
 
 
@@ -250,7 +250,7 @@ def follow(
     _, (latent, teacher, weights) = jax.lax.scan(step, carry, frames)
     weights = weights.swapaxes(0, 1)  # [N, L, B]
     chance = agent.draws.latent(key, weights.shape)
-    label = similarity.choose(agent, weights, chance)
+    label = similarity.select_domain(agent, weights, chance)
     noise = jnp.zeros((*label.shape, agent.vae.latent_dim))
     inputs = imagination.actor_input(
       agent, state.params['model'], latent, label, noise

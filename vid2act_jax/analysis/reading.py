@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from vid2act_jax.analysis import drawing
 from vid2act_jax.data import dataset, limits
-from vid2act_jax.loops import keys, logger, runs
+from vid2act_jax.loops import config_keys, logger, runs
 
 DIAGNOSIS = 'diagnosis.json'
 _DEPTH = 3  # Folders below a given one: study/point/run.
@@ -98,7 +98,7 @@ def read(path: pathlib.Path) -> Run:
   problems: list[str] = []
   metrics = _rows(path / logger.METRICS, problems)
   config = _object(path / runs.CONFIG, problems, 'its task is unknown')
-  keys.add_later(config)
+  config_keys.add_missing(config)
   diagnosis = None
   if (path / DIAGNOSIS).exists():
     why = 'make it again by python -m vid2act_jax.analysis diagnose'

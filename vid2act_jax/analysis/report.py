@@ -112,4 +112,4 @@ def _rounded(tree):
 
 def _write(path, text):
   data = text.encode('utf-8', 'replace')
-  files.write_durably(path, lambda file: file.write(data))
+  files.atomic_write(path, lambda file: file.write(data))

@@ -21,7 +21,7 @@ from vid2act_jax.data import (
   files,
   formats,
   importing,
-  look,
+  inspect,
   quarantine,
 )
 from vid2act_jax.data import episodes as eps
@@ -68,11 +68,11 @@ def _export(args):
 
 
 def _inspect(args):
-  facts = look.inspect(args.dataset)
-  print(look.describe(facts), end='')
+  facts = inspect.inspect(args.dataset)
+  print(inspect.describe(facts), end='')
   if len(facts['lengths']):
     sheet = args.sheet or args.dataset / 'contact_sheet.png'
-    look.contact_sheet(args.dataset, sheet)
+    inspect.contact_sheet(args.dataset, sheet)
     print(f'\npicture: {sheet}')
 
 

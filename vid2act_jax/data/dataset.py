@@ -217,7 +217,7 @@ def _counts(summaries, action_repeat):
 
 def _write(folder, metadata):
   text = json.dumps(metadata, indent=2, default=_plain) + '\n'
-  files.write_durably(folder / FILE, lambda file: file.write(text.encode()))
+  files.atomic_write(folder / FILE, lambda file: file.write(text.encode()))
 
 
 def read_metadata(directory: str | os.PathLike, partial: bool = False) -> dict:

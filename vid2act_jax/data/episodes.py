@@ -117,7 +117,7 @@ def save(
       'give each its own.'
     )
   path = folder / f'{index:06d}-{len(episode["reward"])}.npz'
-  files.write_durably(path, lambda file: files.write_npz(file, episode))
+  files.atomic_write(path, lambda file: files.write_npz(file, episode))
   return path
 
 

@@ -96,7 +96,7 @@ def lock(folder: pathlib.Path) -> Iterator[None]:
     yield
 
 
-def write_durably(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
+def atomic_write(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
   """Writes a file; when this returns, it survives a power cut.
 
   Args:

@@ -142,7 +142,7 @@ def _read_indices(folder):
     text = limits.read_text(path) if path.exists() else ''
     whole = text[: text.rfind('\n') + 1]
     if whole != text:  # Its writer was killed in the middle of a line.
-      files.write_durably(path, lambda file: file.write(whole.encode()))
+      files.atomic_write(path, lambda file: file.write(whole.encode()))
     rows = [limits.parse_json(line) for line in whole.splitlines()]
     return {row['name']: row['index'] for row in rows}
   except (ValueError, KeyError, TypeError) as error:

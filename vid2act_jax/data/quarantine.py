@@ -49,7 +49,7 @@ def record(directory: str | os.PathLike, name: str, reason: str) -> None:
   """
   folder = files.make_folder(pathlib.Path(directory) / FOLDER)
   path = folder / (name.replace(os.sep, '_') + _REASON)
-  files.write_durably(path, lambda file: file.write(f'{reason}\n'.encode()))
+  files.atomic_write(path, lambda file: file.write(f'{reason}\n'.encode()))
 
 
 def forget(directory: str | os.PathLike, name: str) -> None:

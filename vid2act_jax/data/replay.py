@@ -10,11 +10,11 @@ import numpy as np
 
 from vid2act_jax.data import dataset, files, store
 from vid2act_jax.data import episodes as eps
-from vid2act_jax.data.assemble import Assembler
+from vid2act_jax.data.episode_builder import EpisodeBuilder
 from vid2act_jax.types import UserError
 
 
-class Derived(NamedTuple):
+class DerivedColumn(NamedTuple):
   """What is computed of an episode's frames once, and sampled with them."""
 
   column: store.Column
@@ -58,7 +58,7 @@ class Replay:
     scratch: str | os.PathLike | None = None,
     cross_episodes: bool = False,
     keep_all: bool = False,
-    embed: Derived | None = None,
+    embed: DerivedColumn | None = None,
   ):
     """Loads and validates what the folder holds.
 
@@ -101,7 +101,7 @@ class Replay:
     self._cross = cross_episodes
     self._keep_all = keep_all
     self._embed = embed
-    self._assembler = Assembler()
+    self._assembler = EpisodeBuilder()
     self._ring: store.Ring | None = None  # Made when the sizes are known.
     self._written = 0  # Records, ever: the position of the next episode.
     self._held: list[_Held] = []

@@ -19,7 +19,7 @@ def folder_of(root: pathlib.Path, process: int, processes: int) -> pathlib.Path:
   return root if processes == 1 else root / f'{process}-of-{processes}'
 
 
-def share_out(
+def reshard(
   root: pathlib.Path, processes: int, written: list[int]
 ) -> list[int]:
   """Sees to it that every process has its share, as of a checkpoint.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vid2act_jax.data import dataset
-from vid2act_jax.data.replay import Derived, Replay
+from vid2act_jax.data.replay import DerivedColumn, Replay
 from vid2act_jax.types import UserError
 
 
@@ -17,7 +17,7 @@ def load_sources(
   size: int | None = None,
   scratch: str | os.PathLike | None = None,
   cross_episodes: bool = False,
-  embeds: Sequence[Derived | None] | None = None,
+  embeds: Sequence[DerivedColumn | None] | None = None,
 ) -> tuple[list[Replay], list[dict]]:
   """Opens source datasets; nothing is ever written to them.
 

@@ -9,7 +9,7 @@ import numpy as np
 from experiments import debug
 from vid2act_jax import learner
 from vid2act_jax.nets import conv
-from vid2act_jax.nets.picture import Picture
+from vid2act_jax.nets.blocked_image import BlockedImage
 from vid2act_jax.types import Batch, FinetuneBatch
 
 _SOURCES = (1, 3)  # Their action sizes.
@@ -107,7 +107,7 @@ def _both(function, x, kernel, form):
   """A convolution's value and its gradients."""
 
   def run(x, kernel):
-    pixels = lambda x, k: function(Picture.of(x), k, form).pixels()
+    pixels = lambda x, k: function(BlockedImage.of(x), k, form).pixels()
     y, pull = jax.vjp(pixels, x, kernel)
     return y, *pull(jnp.cos(y))
 

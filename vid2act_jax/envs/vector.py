@@ -37,7 +37,7 @@ class VectorEnv:
     seed: int,
     parallel: bool,
     first: int = 0,
-    limits: Limits = workers.USUAL,
+    limits: Limits = workers.DEFAULT_LIMITS,
   ):
     """Makes the environments.
 
@@ -60,7 +60,7 @@ class VectorEnv:
     self._members = []
     self._seed, self._first, self._limits = seed, first, limits
     registry.prepare(task)
-    kind = workers.Worker if parallel else workers.Here
+    kind = workers.Worker if parallel else workers.LocalWorker
     self._make = lambda index: kind(first + index, task, settings, limits)
     try:
       for index in range(num):
@@ -197,7 +197,7 @@ class VectorEnv:
     while True:
       try:
         return self._members[index].receive()
-      except workers.Lost as error:
+      except workers.WorkerDied as error:
         self._replace(index, error)
 
   def _replace(self, index, error):
@@ -213,7 +213,7 @@ class VectorEnv:
     self._members[index] = self._make(index)
     try:
       self._members[index].receive()
-    except workers.Lost as again:
+    except workers.WorkerDied as again:
       self._replace(index, again)
     else:
       self._reset(index)

@@ -22,7 +22,7 @@ _MAKING_SECONDS = 300  # For an environment to be made.
 _ORPHAN_SECONDS = 60  # That a worker lives on after SIGTERM.
 
 
-class Lost(RuntimeError):
+class WorkerDied(RuntimeError):
   """A worker process died, or took too long."""
 
 
@@ -39,10 +39,10 @@ class Limits:
   replacements: int = 5
 
 
-USUAL = Limits()
+DEFAULT_LIMITS = Limits()
 
 
-class Here:
+class LocalWorker:
   """A member in this process; same interface as `Worker`."""
 
   def __init__(self, index, task, settings, limits):
@@ -92,7 +92,7 @@ class Worker:
     seconds = self._seconds if self._made else _MAKING_SECONDS
     try:
       if not self._pipe.poll(seconds):
-        raise Lost(
+        raise WorkerDied(
           f'{self._name} did not answer for {seconds:g} s (config.env.timeout).'
         )
       self._made = True
@@ -122,7 +122,7 @@ class Worker:
     self._process.join(timeout=5)
     code = self._process.exitcode
     hint = ' (killed, perhaps for want of memory: use fewer environments)'
-    return Lost(
+    return WorkerDied(
       f'{self._name} died with exit code {code}'
       f'{hint if code == -signal.SIGKILL else ""}.'
     )

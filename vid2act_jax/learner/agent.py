@@ -13,13 +13,13 @@ import numpy as np
 import optax
 
 from vid2act_jax.learner import (
+  encode,
   finetune,
-  frames,
+  open_loop,
   policy,
   pretrain,
   teachers,
-  video,
-  warm,
+  warm_start,
 )
 from vid2act_jax.learner.noise import Draw
 from vid2act_jax.learner.variants import Variant
@@ -103,13 +103,13 @@ class Pretrainer:
     return pretrain.step(self, state, batch, key, axis_name)
 
   def open_loop(self, state, batch, key):
-    """Predicted videos; see `vid2act_jax.learner.video.open_loop`."""
-    each = -(-video.ROWS // self.teacher.num_domains)
+    """Predicted videos; see `vid2act_jax.learner.open_loop.open_loop`."""
+    each = -(-open_loop.ROWS // self.teacher.num_domains)
     batch = jax.tree.map(lambda x: x[:, :each], batch)
     rows, label = pretrain.flatten_domains(self, batch)
     params = state.params['model']
     draw = self.draws.latent
-    return video.open_loop(self.teacher, params, draw, rows, key, label)
+    return open_loop.open_loop(self.teacher, params, draw, rows, key, label)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -222,12 +222,14 @@ class Agent:
     """{world_model}, and {base} under a stacked one."""
     world = self.student.init(key)
     if self.variant.start == 'teacher':
-      world = warm.start_from(self.student, world, self.pretrained, teacher)
+      world = warm_start.start_from(
+        self.student, world, self.pretrained, teacher
+      )
     if not self.base:
       return {'world_model': world}
     base = self.base.init(jax.random.fold_in(key, 1))
     base = {k: base[k] for k in ('encoder', 'rssm')}
-    base = warm.start_from(self.base, base, self.pretrained, teacher)
+    base = warm_start.start_from(self.base, base, self.pretrained, teacher)
     return {'world_model': world, 'base': base}
 
   def _init_transfer(self, keys, feat):
@@ -270,13 +272,13 @@ class Agent:
     return policy.policy(self, state, carry, obs, key, explore)
 
   def open_loop(self, state, batch, key):
-    """Predicted videos; see `vid2act_jax.learner.video.open_loop`."""
+    """Predicted videos; see `vid2act_jax.learner.open_loop.open_loop`."""
     model, embed = state.params['model'], None
     if self.base:
-      part = lambda x: x[: video.ROWS, : video.CONTEXT]
+      part = lambda x: x[: open_loop.ROWS, : open_loop.CONTEXT]
       seen = jax.tree.map(part, batch)
-      embed, _ = frames.embed(self, model, seen, jax.random.fold_in(key, 1))
-    return video.open_loop(
+      embed, _ = encode.embed(self, model, seen, jax.random.fold_in(key, 1))
+    return open_loop.open_loop(
       self.student,
       model['world_model'],
       self.draws.latent,

@@ -17,7 +17,7 @@ from vid2act_jax.nets import conv
 from vid2act_jax.nets.world_model import Sizes, WorldModel
 from vid2act_jax.types import UserError
 
-CHANCE, WHOLE = Draws(), Variant()
+DEFAULT_DRAWS, DEFAULT_VARIANT = Draws(), Variant()
 DTYPES = ('float32', 'bfloat16')
 # Steps compiled in a row on an accelerator: faster than one; more take longer
 # to compile.
@@ -27,8 +27,8 @@ _UNROLL = 10
 def build_pretrainer(
   config,
   source_action_dims: tuple[int, ...],
-  draws: Draws = CHANCE,
-  variant: Variant = WHOLE,
+  draws: Draws = DEFAULT_DRAWS,
+  variant: Variant = DEFAULT_VARIANT,
 ) -> Pretrainer:
   """The pretraining of a teacher for these source domains.
 
@@ -52,8 +52,8 @@ def build_agent(
   config,
   action_dim: int,
   source_action_dims: tuple[int, ...],
-  draws: Draws = CHANCE,
-  variant: Variant = WHOLE,
+  draws: Draws = DEFAULT_DRAWS,
+  variant: Variant = DEFAULT_VARIANT,
 ) -> Agent:
   """The learner of a new task.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.learner import (
-  frames,
+  encode,
   imagination,
   similarity,
   teachers,
@@ -73,7 +73,9 @@ def step(
   metrics = {**metrics, **behavior_metrics}
   if axis_name:
     metrics = jax.lax.pmean(metrics, axis_name)
-  return update.finish(state, new, {**metrics, **norms, **behavior_norms})
+  return update.skip_nonfinite(
+    state, new, {**metrics, **norms, **behavior_norms}
+  )
 
 
 def model_loss(
@@ -93,10 +95,12 @@ def model_loss(
   world_key, vae_key = jax.random.split(key)
   beside = ()
   if agent.teacher:
-    beside = (teachers.prepare(agent, teacher, batch, teacher_key, axis_name),)
+    beside = (
+      teachers.teacher_inputs(agent, teacher, batch, teacher_key, axis_name),
+    )
   spec, target = agent.loss, batch.target
   shape = (*target.reward.shape, agent.student.sizes.stoch)
-  embed, base_terms = frames.embed(
+  embed, base_terms = encode.embed(
     agent, params, target, jax.random.fold_in(world_key, 1), axis_name
   )
   loss, (metrics, forward) = world_model_loss(
@@ -113,7 +117,7 @@ def model_loss(
   )
   terms, extra = base_terms, None
   if agent.teacher:
-    view = teachers.view(agent, batch, forward.beside[0][0])
+    view = teachers.split_features(agent, batch, forward.beside[0][0])
     student = feature(forward.latent)
     more, told, extra = _transfer_losses(
       agent,
@@ -166,7 +170,7 @@ def _transfer_losses(
     1,
     axis_name,
   )
-  label = similarity.choose(agent, weights, chance)
+  label = similarity.select_domain(agent, weights, chance)
   forward = TransferForward(weights, distance, label, replay)
   return terms, told, forward
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from vid2act_jax.learner.noise import by_row
 from vid2act_jax.nets import dists
-from vid2act_jax.nets.scan import Track, scan
+from vid2act_jax.nets.scan import ScanSpec, scan
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import Latent, Normal
 
@@ -112,7 +112,7 @@ def imagine(
   before = jax.tree.map(lambda x: x[:-1], noise)
   at_last = jax.tree.map(lambda x: x[-1], noise)
   params = model, actor, start.label
-  track = Track(step, params, start.latent, before, look)
+  track = ScanSpec(step, params, start.latent, before, look)
   ((latent, outs),) = scan(track, unroll=agent.student.unroll)
   end = jax.tree.map(lambda x: x[-1], latent)
   inputs = jax.lax.stop_gradient(look(params, end, at_last))

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.learner import frames, imagination, similarity, teachers
+from vid2act_jax.learner import encode, imagination, similarity, teachers
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import Carry
@@ -56,7 +56,7 @@ def policy(agent, state, carry: Carry, obs, key, explore: bool):
   if agent.base:
     size = num, agent.base.sizes.stoch
     base_noise = noise(jax.random.fold_in(keys[0], 1), draw, *size)
-  embed, base = frames.embed_step(
+  embed, base = encode.embed_step(
     agent, model, carry.base, image, first, base_noise
   )
   latent, _ = student.observe_step(
@@ -79,7 +79,7 @@ def policy(agent, state, carry: Carry, obs, key, explore: bool):
     )
     extras['similarity'] = weights
     chance = draw(jax.random.fold_in(keys[2], 1), weights.shape)
-    label = similarity.choose(agent, weights, chance)
+    label = similarity.select_domain(agent, weights, chance)
   if agent.replays:
     vae_noise = noise(keys[2], draw, num, agent.vae.latent_dim)
 

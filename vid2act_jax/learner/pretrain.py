@@ -75,4 +75,4 @@ def step(
   metrics = {'model_loss': loss, **metrics}
   if axis_name:
     metrics = jax.lax.pmean(metrics, axis_name)
-  return update.finish(state, new, {**metrics, 'model_grad_norm': norm})
+  return update.skip_nonfinite(state, new, {**metrics, 'model_grad_norm': norm})

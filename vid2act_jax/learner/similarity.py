@@ -30,7 +30,7 @@ def weights(agent, params, teacher, student) -> jax.Array:
   return jax.lax.stop_gradient(out) if variant.weights == 'frozen' else out
 
 
-def choose(agent, weights: jax.Array, noise: jax.Array) -> jax.Array:
+def select_domain(agent, weights: jax.Array, noise: jax.Array) -> jax.Array:
   """The most similar domain: i32 [...] of weights f32 [N, ...].
 
   Equal weights know none: then chance (`noise`, f32 [N, ...]) decides.

@@ -5,13 +5,13 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.learner.noise import by_row
-from vid2act_jax.nets.scan import Track
+from vid2act_jax.nets.scan import ScanSpec
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import FinetuneBatch, Latent
 
 
 @flax.struct.dataclass
-class TeacherView:
+class TeacherFeatures:
   """Features of the frozen teacher; no gradient reaches it."""
 
   target: jax.Array  # f32 [N, B, L, F], every domain on the target's frames
@@ -60,9 +60,9 @@ def embed_frames(model, params, image: jax.Array, label: jax.Array):
   return jnp.moveaxis(embed, 0, 1).astype(jnp.float32)
 
 
-def prepare(
+def teacher_inputs(
   agent, params, batch: FinetuneBatch, key, axis_name: str | None = None
-) -> Track:
+) -> ScanSpec:
   """Every domain on the target batch; if replayed, then on its own batch.
 
   Args:
@@ -101,14 +101,16 @@ def prepare(
   return model.prepare(params, *map(jnp.concatenate, columns))
 
 
-def view(agent, batch: FinetuneBatch, latent: Latent) -> TeacherView:
+def split_features(
+  agent, batch: FinetuneBatch, latent: Latent
+) -> TeacherFeatures:
   """Sorts what the track of `prepare` gave: latent [rows, L, ...]."""
   feat = jax.lax.stop_gradient(feature(latent))
   domains = agent.num_domains
   shape = (domains, -1, *feat.shape[1:])
   target, source = jnp.split(feat, [domains * batch.target.reward.shape[0]])
   source = source.reshape(shape) if agent.replays else None
-  return TeacherView(target.reshape(shape), source)
+  return TeacherFeatures(target.reshape(shape), source)
 
 
 def _target_embed(model, params, batch):

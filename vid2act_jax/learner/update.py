@@ -41,7 +41,7 @@ def step_key(state, key):
   return jax.random.fold_in(key, state.step)
 
 
-def finish(
+def skip_nonfinite(
   old: LearnerState, new: LearnerState, metrics: Metrics
 ) -> tuple[LearnerState, Metrics]:
   """Counts an update, and undoes it if anything in it is not finite.
@@ -68,7 +68,7 @@ def finish(
   return state, {**metrics, 'skipped': 1.0 - good}
 
 
-def several(step):
+def multi_step(step):
   """The pure step for K updates in one call.
 
   Args:

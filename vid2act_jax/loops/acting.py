@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from vid2act_jax import sharding
-from vid2act_jax.data.assemble import Assembler
+from vid2act_jax.data.episode_builder import EpisodeBuilder
 from vid2act_jax.data.episodes import summarize
 
 _MAX_VIDEO_FRAMES = 125
@@ -70,7 +70,7 @@ def random_actions(
   return rng.uniform(-1, 1, shape).astype(np.float32)
 
 
-class Player:
+class PolicyRunner:
   """The agent's policy with its carry, compiled once."""
 
   def __init__(self, agent, num: int, key: jax.Array, explore: bool):
@@ -101,7 +101,7 @@ class Player:
   def __call__(self, state, obs, step: int) -> np.ndarray:
     """Actions f32 [E, A] for obs [E, ...]; `step` names the noise."""
     seen = {'image': obs['image'], 'is_first': obs['is_first']}
-    carry = sharding.beside(self._carry, state)
+    carry = sharding.device_put_like(self._carry, state)
     self._carry, action, _ = self._act(state, carry, seen, self._key, step)
     return np.asarray(action)
 
@@ -128,7 +128,7 @@ class Evaluator:
       check: called at every step; what it raises ends the evaluation.
     """
     self.faults = envs.faults  # As of `VectorEnv`.
-    self._player = Player(agent, envs.num, key, explore=False)
+    self._player = PolicyRunner(agent, envs.num, key, explore=False)
     self._driver = Driver(envs)
     self._share = -(-episodes // (envs.num * jax.process_count()))
     self._check = check
@@ -147,7 +147,7 @@ class Evaluator:
     # Episodes beyond an environment's share do not count: only so do long and
     # short ones count alike.
     left = np.full(self._driver.envs.num, self._share)
-    assembler = Assembler()
+    assembler = EpisodeBuilder()
     self._player.reset()
     self._driver.begin(number)
     summaries, video, step = [], None, 0

@@ -9,9 +9,9 @@ from vid2act_jax import envs as environments
 from vid2act_jax import learner, sharding
 from vid2act_jax.data import shards
 from vid2act_jax.data.replay import Replay
-from vid2act_jax.loops import acting, embedding, finetune, inputs, runs
-from vid2act_jax.loops.logger import Logger, Silent
-from vid2act_jax.loops.updating import Updates
+from vid2act_jax.loops import acting, embedding, finetune, runs, setup
+from vid2act_jax.loops.logger import Logger, NullLogger
+from vid2act_jax.loops.train_step import TrainStep
 from vid2act_jax.types import Batch, FinetuneBatch, UserError
 
 
@@ -21,30 +21,30 @@ def finetuner(
   """Everything the online loop uses, fresh or as the checkpoint left it."""
   devices = sharding.Devices(config.mesh.data)
   devices.rows(config.finetune.batch, 'config.finetune.batch')
-  sources = inputs.source_notes(config, workdir)
+  sources = setup.source_metadata(config, workdir)
   envs = _open_envs(config, config.env.num, 0, stack)
   eval_envs = _open_envs(config, config.evaluate.envs, 1, stack)
   agent = learner.build_agent(
     config.learner,
     envs.action_dim,
     tuple(sources['source_action_dims']),
-    variant=inputs.variant(config),
+    variant=setup.variant(config),
   )
   teacher, replays = None, []
   if agent.pretrained:
-    teacher = inputs.load_teacher(config, workdir, agent)
+    teacher = setup.load_teacher(config, workdir, agent)
   if agent.replays:
-    kept = inputs.scratch(config, workdir) / 'embeddings'
-    embeds = embedding.of_sources(
+    kept = setup.scratch_folder(config, workdir) / 'embeddings'
+    embeds = embedding.source_columns(
       agent, teacher, config.replay.embeddings, kept
     )
-    replays = inputs.load_sources(config, workdir, embeds)
+    replays = setup.load_sources(config, workdir, embeds)
   notes = {'task': config.task, 'action_dim': envs.action_dim, **sources}
 
   def init(key):
     return agent.init(key, teacher)
 
-  state, resumed = runs.start(
+  state, resumed = runs.init_or_restore(
     checkpoint, init, config.seed, notes, 'finetune', devices
   )
   if agent.teacher:
@@ -54,7 +54,7 @@ def finetuner(
     fields = dataclasses.asdict(counters)
     counters = finetune.Counters(**{k: resumed[k] for k in fields})
   root = replay_dir or workdir / 'replay'
-  written = _share_out(root, devices, resumed)
+  written = _reshard(root, devices, resumed)
   replay = Replay(
     shards.folder_of(root, devices.process, devices.processes),
     config.replay.online_gb * 1e9,
@@ -63,10 +63,10 @@ def finetuner(
     config.env.size,
     owner=True,
     keep_episodes=written[devices.process],
-    scratch=inputs.scratch(config, workdir),
+    scratch=setup.scratch_folder(config, workdir),
     cross_episodes=config.replay.cross_episodes,
     keep_all=config.replay.keep_all,
-    embed=embedding.of_target(agent, teacher, config.replay.embeddings),
+    embed=embedding.target_column(agent, teacher, config.replay.embeddings),
   )
   schedule = finetune.Schedule(
     **config.finetune,
@@ -112,12 +112,12 @@ def _same_teacher(state, teacher, checkpoint):
       )
 
 
-def _share_out(root, devices, resumed):
+def _reshard(root, devices, resumed):
   """Every process's part of the online episodes is in its folder then."""
   before = resumed['total_episodes'] if resumed else []
   written = [0] * devices.processes
   if devices.is_first:
-    written = shards.share_out(root, devices.processes, before)
+    written = shards.reshard(root, devices.processes, before)
   # As process 0 has found and made them; the others wait for it here.
   return sharding.gather(np.array(written))[0].tolist()
 
@@ -127,7 +127,7 @@ def _open_envs(config, num, stream, stack):
   return stack.enter_context(
     environments.VectorEnv(
       config.task,
-      inputs.env_settings(config),
+      setup.env_settings(config),
       num,
       2 * config.seed + stream,
       config.env.parallel,
@@ -140,7 +140,7 @@ def _open_envs(config, num, stream, stack):
 def updates(config, workdir, step, devices, stage):
   """The stage's compiled updates."""
   part = config[stage]
-  return Updates(
+  return TrainStep(
     step,
     devices,
     sharding.specs(Batch if stage == 'pretrain' else FinetuneBatch),
@@ -154,5 +154,5 @@ def updates(config, workdir, step, devices, stage):
 def open_log(workdir, stage, resume_step, resume_lines=None):
   """The first process tells for all."""
   if jax.process_index():
-    return Silent()
+    return NullLogger()
   return Logger(workdir, stage, resume_step, resume_lines)

@@ -97,7 +97,7 @@ class Checkpoint:
           shutil.rmtree(old)
         else:
           os.replace(old, place)
-    sharding.wait('recover')
+    sharding.barrier('recover')
 
   def latest(self):
     """The newest step there is (int), or None."""
@@ -154,10 +154,10 @@ class Checkpoint:
     text = json.dumps({'step': int(step), **(content or {})}, indent=2)
     if jax.process_index() == 0:
       files.make_folder(self.directory)
-      files.write_durably(
+      files.atomic_write(
         self.directory / _DONE, lambda file: file.write(text.encode())
       )
-    sharding.wait('finished')
+    sharding.barrier('finished')
 
   def finished(self):
     """What finish() wrote, with 'step'; None when the stage is not done.
@@ -210,7 +210,7 @@ class Checkpoint:
         os.replace(self.directory / str(old), path)
         aside.append(path)
     self._damaged.clear()
-    sharding.wait('set aside')
+    sharding.barrier('set aside')
     return aside
 
   def _newest(self, read):

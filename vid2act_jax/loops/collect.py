@@ -22,7 +22,7 @@ import numpy as np
 from vid2act_jax import envs as environments
 from vid2act_jax.data import dataset, files
 from vid2act_jax.data import episodes as eps
-from vid2act_jax.data.assemble import Assembler
+from vid2act_jax.data.episode_builder import EpisodeBuilder
 from vid2act_jax.loops import acting, policies, runs
 from vid2act_jax.types import UserError
 
@@ -259,7 +259,7 @@ class _Maker:
     behaviour, rng = self._names[index], np.random.default_rng(seed)
     act = self._acts[behaviour]
     batch = lambda obs: {k: v[None] for k, v in obs.items()}
-    assembler = Assembler()
+    assembler = EpisodeBuilder()
     obs = batch(self._env.reset(seed))
     assembler.add(obs, np.zeros((1, self._env.action_dim)))
     # Numbered through, so that no two episodes draw the same noise.
@@ -307,7 +307,7 @@ class _Maker:
       )
     task = environments.base_name(self._plan.task)
     key = jax.random.key(_seed(self._plan.seed, task))
-    player = acting.Player(agent, 1, key, explore=True)
+    player = acting.PolicyRunner(agent, 1, key, explore=True)
     return lambda obs, rng, step: player(state, obs, step)
 
 

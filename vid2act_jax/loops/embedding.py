@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vid2act_jax.data import files, store
-from vid2act_jax.data.replay import Derived
+from vid2act_jax.data.replay import DerivedColumn
 from vid2act_jax.types import UserError
 
 TYPES = ('none', 'float16', 'float32')
 _CHUNK = 50  # Frames at a time, so that one program serves all lengths.
 
 
-class Embedder:
+class TeacherEncoder:
   """Embeds the frames of episodes under some labels of the teacher."""
 
   def __init__(self, agent, params, labels: np.ndarray, dtype: str):
@@ -58,10 +58,10 @@ def hash_teacher(params) -> str:
   return digest.hexdigest()
 
 
-class Kept:
+class CachedEncoder:
   """An `Embedder` of one label that keeps what it has computed on disk."""
 
-  def __init__(self, embedder: Embedder, folder: pathlib.Path):
+  def __init__(self, embedder: TeacherEncoder, folder: pathlib.Path):
     """folder: of this teacher, this label and this type alone."""
     self._embedder, self._folder = embedder, folder
     self.column = store.Column(embedder.column.shape[1:], embedder.column.dtype)
@@ -79,23 +79,23 @@ class Kept:
       return files.read_npz(path)['embed']
     embed = self._embedder(images)[:, 0]
     files.make_folder(self._folder)
-    files.write_durably(
+    files.atomic_write(
       path, lambda file: files.write_npz(file, {'embed': embed})
     )
     return embed
 
 
-def of_target(agent, params, dtype: str) -> Derived | None:
+def target_column(agent, params, dtype: str) -> DerivedColumn | None:
   """What the online replay keeps: [N, E] a frame, under every label."""
   if dtype == 'none' or not agent.teacher:
     return None
-  embedder = Embedder(agent, params, np.arange(agent.num_domains), dtype)
-  return Derived(embedder.column, embedder, replaces_image=False)
+  embedder = TeacherEncoder(agent, params, np.arange(agent.num_domains), dtype)
+  return DerivedColumn(embedder.column, embedder, replaces_image=False)
 
 
-def of_sources(
+def source_columns(
   agent, params, dtype: str, folder: pathlib.Path
-) -> list[Derived | None]:
+) -> list[DerivedColumn | None]:
   """What the replay of each source keeps in its images' place: [E] a frame.
 
   Args:
@@ -110,10 +110,10 @@ def of_sources(
   computed = jnp.dtype(agent.teacher.dtype).name
   name = f'{hash_teacher(params)}-{computed}-{dtype}'
   kept = [
-    Kept(
-      Embedder(agent, params, np.array([label]), dtype),
+    CachedEncoder(
+      TeacherEncoder(agent, params, np.array([label]), dtype),
       folder / name / str(label),
     )
     for label in range(agent.num_domains)
   ]
-  return [Derived(k.column, k, replaces_image=True) for k in kept]
+  return [DerivedColumn(k.column, k, replaces_image=True) for k in kept]

@@ -8,10 +8,11 @@ import numpy as np
 
 from vid2act_jax import sharding
 from vid2act_jax.data.sources import sample_sources
-from vid2act_jax.loops import acting, telling
-from vid2act_jax.loops.interrupt import Interrupt, Interrupted
+from vid2act_jax.loops import acting
+from vid2act_jax.loops import metrics as metrics_lib
+from vid2act_jax.loops.preemption import Preempted, PreemptionHandler
 from vid2act_jax.loops.profile import Profiler
-from vid2act_jax.loops.updating import Updates
+from vid2act_jax.loops.train_step import TrainStep
 from vid2act_jax.types import Batch, FinetuneBatch
 
 
@@ -66,9 +67,9 @@ class Finetuner:
     counters: Counters,
     notes: dict,
     profiler: Profiler,
-    updates: Updates,
+    updates: TrainStep,
     devices: sharding.Devices,
-    interrupt: Interrupt,
+    interrupt: PreemptionHandler,
     resumed: dict | None = None,
   ):
     """Takes everything that the loop uses.
@@ -106,7 +107,7 @@ class Finetuner:
     act_key, self._step_key, self._video_key = jax.random.split(root, 3)
     # Hosts learn from the same noise, and act with noise of their own.
     act_key = jax.random.fold_in(act_key, devices.process)
-    self._player = acting.Player(agent, envs.num, act_key, explore=True)
+    self._player = acting.PolicyRunner(agent, envs.num, act_key, explore=True)
     self._open_loop = jax.jit(agent.open_loop)
     self._rows = devices.rows(schedule.batch, 'config.finetune.batch')
     self._ahead = None, None  # A call's batch, and what it was drawn for.
@@ -114,7 +115,9 @@ class Finetuner:
     self._recent: dict[str, float] = {}
     resumed = resumed or {}
     self._random = list(resumed.get('random', ()))  # Episodes of the prefill.
-    self._tally = telling.Tally(notes['sources'], resumed.get('tally'))
+    self._tally = metrics_lib.MetricAverager(
+      notes['sources'], resumed.get('tally')
+    )
     acted = resumed.get('acting')
     if acted and devices.processes == 1:
       self._driver.resume(acted['driver'], replay.reopen)
@@ -131,11 +134,11 @@ class Finetuner:
     """Trains to the end of the schedule; the final LearnerState.
 
     Raises:
-      Interrupted: it was wished to stop; a checkpoint has been written.
+      Preempted: the run was asked to stop; a checkpoint has been written.
     """
     try:
       self._train()
-    except Interrupted:
+    except Preempted:
       self._save()
       raise
     self._save()
@@ -181,7 +184,7 @@ class Finetuner:
     c.steps += 1
     frames = int((~obs['is_first']).sum())
     ready = bool(self.replay.num_episodes)
-    frames, ready = sharding.total([frames, ready])
+    frames, ready = sharding.all_sum([frames, ready])
     c.agent_steps += int(frames)
     self._tell_faults()
     for episode in episodes:
@@ -199,7 +202,7 @@ class Finetuner:
     self._player.reset()
     for key in ('return', 'success'):
       values = [episode[key] for episode in self._random if key in episode]
-      total, num = sharding.total([float(np.sum(values)), len(values)])
+      total, num = sharding.all_sum([float(np.sum(values)), len(values)])
       if num:
         self.logger.scalars(self.env_steps, {f'random/{key}': total / num})
 
@@ -274,10 +277,10 @@ class Finetuner:
     self._tally.add(metrics)
     with self._profiler.part('telling'):
       if c.updates % s.log_every == 0:
-        told = {**self._tally.take(), **telling.memory()}
+        told = {**self._tally.take(), **metrics_lib.memory_usage()}
         self.logger.scalars(self.env_steps, told)
       if s.video_every and c.updates % s.video_every == 0:
-        self._tell_open_loop(telling.last_of(batch, count))
+        self._tell_open_loop(metrics_lib.last_batch(batch, count))
     if c.updates % s.save_every == 0:
       self._save()
 
@@ -305,7 +308,7 @@ class Finetuner:
     with self._profiler.part('predicting'):
       video = self._open_loop(self._local(), batch.target, self._video_key)
       video = np.asarray(video)
-    telling.open_loop(self.logger, self.env_steps, video)
+    metrics_lib.log_open_loop(self.logger, self.env_steps, video)
 
   def _save(self):
     """Everything that a run needs to go on as if it had not been stopped."""

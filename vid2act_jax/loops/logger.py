@@ -96,7 +96,7 @@ def encode_gif(frames, fps=_FPS, scale=1):
   return buffer.getvalue()
 
 
-class Silent:
+class NullLogger:
   """A logger of the hosts that tell nothing; same interface as `Logger`."""
 
   lines = 0
@@ -203,7 +203,7 @@ class Logger:
     folder = self.workdir / 'videos'
     folder.mkdir(exist_ok=True)
     path = folder / f'{self.stage}-{name}-{int(step):09d}.gif'
-    files.write_durably(path, lambda file: file.write(data))
+    files.atomic_write(path, lambda file: file.write(data))
     for _, old in sorted(self._videos(name))[:-_KEEP_VIDEOS]:
       old.unlink()
     image = Summary.Image(
@@ -225,7 +225,7 @@ class Logger:
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(image, np.uint8)).save(buffer, format='PNG')
     path = folder / f'{self.stage}-{name}.png'
-    files.write_durably(path, lambda file: file.write(buffer.getbuffer()))
+    files.atomic_write(path, lambda file: file.write(buffer.getbuffer()))
     return path
 
   def progress(self, step, total, unit, **text):
@@ -261,7 +261,7 @@ class Logger:
         self.lines += 1
         seconds = max(seconds, record['time'])
       kept.append(_to_line(record))
-    files.write_durably(
+    files.atomic_write(
       self.workdir / METRICS,
       lambda file: file.write(''.join(kept).encode()),
     )

@@ -9,10 +9,10 @@ import numpy as np
 from vid2act_jax import sharding
 from vid2act_jax.data.prefetch import prefetch
 from vid2act_jax.data.sources import sample_sources
-from vid2act_jax.loops import telling
-from vid2act_jax.loops.interrupt import Interrupt, Interrupted
+from vid2act_jax.loops import metrics as metrics_lib
+from vid2act_jax.loops.preemption import Preempted, PreemptionHandler
 from vid2act_jax.loops.profile import Profiler
-from vid2act_jax.loops.updating import Updates
+from vid2act_jax.loops.train_step import TrainStep
 from vid2act_jax.types import Batch
 
 
@@ -39,9 +39,9 @@ def pretrain(
   schedule: Schedule,
   notes: dict,
   profiler: Profiler,
-  updates: Updates,
+  updates: TrainStep,
   rows: slice,
-  interrupt: Interrupt,
+  interrupt: PreemptionHandler,
   tally: dict | None = None,
 ):
   """Trains to the end of the schedule.
@@ -64,13 +64,13 @@ def pretrain(
     The final LearnerState.
 
   Raises:
-    Interrupted: it was wished to stop; a checkpoint has been written.
+    Preempted: the run was asked to stop; a checkpoint has been written.
   """
   s, step = schedule, int(state.step)
   step_key, video_key = jax.random.split(jax.random.key(s.seed))
   open_loop = jax.jit(pretrainer.open_loop)
   each = -(-s.batch // len(sources))
-  tally = telling.Tally(snapshot=tally)
+  tally = metrics_lib.MetricAverager(snapshot=tally)
 
   def calls():
     done = step
@@ -94,7 +94,7 @@ def pretrain(
     while step < s.steps:
       try:
         interrupt.check(together=True)
-      except Interrupted:
+      except Preempted:
         save()
         raise
       with profiler.part('sampling'):
@@ -108,9 +108,9 @@ def pretrain(
         if step % s.log_every == 0:
           logger.scalars(step, tally.take())
         if s.video_every and step % s.video_every == 0:
-          shown = telling.last_of(batch, count)
+          shown = metrics_lib.last_batch(batch, count)
           video = open_loop(sharding.local(state), shown, video_key)
-          telling.open_loop(logger, step, np.asarray(video))
+          metrics_lib.log_open_loop(logger, step, np.asarray(video))
         logger.progress(step, s.steps, 'updates')
       if step % s.save_every == 0 or step == s.steps:
         save()

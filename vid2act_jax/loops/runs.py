@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from vid2act_jax import learner, sharding
 from vid2act_jax.data import files, limits
-from vid2act_jax.loops import keys
+from vid2act_jax.loops import config_keys
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
@@ -27,7 +27,7 @@ TEACHER = 'teacher'
 STUDENT = 'student'
 
 
-def claim(workdir: pathlib.Path, config) -> None:
+def init_workdir(workdir: pathlib.Path, config) -> None:
   """Makes the folder this config's, or checks that it is.
 
   Args:
@@ -38,7 +38,7 @@ def claim(workdir: pathlib.Path, config) -> None:
     UserError: the folder cannot be written, or is of another config; names
       every key that differs.
   """
-  differ = differences(workdir, config)
+  differ = config_diff(workdir, config)
   if differ:
     raise UserError(
       f'{workdir} holds a run of another config:\n  '
@@ -47,10 +47,10 @@ def claim(workdir: pathlib.Path, config) -> None:
     )
   files.make_folder(workdir)
   text = json.dumps(config.to_dict(), indent=2) + '\n'
-  files.write_durably(workdir / CONFIG, lambda file: file.write(text.encode()))
+  files.atomic_write(workdir / CONFIG, lambda file: file.write(text.encode()))
 
 
-def differences(workdir: pathlib.Path, config) -> list[str]:
+def config_diff(workdir: pathlib.Path, config) -> list[str]:
   """Keys of what is learned that a folder has other than a config, in words.
 
   Raises:
@@ -72,7 +72,7 @@ def as_dict(config) -> dict:
 
 
 def _fixed(tree):
-  return keys.without(tree, (*keys.WORK, *keys.AMOUNT))
+  return config_keys.exclude(tree, (*config_keys.RUNTIME, *config_keys.BUDGET))
 
 
 def cache_compilations() -> None:
@@ -142,7 +142,7 @@ def read_config_dict(workdir: pathlib.Path) -> dict:
     config = limits.read_json(path)
     if not isinstance(config, dict):
       raise ValueError('should be a JSON object')
-    keys.add_later(config)
+    config_keys.add_missing(config)
     settings = config.get('learner')
     if isinstance(settings, dict) and 'variant' not in config:
       config['variant'] = settings.pop('variant', 'vid2act')
@@ -157,7 +157,9 @@ def read_config_dict(workdir: pathlib.Path) -> dict:
     ) from error
 
 
-def start(checkpoint, init, seed: int, notes: dict, stage: str, devices):
+def init_or_restore(
+  checkpoint, init, seed: int, notes: dict, stage: str, devices
+):
   """A fresh state, or that of the newest checkpoint, on every device.
 
   Args:

@@ -17,17 +17,17 @@ from vid2act_jax.data import dataset, files, shards
 from vid2act_jax.loops import (
   build,
   collect,
-  inputs,
   pretrain,
   runs,
+  setup,
 )
 from vid2act_jax.loops.checkpoint import Checkpoint
-from vid2act_jax.loops.interrupt import Interrupt
 from vid2act_jax.loops.logger import read_metrics
+from vid2act_jax.loops.preemption import PreemptionHandler
 from vid2act_jax.loops.profile import Profiler
 from vid2act_jax.types import UserError
 
-NEVER = Interrupt()  # Listens to nobody.
+NO_PREEMPTION = PreemptionHandler()  # Listens to nobody.
 PARTS = 'parts.json'  # Seconds of the parts of a stage, in its profile.
 
 
@@ -35,7 +35,7 @@ def run_collect(
   config,
   workdir: pathlib.Path,
   profile: bool = False,
-  interrupt: Interrupt = NEVER,
+  interrupt: PreemptionHandler = NO_PREEMPTION,
 ):
   """Builds the source datasets that are not there.
 
@@ -46,13 +46,13 @@ def run_collect(
     interrupt: the wish to stop.
 
   Raises:
-    Interrupted: it was wished to stop; episodes that had ended are kept.
+    Preempted: the run was asked to stop; episodes that had ended are kept.
   """
-  if not inputs.transfers(config):
+  if not setup.uses_sources(config):
     _say('collect: nothing to do without transfer')
     return
   for task in config.sources:
-    folder = inputs.source_folder(config, workdir, task)
+    folder = setup.source_folder(config, workdir, task)
     if (folder / dataset.FILE).exists():
       about = dataset.read_metadata(folder, partial=True)
       if about['complete']:
@@ -63,7 +63,7 @@ def run_collect(
         f'{folder}: several processes train from datasets that are there; let'
         ' one collect first: --config.stages="(\'collect\',)"'
       )
-    policy = inputs.collect_policy(config, task)
+    policy = setup.collect_policy(config, task)
     if policy == 'agent':
       with files.lock(folder):
         _collect_by_agent(config, task, folder, profile, interrupt)
@@ -75,7 +75,7 @@ def run_collect(
 
 def _collect_by_policy(config, task, folder, policy, logger, interrupt):
   """Plays episodes with a behaviour that does not learn."""
-  c, settings = config.collect, inputs.env_settings(config)
+  c, settings = config.collect, setup.env_settings(config)
   plan = collect.Plan(task, settings, policy, c.episodes, c.noise, config.seed)
 
   def tell(done, played):
@@ -109,7 +109,7 @@ def _collect_by_agent(config, task, folder, profile, interrupt):
     own.replay.keep_all = True
   _say(f'collect: {task}, by an agent that learns it')
   workdir = folder / 'agent'
-  runs.claim(workdir, own)
+  runs.init_workdir(workdir, own)
   how = {'method': 'agent', 'seed': own.seed}
   run_finetune(own, workdir, profile, interrupt, folder, how)
 
@@ -118,7 +118,7 @@ def run_pretrain(
   config,
   workdir: pathlib.Path,
   profile: bool = False,
-  interrupt: Interrupt = NEVER,
+  interrupt: PreemptionHandler = NO_PREEMPTION,
 ):
   """Trains the teacher on the source datasets.
 
@@ -129,9 +129,9 @@ def run_pretrain(
     interrupt: the wish to stop.
 
   Raises:
-    Interrupted: it was wished to stop; a checkpoint has been written.
+    Preempted: the run was asked to stop; a checkpoint has been written.
   """
-  if not inputs.transfers(config):
+  if not setup.uses_sources(config):
     _say('pretrain: nothing to do without transfer')
     return
   if config.teacher_from:
@@ -143,16 +143,16 @@ def run_pretrain(
   if done and done['step'] >= steps:
     _say(f'pretrain: done, {done["step"]} updates')
     return
-  variant = inputs.variant(config)
-  notes = inputs.source_notes(config, workdir)
+  variant = setup.variant(config)
+  notes = setup.source_metadata(config, workdir)
   notes['actions'] = variant.actions
   devices = sharding.Devices(config.mesh.data)
   each = -(-config.pretrain.batch // len(config.sources))
   rows = devices.rows(each, 'config.pretrain.batch', len(config.sources))
-  replays = inputs.load_sources(config, workdir)
+  replays = setup.load_sources(config, workdir)
   dims = tuple(notes['source_action_dims'])
   pretrainer = learner.build_pretrainer(config.learner, dims, variant=variant)
-  state, resumed = runs.start(
+  state, resumed = runs.init_or_restore(
     checkpoint, pretrainer.init, config.seed, notes, 'pretrain', devices
   )
   schedule = pretrain.Schedule(seed=config.seed, **config.pretrain)
@@ -188,7 +188,7 @@ def run_finetune(
   config,
   workdir: pathlib.Path,
   profile: bool = False,
-  interrupt: Interrupt = NEVER,
+  interrupt: PreemptionHandler = NO_PREEMPTION,
   replay_dir: pathlib.Path | None = None,
   how: dict | None = None,
 ):
@@ -203,7 +203,7 @@ def run_finetune(
     how: what their metadata says of how they came about.
 
   Raises:
-    Interrupted: it was wished to stop; a checkpoint has been written.
+    Preempted: the run was asked to stop; a checkpoint has been written.
   """
   checkpoint = Checkpoint(workdir / runs.STUDENT)
   done = checkpoint.finished()
@@ -227,7 +227,7 @@ def run_finetune(
   folder = shards.folder_of(root, jax.process_index(), jax.process_count())
   if trains or not (folder / dataset.FILE).exists():
     how = how or {'method': 'online replay', 'seed': config.seed}
-    env = environments.make(config.task, inputs.env_settings(config), 0)
+    env = environments.make(config.task, setup.env_settings(config), 0)
     how = {**how, 'env_steps': done['env_steps']}
     dataset.write_metadata(folder, config.task, how, env.description, True)
     env.close()

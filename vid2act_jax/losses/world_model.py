@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from vid2act_jax.nets import dists
-from vid2act_jax.nets.scan import Track
+from vid2act_jax.nets.scan import ScanSpec
 from vid2act_jax.nets.world_model import (
   WorldModel,
   feature,
@@ -83,7 +83,7 @@ def world_model_loss(
   free: float,
   label: jax.Array | None = None,
   axis_name: str | None = None,
-  beside: Sequence[Track] = (),
+  beside: Sequence[ScanSpec] = (),
 ) -> tuple[jax.Array, tuple[Metrics, Forward]]:
   """Loss of one world model on a batch of sequences.
 

@@ -1,20 +1,20 @@
 """Convolutions of stride two, in two forms with the same numbers.
 
 `native` is XLA's own convolution, among blocks of pixels: the right one on GPU
-and TPU; see conv_blocks.py. `subpixel` is made of products of matrices: the
-right one on CPU; see conv_columns.py.
+and TPU; see conv_s2d.py. `subpixel` is made of products of matrices: the
+right one on CPU; see conv_im2col.py.
 """
 
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.nets import conv_blocks, conv_columns
-from vid2act_jax.nets.picture import Picture
+from vid2act_jax.nets import conv_im2col, conv_s2d
+from vid2act_jax.nets.blocked_image import BlockedImage
 
-FORMS = {'native': conv_blocks, 'subpixel': conv_columns}
+FORMS = {'native': conv_s2d, 'subpixel': conv_im2col}
 
 
-def conv(picture: Picture, kernel: jax.Array, form: str) -> Picture:
+def conv(picture: BlockedImage, kernel: jax.Array, form: str) -> BlockedImage:
   """Convolution with stride 2 and no padding.
 
   Args:
@@ -28,7 +28,9 @@ def conv(picture: Picture, kernel: jax.Array, form: str) -> Picture:
   return FORMS[form].conv(picture, kernel)
 
 
-def conv_transpose(picture: Picture, kernel: jax.Array, form: str) -> Picture:
+def conv_transpose(
+  picture: BlockedImage, kernel: jax.Array, form: str
+) -> BlockedImage:
   """Transposed convolution with stride 2 and no padding.
 
   Pixel (i, j) adds its channels @ kernel[a, b] to the output's pixel
@@ -46,11 +48,11 @@ def conv_transpose(picture: Picture, kernel: jax.Array, form: str) -> Picture:
     k, _, channels, out = kernel.shape
     x = picture.pixels().reshape(-1, channels)
     kernel = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
-    return Picture.of((x @ kernel).reshape(-1, k, k, out))
+    return BlockedImage.of((x @ kernel).reshape(-1, k, k, out))
   return FORMS[form].conv_transpose(picture, kernel)
 
 
-def add_bias(picture: Picture, bias: jax.Array) -> Picture:
+def add_bias(picture: BlockedImage, bias: jax.Array) -> BlockedImage:
   """Adds [C] to all pixels, or [M, C] to those of each picture."""
   bias = jnp.tile(bias, picture.side**2)
   if bias.ndim == 1:

@@ -24,7 +24,7 @@ class Dense(nn.Module):
     shape = (x.shape[-1], self.features)
     kernel = self.param('kernel', kernel_init, shape).astype(self.dtype)
     bias = self.param('bias', nn.initializers.zeros_init(), shape[1:])
-    return product(x.astype(self.dtype), kernel) + bias.astype(self.dtype)
+    return matmul(x.astype(self.dtype), kernel) + bias.astype(self.dtype)
 
 
 class SplitDense(nn.Module):
@@ -50,7 +50,7 @@ class SplitDense(nn.Module):
     return x.astype(self.dtype) @ kernel
 
 
-def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """[..., I] @ [I, D]; in half precision with zeros up to a GPU's widths.
 
   Matrices whose rows are no multiple of 16 bytes, as those of 250 features, are

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from vid2act_jax.nets import conv
 from vid2act_jax.nets.activation import elu
+from vid2act_jax.nets.blocked_image import BlockedImage
 from vid2act_jax.nets.dense import Dense, kernel_init
-from vid2act_jax.nets.picture import Picture
 
 _ENCODER_KERNEL = 4
 _SIZE, _LAST = 64, 2  # Pixels a side of an image, and that are left of it.
@@ -81,7 +81,7 @@ class Encoder(nn.Module):
     for _ in self.layers:
       seen = 2 * (seen - 1) + _ENCODER_KERNEL
     x = image[:, :seen, :seen].astype(jnp.float32) / 255 - 0.5
-    x = Picture.of(x.astype(self.dtype))
+    x = BlockedImage.of(x.astype(self.dtype))
     for i, layer in enumerate(self.layers):
       kernel, bias = layer.cast(self.dtype)
       if i == 0 and self.num_domains:
@@ -113,11 +113,13 @@ class Decoder(nn.Module):
 
   def first(self, feat: jax.Array) -> jax.Array:
     """What is a product of matrices: [M, F] -> [M, 5, 5, 4 depth]."""
-    return self._layer(0, Picture.of(self.inp(feat)[:, None, None])).pixels()
+    return self._layer(
+      0, BlockedImage.of(self.inp(feat)[:, None, None])
+    ).pixels()
 
   def rest(self, x: jax.Array) -> jax.Array:
     """All that comes after `first`."""
-    picture = Picture.of(x)
+    picture = BlockedImage.of(x)
     for i in range(1, len(self.layers)):
       picture = self._layer(i, picture.map(elu))
     return picture.pixels().astype(jnp.float32)

@@ -17,7 +17,7 @@ import jax.extend
 import jax.numpy as jnp
 
 
-class Track(NamedTuple):
+class ScanSpec(NamedTuple):
   """Steps to be run in order, of M rows that know nothing of one another."""
 
   step: Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -31,7 +31,9 @@ class Track(NamedTuple):
   # so that none has to be taken again for a gradient.
 
 
-def scan(learned: Track, *frozen: Track, unroll: int) -> list[tuple[Any, Any]]:
+def scan(
+  learned: ScanSpec, *frozen: ScanSpec, unroll: int
+) -> list[tuple[Any, Any]]:
   """Runs tracks of one length side by side in a single loop.
 
   On an accelerator a step takes about as long for several as for one, when they

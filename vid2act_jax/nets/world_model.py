@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.nets import dists, heads, image, rssm
-from vid2act_jax.nets.scan import Track, scan
+from vid2act_jax.nets.scan import ScanSpec, scan
 from vid2act_jax.types import Latent, Normal, Params
 
 
@@ -82,7 +82,7 @@ sum_chunks.defvjp(_sum_chunks_forward, _sum_chunks_backward)
 
 
 def run(
-  learned: Track, *frozen: Track, unroll: int = 0
+  learned: ScanSpec, *frozen: ScanSpec, unroll: int = 0
 ) -> list[tuple[Latent, Any]]:
   """`scan` for what `WorldModel.prepare` gave.
 
@@ -254,7 +254,7 @@ class WorldModel:
 
   def prepare(
     self, params, embed, action, is_first, noise, label=None
-  ) -> Track:
+  ) -> ScanSpec:
     """What `observe` would run along, of the same arguments."""
     action = jnp.where(is_first[..., None], 0, action)
     if label is not None:
@@ -265,7 +265,7 @@ class WorldModel:
     xs = jax.tree.map(lambda x: x.swapaxes(0, 1), xs)
 
     step, part = self._recurrence(params)
-    return Track(step, part, self.initial(action.shape[0]), xs)
+    return ScanSpec(step, part, self.initial(action.shape[0]), xs)
 
   def observe_step(
     self, params, latent, embed, action, is_first, noise, label=None

@@ -109,7 +109,7 @@ def export(
 def _copy(source, target):
   """The bytes as they are: what we write is of this format already."""
   eps.validate(eps.load(source), source)
-  files.write_durably(target, lambda file: file.write(source.read_bytes()))
+  files.atomic_write(target, lambda file: file.write(source.read_bytes()))
 
 
 def _check_keys(arrays, path, image_key):

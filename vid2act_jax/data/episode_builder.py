@@ -7,7 +7,7 @@ import numpy as np
 from vid2act_jax.data.episodes import SCHEMA
 
 
-class Assembler:
+class EpisodeBuilder:
   """Gathers the steps of E environments until their episodes end."""
 
   def __init__(self):

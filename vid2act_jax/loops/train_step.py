@@ -7,11 +7,11 @@ import jax
 import numpy as np
 
 from vid2act_jax.data import files
-from vid2act_jax.learner.update import several
+from vid2act_jax.learner.update import multi_step
 from vid2act_jax.types import UserError
 
 
-class Updates:
+class TrainStep:
   """The compiled step, for one update a call and for several."""
 
   def __init__(
@@ -40,7 +40,7 @@ class Updates:
     self._devices, self._specs = devices, specs
     self._per_call, self._marks = per_call, [m for m in marks if m]
     self._one = devices.jit(step, specs)
-    self._several = devices.jit(several(step), specs, lead=1)
+    self._several = devices.jit(multi_step(step), specs, lead=1)
     self._skip_limit, self._folder = skip_limit, folder
     self._skipped = 0  # In a row.
     self._unseen = None  # The last call's end, metrics and batch.
@@ -105,9 +105,9 @@ class Updates:
     told = {k: np.asarray(v).tolist() for k, v in metrics.items()}
     bad = [k for k, v in told.items() if not np.isfinite(v).all()]
     path = folder / f'update-{done}.npz'
-    files.write_durably(path, lambda file: files.write_npz(file, arrays))
+    files.atomic_write(path, lambda file: files.write_npz(file, arrays))
     text = json.dumps({'update': done, 'metrics': told}, indent=2)
-    files.write_durably(
+    files.atomic_write(
       path.with_suffix('.json'), lambda file: file.write(text.encode())
     )
     raise UserError(

@@ -124,7 +124,7 @@ def contact_sheet(directory: str | os.PathLike, path: pathlib.Path) -> None:
     row = np.pad(picked, pad, constant_values=255)
     rows.append(row.transpose(1, 0, 2, 3).reshape(row.shape[1], -1, 3))
   picture = Image.fromarray(np.concatenate(rows))
-  files.write_durably(path, lambda file: picture.save(file, 'png'))
+  files.atomic_write(path, lambda file: picture.save(file, 'png'))
 
 
 def _problems(directory, about, known):

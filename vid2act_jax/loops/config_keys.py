@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 # How the work is done, kept and told. What is learned is the same, but for the
 # rounding of sums in another order.
-WORK = (
+RUNTIME = (
   'name',
   'stages',
   'mesh',
@@ -36,7 +36,7 @@ WORK = (
   'finetune.save_every',
 )
 # How much is made: a run may be made longer, and goes on where it is.
-AMOUNT = 'collect.episodes', 'pretrain.steps', 'finetune.env_steps'
+BUDGET = 'collect.episodes', 'pretrain.steps', 'finetune.env_steps'
 # What makes another dataset of a source task, and another teacher.
 DATA = (
   'collect',
@@ -67,7 +67,7 @@ STUDENT_ALONE = (
   'learner.optim.critic_clip',
 )
 # Reports tell these in other words: as groups, as seeds, as the steps done.
-TOLD_APART = (
+GROUPED = (
   'seed',
   'task',
   'variant',
@@ -102,14 +102,14 @@ def _leaves(tree, prefix, levels) -> Iterator:
     yield from _leaves(value, f'{prefix}{key}.', levels - 1)
 
 
-def without(tree: dict, names: Iterable[str]) -> dict:
+def exclude(tree: dict, names: Iterable[str]) -> dict:
   """What `leaves` has but for the keys that names stand for."""
   return {
-    key: value for key, value in leaves(tree).items() if not within(key, names)
+    key: value for key, value in leaves(tree).items() if not matches(key, names)
   }
 
 
-def add_later(tree: dict) -> None:
+def add_missing(tree: dict) -> None:
   """Gives an older run's config, nested dicts, the keys that came later."""
   for name, value in _LATER.items():
     *sections, key = name.split('.')
@@ -120,7 +120,7 @@ def add_later(tree: dict) -> None:
       part.setdefault(key, value)
 
 
-def within(key: str, names: Iterable[str]) -> bool:
+def matches(key: str, names: Iterable[str]) -> bool:
   """Whether a key is one of those that names stand for.
 
   Args:

@@ -12,17 +12,17 @@ pictures at a time as fit the caches.
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.nets.picture import Picture
+from vid2act_jax.nets.blocked_image import BlockedImage
 
 
-def conv(picture: Picture, kernel: jax.Array) -> Picture:
+def conv(picture: BlockedImage, kernel: jax.Array) -> BlockedImage:
   """See `conv.conv`."""
-  return Picture.of(_conv_columns(picture.pixels(), kernel))
+  return BlockedImage.of(_conv_columns(picture.pixels(), kernel))
 
 
-def conv_transpose(picture: Picture, kernel: jax.Array) -> Picture:
+def conv_transpose(picture: BlockedImage, kernel: jax.Array) -> BlockedImage:
   """See `conv.conv_transpose`."""
-  return Picture.of(_transpose_subpixel(picture.pixels(), kernel))
+  return BlockedImage.of(_transpose_subpixel(picture.pixels(), kernel))
 
 
 @jax.custom_vjp
@@ -69,7 +69,7 @@ def _transpose_subpixel(x, kernel):
     'VALID',
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
-  return Picture(y, 2 * (size - 1) + k, side=2).pixels()
+  return BlockedImage(y, 2 * (size - 1) + k, side=2).pixels()
 
 
 def _subpixel_forward(x, kernel):

@@ -14,9 +14,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from experiments.grid.points import Point
+from experiments.grid.jobs import Job
 from vid2act_jax.data import files
-from vid2act_jax.loops.interrupt import STATUS
+from vid2act_jax.loops.preemption import EXIT_STATUS
 
 PROGRAM = sys.executable, '-m', 'experiments.run'
 _TICK = 0.2  # Seconds between looks at the processes here,
@@ -24,12 +24,12 @@ _LOOK = 5.0  # and at points that another grid is at.
 _TOLD = 12  # Lines of a failed run's log.
 
 
-def log_of(point: Point) -> pathlib.Path:
+def log_of(point: Job) -> pathlib.Path:
   """Where a point's process writes what it says."""
   return point.workdir.parent / 'logs' / f'{point.name}.log'
 
 
-def describe(points: list[Point]) -> dict[str, str]:
+def describe(points: list[Job]) -> dict[str, str]:
   """{name: done, running, failed, half, todo or spare} of points.
 
   Spare: not there, but all that needed it is done.
@@ -53,7 +53,7 @@ def describe(points: list[Point]) -> dict[str, str]:
 class _Child:
   """A point's process, and the lock that keeps others from starting it."""
 
-  def __init__(self, point: Point, gpu: str | None, lock: contextlib.ExitStack):
+  def __init__(self, point: Job, gpu: str | None, lock: contextlib.ExitStack):
     self.point, self._lock = point, lock
     self._began = time.monotonic()
     self.asked = False
@@ -105,7 +105,7 @@ class _Child:
       -signal.SIGTERM,
       -signal.SIGKILL,
     )
-    if status == STATUS or stopped:
+    if status == EXIT_STATUS or stopped:
       return 'saved'
     if status == 0 and self.point.is_done():
       return 'done'
@@ -122,7 +122,7 @@ class Runner:
 
   def __init__(
     self,
-    points: list[Point],
+    points: list[Job],
     gpus: list[str | None],
     keep_going: bool = False,
     say: Callable[[str], None] = lambda text: print(text, flush=True),
@@ -130,7 +130,7 @@ class Runner:
     """Takes the points, in an order in which they can be done.
 
     Args:
-      points: of `points.make`.
+      points: of `jobs.make`.
       gpus: for each job at once, the one it sees; None: all there are.
       keep_going: whether the others go on when one has failed.
       say: takes a line of progress.
@@ -175,7 +175,7 @@ class Runner:
         signal.signal(number, handler)
     if self._failed:
       return 1
-    return STATUS if self._signals or self._saved else 0
+    return EXIT_STATUS if self._signals or self._saved else 0
 
   def _hear(self, number, unused_frame):
     self._signals.append(number)

@@ -15,14 +15,14 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
-STATUS = 75  # EX_TEMPFAIL of sysexits.h: "try again later".
+EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: "try again later".
 
 
-class Interrupted(Exception):
+class Preempted(Exception):
   """Ends the stage that is under way, which has been saved."""
 
 
-class Interrupt:
+class PreemptionHandler:
   """Listens for the wish to stop; use it as a context manager."""
 
   def __init__(self):
@@ -60,13 +60,13 @@ class Interrupt:
         several stop.
 
     Raises:
-      Interrupted: it is time to stop.
+      Preempted: the run was asked to stop.
     """
     if jax.process_count() == 1:
       if self._signal:
-        raise Interrupted(self._signal.name)
+        raise Preempted(self._signal.name)
     elif together:
       # The service waits for one number, so none may be left out.
       self._calls += 1
       if multihost_utils.reached_preemption_sync_point(self._calls):
-        raise Interrupted('preemption')
+        raise Preempted('preemption')

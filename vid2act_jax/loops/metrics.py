@@ -6,12 +6,12 @@ import jax
 import numpy as np
 
 from vid2act_jax import sharding
-from vid2act_jax.learner.video import CONTEXT
+from vid2act_jax.learner.open_loop import CONTEXT
 
 _STRIP_FRAMES = 10
 
 
-class Tally:
+class MetricAverager:
   """Means of metrics over the updates since they were last taken.
 
   The metrics stay on the device until then, so that no update waits. Updates
@@ -69,7 +69,7 @@ class Tally:
     return told
 
 
-def memory() -> dict[str, float]:
+def memory_usage() -> dict[str, float]:
   """{'peak_gb': most memory that this process has had, 1e9 bytes}.
 
   Where the devices count theirs, `device_peak_gb` is the first one's.
@@ -83,7 +83,7 @@ def memory() -> dict[str, float]:
   return told
 
 
-def last_of(batch, count: int):
+def last_batch(batch, count: int):
   """One device's rows of a call's last batch.
 
   Args:
@@ -94,7 +94,7 @@ def last_of(batch, count: int):
   return batch if count == 1 else jax.tree.map(lambda x: x[-1], batch)
 
 
-def open_loop(logger, step: int, video: np.ndarray):
+def log_open_loop(logger, step: int, video: np.ndarray):
   """Logs open-loop predictions, and their mean squared error.
 
   Args:

@@ -12,12 +12,12 @@ Layers agree in their blocks, so that pixels seldom have to be laid anew.
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.nets.picture import Picture
+from vid2act_jax.nets.blocked_image import BlockedImage
 
 _FEW = 4  # Channels up to which blocks are twice as large.
 
 
-def conv(picture: Picture, kernel: jax.Array) -> Picture:
+def conv(picture: BlockedImage, kernel: jax.Array) -> BlockedImage:
   """See `conv.conv`."""
   side = _side(kernel)
   size = (picture.size - kernel.shape[0]) // 2 + 1
@@ -30,16 +30,16 @@ def conv(picture: Picture, kernel: jax.Array) -> Picture:
   x = jax.lax.pad(
     x, jnp.zeros((), x.dtype), ((0, 0, 0), margin, margin, (0, 0, 0))
   )
-  return Picture(_correlate(x, kernel), size, side)
+  return BlockedImage(_correlate(x, kernel), size, side)
 
 
-def conv_transpose(picture: Picture, kernel: jax.Array) -> Picture:
+def conv_transpose(picture: BlockedImage, kernel: jax.Array) -> BlockedImage:
   """See `conv.conv_transpose`."""
   side = _side(kernel)
   size = 2 * (picture.size - 1) + kernel.shape[0]
   kernel = _among_blocks(kernel.swapaxes(2, 3), side)
   y = _transpose(picture.blocks(side).x, kernel)
-  return Picture(y, size, 2 * side)
+  return BlockedImage(y, size, 2 * side)
 
 
 def _side(kernel):

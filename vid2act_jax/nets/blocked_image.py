@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 
-class Picture(NamedTuple):
+class BlockedImage(NamedTuple):
   """M pictures of size x size pixels, cut into blocks of side x side.
 
   A block's pixels are channels: few channels become many, and what has a stride
@@ -21,7 +21,7 @@ class Picture(NamedTuple):
   side: int = 1
 
   @classmethod
-  def of(cls, pixels: jax.Array) -> 'Picture':
+  def of(cls, pixels: jax.Array) -> 'BlockedImage':
     """[M, S, S, C] -> blocks of one pixel."""
     return cls(pixels, pixels.shape[1])
 
@@ -35,7 +35,7 @@ class Picture(NamedTuple):
     x = x.reshape(m, grid * self.side, grid * self.side, -1)
     return x[:, : self.size, : self.size]
 
-  def blocks(self, side: int) -> 'Picture':
+  def blocks(self, side: int) -> 'BlockedImage':
     """The same in blocks of this side, and zero beyond `size`."""
     if self.side == side and self.x.shape[1] * side == self.size:
       return self
@@ -46,8 +46,8 @@ class Picture(NamedTuple):
     x = jnp.pad(x, ((0, 0), margin, margin, (0, 0)))
     x = x.reshape(m, grid, side, grid, side, channels)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(m, grid, grid, -1)
-    return Picture(x, self.size, side)
+    return BlockedImage(x, self.size, side)
 
-  def map(self, fn: Callable[[jax.Array], jax.Array]) -> 'Picture':
+  def map(self, fn: Callable[[jax.Array], jax.Array]) -> 'BlockedImage':
     """With every number mapped."""
     return self._replace(x=fn(self.x))

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from absl import flags
 
 # What reading the flags of a config raises when a user has erred.
-KINDS = flags.Error, AttributeError, KeyError, TypeError, OSError
+FLAG_ERRORS = flags.Error, AttributeError, KeyError, TypeError, OSError
 # A key and perhaps another one in its place, quoted once for each section.
 _NO_KEY = re.compile(
   r"""[\\'"]*(\w+)[\\'"]*(?:\\*n| )?(?:Did you mean "(\w+)".*)?"""
 )
 
 
-def tell(error: Exception, argv: Sequence[str]) -> str:
+def format_flag_error(error: Exception, argv: Sequence[str]) -> str:
   """One line about an error of `KINDS` that these arguments led to."""
   text = ' '.join(str(error).split()) or type(error).__name__
   if not isinstance(error, AttributeError | KeyError):

@@ -17,7 +17,7 @@ import pathlib
 import re
 
 from experiments.grid.configs import is_finished, load, override
-from vid2act_jax.loops import inputs, keys, runs
+from vid2act_jax.loops import config_keys, runs, setup
 from vid2act_jax.types import UserError
 
 KINDS = 'datasets', 'teachers', 'runs'  # In the order they need each other.
@@ -25,7 +25,7 @@ _GIVEN = ('config', 'config.seed', 'config.stages', 'config.variant', 'workdir')
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
+class Job:
   """A run of `experiments.run`, of which a grid starts many.
 
   Attributes:
@@ -55,7 +55,7 @@ class Point:
     A dataset that is there is taken as it is: it may be imported.
     """
     return is_finished(self.config, self.workdir) and (
-      self.kind == 'datasets' or not runs.differences(self.workdir, self.config)
+      self.kind == 'datasets' or not runs.config_diff(self.workdir, self.config)
     )
 
   def written(self) -> list[pathlib.Path]:
@@ -63,11 +63,11 @@ class Point:
     folders = [self.workdir]
     if self.kind == 'datasets':
       (task,) = self.config.sources
-      folders.append(inputs.source_folder(self.config, self.workdir, task))
+      folders.append(setup.source_folder(self.config, self.workdir, task))
     return folders
 
 
-class Plan:
+class Sweep:
   """Gathers the points of a study, each once."""
 
   def __init__(
@@ -99,7 +99,7 @@ class Plan:
       raise UserError(f'--base={base}: there is no such file')
     self._common = [f'--config={base}', *overrides]
     self._out, self._shared = out, shared
-    self._points: dict[pathlib.Path, Point] = {}
+    self._points: dict[pathlib.Path, Job] = {}
 
   def config(self, seed: int):
     """The base experiment's config."""
@@ -128,7 +128,7 @@ class Plan:
     told = ', '.join(f'{key}={_short(value)}' for key, value in changes.items())
     wanted = {**changes, 'seed': seed, 'stages': ('finetune',)}
     config, needs = self._load(wanted), []
-    if inputs.transfers(config):
+    if setup.uses_sources(config):
       wanted['source_dir'] = self._source_dir(config)
       needs += [self._dataset(changes, task) for task in config.sources]
       if not config.teacher_from:
@@ -142,7 +142,7 @@ class Plan:
       raise UserError(f'the study has two points {point.workdir}')
     self._points[point.workdir] = point
 
-  def points(self) -> list[Point]:
+  def points(self) -> list[Job]:
     """All of them: datasets, then teachers, then runs."""
     every = self._points.values()
     return [p for kind in KINDS for p in every if p.kind == kind]
@@ -153,7 +153,7 @@ class Plan:
   def _dataset(self, changes, task):
     """The name of the point that makes a source task's dataset."""
     wanted = {
-      **_of(changes, keys.DATA),
+      **_of(changes, config_keys.DATA),
       'seed': 0,  # One for all seeds of the runs.
       'variant': 'vid2act',
       'sources': (task,),
@@ -167,15 +167,15 @@ class Plan:
     if one != two:
       raise UserError(
         f'the study wants the dataset {task} in two ways: points that share a'
-        f' source may not differ in any of {", ".join(keys.DATA)}'
+        f' source may not differ in any of {", ".join(config_keys.DATA)}'
       )
     return point.name
 
   def _teacher(self, changes, seed, config, needs):
     """The point that pretrains as this run needs it."""
-    actions = inputs.variant(config).actions
+    actions = setup.variant(config).actions
     wanted = {
-      **_of(changes, keys.TEACHER, keys.STUDENT_ALONE),
+      **_of(changes, config_keys.TEACHER, config_keys.STUDENT_ALONE),
       'seed': seed,
       # Pretraining is the same for all variants of a kind.
       'variant': 'vid2act' if actions else 'action_free',
@@ -207,7 +207,7 @@ class Plan:
 
   def _make(self, kind, workdir, wanted, needs, about):
     arguments = self._arguments(wanted)
-    return Point(kind, workdir, arguments, load(list(arguments)), needs, about)
+    return Job(kind, workdir, arguments, load(list(arguments)), needs, about)
 
   def _load(self, wanted):
     return load(list(self._arguments(wanted)))
@@ -226,7 +226,7 @@ def _facts(tree):
   How much it is made from is part of it: a run may be made longer in its
   folder, but is another one then.
   """
-  return keys.without(tree, (*keys.WORK, 'finetune.env_steps'))
+  return config_keys.exclude(tree, (*config_keys.RUNTIME, 'finetune.env_steps'))
 
 
 def _teacher_facts(tree):
@@ -242,7 +242,7 @@ def make(
   overrides: list[str],
   out: pathlib.Path,
   shared: pathlib.Path,
-) -> list[Point]:
+) -> list[Job]:
   """The points of a study.
 
   Args:
@@ -262,7 +262,7 @@ def make(
   if seeds < 1:
     raise UserError(f'--seeds={seeds}: there must be at least one')
   get_study = _read(study)
-  plan = Plan(base, overrides, out, shared)
+  plan = Sweep(base, overrides, out, shared)
   for seed in range(seeds):
     found = get_study(plan.config(seed))
     if not isinstance(found, dict) or not found:
@@ -298,7 +298,7 @@ def _of(changes, names, but=()):
   return {
     key: value
     for key, value in changes.items()
-    if keys.within(key, names) and not keys.within(key, but)
+    if config_keys.matches(key, names) and not config_keys.matches(key, but)
   }
 
 

@@ -7,7 +7,7 @@ import jax
 from vid2act_jax import envs as environments
 from vid2act_jax import learner
 from vid2act_jax.data import dataset, quarantine, sources, weights
-from vid2act_jax.learner import public, video
+from vid2act_jax.learner import open_loop, torch_import
 from vid2act_jax.loops import embedding, policies, runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
@@ -21,7 +21,7 @@ _POSITIVE = {'pretrain': _EVERY, 'finetune': (*_EVERY, 'update_every')}
 _WITH = {True: 'with', False: 'without'}
 
 
-def transfers(config) -> bool:
+def uses_sources(config) -> bool:
   """Whether this config uses source tasks at all."""
   return variant(config).pretrained
 
@@ -35,7 +35,7 @@ def variant(config) -> learner.Variant:
   return learner.parse(config.variant, config.sources)
 
 
-def check(config, workdir: pathlib.Path) -> None:
+def check_config(config, workdir: pathlib.Path) -> None:
   """Finds mistakes that would else show only hours later.
 
   Args:
@@ -46,7 +46,7 @@ def check(config, workdir: pathlib.Path) -> None:
     UserError: names the key and what it may be.
   """
   tasks = [config.task]
-  if transfers(config):
+  if uses_sources(config):
     if not config.sources:
       raise UserError(
         'config.sources is empty, but there is something to transfer only from'
@@ -78,11 +78,11 @@ def check(config, workdir: pathlib.Path) -> None:
     )
   for stage in ('pretrain', 'finetune'):
     part = config[stage]
-    if part.batch < 1 or part.length <= video.CONTEXT:
+    if part.batch < 1 or part.length <= open_loop.CONTEXT:
       raise UserError(
         f'config.{stage}: batch={part.batch} must be positive and'
-        f' length={part.length} more than {video.CONTEXT}, the frames that an'
-        ' open-loop prediction is given'
+        f' length={part.length} more than {open_loop.CONTEXT}, the frames that'
+        ' an open-loop prediction is given'
       )
     for key in _POSITIVE[stage]:
       if part[key] < 1:
@@ -112,7 +112,7 @@ def collect_policy(config, task: str) -> str:
   return _POLICIES.get(task.split('_')[0], 'random')
 
 
-def scratch(config, workdir: pathlib.Path) -> pathlib.Path:
+def scratch_folder(config, workdir: pathlib.Path) -> pathlib.Path:
   """The folder on whose disk frames are held for sampling."""
   return pathlib.Path(config.replay.scratch or workdir).expanduser()
 
@@ -123,14 +123,14 @@ def source_folder(config, workdir: pathlib.Path, task: str) -> pathlib.Path:
   return pathlib.Path(root).expanduser() / task
 
 
-def source_notes(config, workdir: pathlib.Path) -> dict:
+def source_metadata(config, workdir: pathlib.Path) -> dict:
   """What every checkpoint must agree on: the sources' names and action sizes.
 
   Raises:
     UserError: a dataset is missing, or of other pictures or repeats.
   """
   dims = []
-  for task in config.sources if transfers(config) else ():
+  for task in config.sources if uses_sources(config) else ():
     folder = source_folder(config, workdir, task)
     facts = dataset.read_metadata(folder)
     dims.append(facts['action_dim'])
@@ -168,7 +168,7 @@ def load_sources(config, workdir: pathlib.Path, embeds=None):
     config.replay.source_gb * 1e9,
     config.seed,
     config.env.size,
-    scratch(config, workdir),
+    scratch_folder(config, workdir),
     config.replay.cross_episodes,
     embeds,
   )
@@ -183,7 +183,7 @@ def load_teacher(config, workdir: pathlib.Path, agent):
   """
   origin = config.teacher_from
   if origin.endswith(weights.ENDINGS):
-    return public.load_teacher(weights.read(origin), agent)
+    return torch_import.load_teacher(weights.read(origin), agent)
   folder = pathlib.Path(origin).expanduser() if origin else workdir
   dims = agent.source_action_dims
   pretrainer = learner.build_pretrainer(
