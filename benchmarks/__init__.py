@@ -1,1 +1,1 @@
-"""What the project's figures come from; see README.md in this folder."""
+"""Benchmarks for the project's figures; see README.md in this folder."""

@@ -1,14 +1,14 @@
-"""All benchmarks of one kind of machine, into one file of results.
+"""Runs all benchmarks of one kind of machine and writes a file of results.
 
   python -m benchmarks.all cpu
   python -m benchmarks.all gpu
   python -m benchmarks.all gpu --beside "python time_public_code.py"
 
-Runs them one after another, each in a process of its own, and writes
-benchmarks/results/<kind>.json: for each its command, its figures, and the
-commit; after each, so that what was measured is kept. `--only` takes some of
-them anew and leaves the others' results. `--beside` runs a command of any other
-program that prints a line of JSON, so that both are measured in one run.
+Runs them one after another, each in a separate process. After each one it
+updates benchmarks/results/<kind>.json with the command, the figures and the
+commit. `--only` repeats some of them and keeps the other results. `--beside`
+also runs the command of another program that prints a line of JSON, so that
+both are measured in the same run.
 """
 
 import argparse
@@ -48,15 +48,15 @@ KINDS = {
 
 
 def measure(command: str, commit: str) -> dict:
-  """Runs one; its figures, or what it said where it failed or tells none.
+  """Runs a benchmark; returns its figures, or its output without figures.
 
   Args:
-    command: of the shell.
-    commit: what is measured.
+    command: a shell command.
+    commit: the commit that is measured.
   """
   env = dict(os.environ)
   if 'check_parity' in command:
-    # Tolerances are those of float32; a GPU's default is less.
+    # The tolerances need float32; the default precision of a GPU is lower.
     env['JAX_DEFAULT_MATMUL_PRECISION'] = 'float32'
   done = subprocess.run(
     command, shell=True, env=env, capture_output=True, text=True
@@ -72,7 +72,7 @@ def measure(command: str, commit: str) -> dict:
 
 
 def main():
-  """Measures, writes and tells."""
+  """Command line."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('kind', choices=KINDS)
   parser.add_argument('--only', nargs='+', default=None)
@@ -86,7 +86,7 @@ def main():
     commands['beside'] = args.beside
   path = RESULTS / f'{args.kind}.json'
   results = json.loads(path.read_text()) if path.exists() else {}
-  # Of before: results that are written are a change of the tree, too.
+  # Read before writing results, which would make the work tree dirty.
   failed, commit = [], runs.commit()
   for name, command in commands.items():
     if args.only and name not in args.only and name != 'beside':

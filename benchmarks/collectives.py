@@ -1,10 +1,10 @@
-"""What devices tell each other in an update: collectives and their bytes.
+"""Collectives of an update, and their bytes.
 
   python -m benchmarks.collectives
   python -m benchmarks.collectives --preset quickstart --devices 2
 
-Compiles both stages' updates for simulated CPU devices and reads the compiled
-program. Prints one line of JSON and a table.
+Compiles the updates of both stages for simulated CPU devices and reads the
+compiled programs. Prints one line of JSON and a table.
 """
 
 import argparse
@@ -21,7 +21,7 @@ _ARRAY = re.compile(r'(pred|[a-z]+\d+)\[([\d,]*)\]')
 
 
 def read(program: str) -> dict[str, list[int]]:
-  """Collectives of a compiled program: kind -> bytes of each one's result.
+  """Collectives of a compiled program: kind -> bytes of each result.
 
   Args:
     program: its HLO text.
@@ -41,9 +41,9 @@ def _bytes(result: str) -> int:
   return total
 
 
-def parse(said: str) -> dict[str, float]:
-  """The figures of both stages, of what the command printed."""
-  figures = json.loads(said.splitlines()[0])
+def parse(output: str) -> dict[str, float]:
+  """The figures of both stages, from the output of the command."""
+  figures = json.loads(output.splitlines()[0])
   return {k: v for k, v in figures.items() if '/' in k}
 
 
@@ -51,8 +51,8 @@ def compile_steps(config, devices: int, batch: int, length: int, domains: int):
   """Compiled updates of both stages, and their gradients' bytes.
 
   Args:
-    config: the `learner` part of an experiment's config.
-    devices: how many to split over.
+    config: the `learner` section of an experiment's config.
+    devices: the number of devices.
     batch: B, of the target and of each source.
     length: L.
     domains: N.
@@ -60,7 +60,7 @@ def compile_steps(config, devices: int, batch: int, length: int, domains: int):
   Returns:
     {stage: (HLO text, bytes of all gradients)}.
   """
-  # Behind the flag that makes the devices.
+  # Imported after the flag for the simulated devices is set.
   import jax
   import jax.numpy as jnp
 
@@ -68,23 +68,23 @@ def compile_steps(config, devices: int, batch: int, length: int, domains: int):
   from vid2act_jax.types import Batch, FinetuneBatch
 
   actions = 6
-  split = sharding.Devices(devices)
+  mesh_devices = sharding.Devices(devices)
   pretrainer = learner.build_pretrainer(config, (actions,) * domains)
   agent = learner.build_agent(config, actions, (actions,) * domains)
   key = jax.random.key(0)
 
-  def draw(*lead, images=True):
-    image = jnp.zeros((*lead, 64, 64, 3), jnp.uint8) if images else None
-    zeros = jnp.zeros(lead)
-    return Batch(image, jnp.zeros((*lead, actions)), zeros, zeros > 0)
+  def make_batch(*shape, images=True):
+    image = jnp.zeros((*shape, 64, 64, 3), jnp.uint8) if images else None
+    zeros = jnp.zeros(shape)
+    return Batch(image, jnp.zeros((*shape, actions)), zeros, zeros > 0)
 
   def finetune_batch():
     embed = agent.teacher.encoder.embed_dim
-    rows = batch, length, domains, embed
+    shape = batch, length, domains, embed
     return FinetuneBatch(
-      draw(batch, length),
-      draw(domains, batch, length, images=False),
-      jnp.zeros(rows, jnp.float16),
+      make_batch(batch, length),
+      make_batch(domains, batch, length, images=False),
+      jnp.zeros(shape, jnp.float16),
       jnp.zeros((domains, batch, length, embed), jnp.float16),
     )
 
@@ -92,7 +92,7 @@ def compile_steps(config, devices: int, batch: int, length: int, domains: int):
     'pretrain': (
       pretrainer.pretrain_step,
       lambda: pretrainer.init(key),
-      lambda: draw(domains, batch, length),
+      lambda: make_batch(domains, batch, length),
       Batch,
     ),
     'finetune': (
@@ -103,17 +103,18 @@ def compile_steps(config, devices: int, batch: int, length: int, domains: int):
     ),
   }
   out = {}
-  for stage, (step, init, data, kind) in stages.items():
+  for stage, (step, init, batch_fn, batch_type) in stages.items():
     state = jax.eval_shape(init)
-    call = split.jit(step, sharding.specs(kind))
-    program = call.lower(state, jax.eval_shape(data), key).compile().as_text()
+    call = mesh_devices.jit(step, sharding.specs(batch_type))
+    shapes = jax.eval_shape(batch_fn)
+    program = call.lower(state, shapes, key).compile().as_text()
     leaves = jax.tree.leaves(state.params)
     out[stage] = program, sum(x.size * x.dtype.itemsize for x in leaves)
   return out
 
 
 def main():
-  """Compiles, reads and tells."""
+  """Command line."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   presets = 'full', 'quickstart'
   parser.add_argument('--preset', choices=presets, default='full')
@@ -124,7 +125,7 @@ def main():
   )
   args = parser.parse_args()
   flag = f'--xla_force_host_platform_device_count={args.devices}'
-  # First, for what the user sets counts.
+  # First, so that flags of the user take precedence.
   os.environ['XLA_FLAGS'] = f'{flag} {os.environ.get("XLA_FLAGS", "")}'
   os.environ['JAX_PLATFORMS'] = 'cpu'
 
@@ -147,7 +148,7 @@ def main():
     for kind, sizes in read(program).items():
       figures[f'{stage}/{kind}/count'] = len(sizes)
       figures[f'{stage}/{kind}/bytes'] = sum(sizes)
-  measure.tell({**figures, **measure.machine()})
+  measure.report({**figures, **measure.machine()})
 
 
 if __name__ == '__main__':

@@ -1,12 +1,12 @@
-"""Data: filling replay, its memory, sampling, and importing.
+"""Data: loading and sampling of replay, its memory, and importing.
 
   python -m benchmarks.data
   python -m benchmarks.data --frames 100000 --bound-gb 0.5
 
-Prints one line of JSON and a table. Replay is filled from a dataset folder as
-training fills it; episodes are links to a few different files, each as large as
-any. Sampling is timed with arrays that are used again, against NumPy copying as
-many bytes from one array to another in the same run.
+Prints one line of JSON and a table. Replay is loaded from a dataset folder, as
+in training. The episodes are hard links to a few different files of equal size.
+Sampling is timed with reused arrays, and compared to NumPy copying the same
+number of bytes between two arrays in the same run.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from vid2act_jax.data import episodes as eps
 from vid2act_jax.data import files, formats, importing, store
 from vid2act_jax.data.replay import Replay
 
-_LENGTH = 500  # Frames an episode.
+_LENGTH = 500  # Frames per episode.
 _SIZE, _ACTIONS = 64, 6
-_DIFFERENT = 20  # Episodes; the others are links to them.
+_UNIQUE_EPISODES = 20  # The others are links to them.
 _BATCH = (50, 50)
 
 
 def make_episode(number: int) -> dict[str, np.ndarray]:
-  """An episode whose frames shrink about as rendered ones do, 20-fold."""
+  """An episode whose frames compress about 20-fold, like rendered ones."""
   rng = np.random.default_rng(number)
   low = rng.integers(0, 256, (8, 8, 3), np.uint8)
   frame = low.repeat(8, 0).repeat(8, 1)
@@ -52,27 +52,29 @@ def make_episode(number: int) -> dict[str, np.ndarray]:
 
 
 def make_dataset(folder: pathlib.Path, frames: int) -> int:
-  """Writes a dataset of so many frames; returns its episodes."""
+  """Writes a dataset with a number of frames; returns the episode count."""
   count = -(-frames // _LENGTH)
-  for index in range(min(count, _DIFFERENT)):
+  for index in range(min(count, _UNIQUE_EPISODES)):
     eps.save(folder, index, make_episode(index))
-  for index in range(_DIFFERENT, count):
-    original = folder / eps.FOLDER / f'{index % _DIFFERENT:06d}-{_LENGTH}.npz'
+  for index in range(_UNIQUE_EPISODES, count):
+    original = (
+      folder / eps.FOLDER / f'{index % _UNIQUE_EPISODES:06d}-{_LENGTH}.npz'
+    )
     os.link(original, original.with_name(f'{index:06d}-{_LENGTH}.npz'))
   return count
 
 
 def measure_replay(folder: pathlib.Path, bound: float, repeats: int) -> dict:
-  """Fills a replay from the dataset in a folder and samples from it."""
+  """Loads a replay from a dataset folder and samples from it."""
   started = time.perf_counter()
   replay = Replay(folder, bound, 0, _ACTIONS, _SIZE, scratch=folder)
-  filled = time.perf_counter() - started
+  load_time = time.perf_counter() - started
   frames = replay.episodes_on_disk * _LENGTH
   out = replay.empty_batch(_BATCH)
   copied = np.ones_like(out['image']), np.ones_like(out['image'])
   sampling, copying = [], []
   for index in range(repeats):
-    # The same few batches again and again: their pages are warm.
+    # A few batches repeatedly, so that their pages are in memory.
     started = time.perf_counter()
     replay.sample(index % 5, *_BATCH, out=out)
     sampling.append(time.perf_counter() - started)
@@ -83,7 +85,7 @@ def measure_replay(folder: pathlib.Path, bound: float, repeats: int) -> dict:
     'frames': frames,
     'frames_held': replay.num_frames,
     'bytes_held': replay.stats()['bytes'],
-    'load_frames_per_s': frames / filled,
+    'load_frames_per_s': frames / load_time,
     'sample_ms': 1e3 * statistics.median(sampling),
     'numpy_copy_ms': 1e3 * statistics.median(copying),
     **_memory(),
@@ -91,7 +93,7 @@ def measure_replay(folder: pathlib.Path, bound: float, repeats: int) -> dict:
 
 
 def measure_import(folder: pathlib.Path, episodes: int) -> dict:
-  """Imports Dreamer-style episodes, against only reading the same files."""
+  """Imports Dreamer-style episodes; compares to reading the same files."""
   source = folder / 'source'
   files.make_folder(source)
   for index in range(episodes):
@@ -117,7 +119,7 @@ def measure_import(folder: pathlib.Path, episodes: int) -> dict:
 
 
 def _memory():
-  """Of this process, in bytes: at most, and what is not file pages now."""
+  """Peak and current anonymous memory of this process, in bytes."""
   status = pathlib.Path('/proc/self/status').read_text()
   fields = dict(line.split(':', 1) for line in status.splitlines())
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -128,7 +130,7 @@ def _memory():
 
 
 def main():
-  """Measures and prints."""
+  """Command line."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--frames', type=int, default=2_000_000)
   parser.add_argument(
@@ -136,7 +138,9 @@ def main():
   )
   parser.add_argument('--repeats', type=int, default=100)
   parser.add_argument('--import-episodes', type=int, default=50)
-  parser.add_argument('--folder', help='on whose disk; default: temporary')
+  parser.add_argument(
+    '--folder', help='for the temporary data; default: of the system'
+  )
   args = parser.parse_args()
   record = store.record_bytes(store.frame_columns(_SIZE, _ACTIONS))
   bound = args.bound_gb * 1e9 or 1.01 * args.frames * record
@@ -150,8 +154,8 @@ def main():
   figures['numpy'] = np.__version__
   print(json.dumps(figures))
   for key, value in figures.items():
-    shown = value if isinstance(value, str) else f'{value:,.4g}'
-    print(f'{key:26} {shown}')
+    text = value if isinstance(value, str) else f'{value:,.4g}'
+    print(f'{key:26} {text}')
 
 
 if __name__ == '__main__':

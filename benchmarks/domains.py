@@ -1,10 +1,10 @@
-"""What an added source domain costs: updates with N = 1, 2, 4, 8, 16.
+"""The cost of more source domains: updates with N = 1, 2, 4, 8, 16.
 
   python -m benchmarks.domains
   python -m benchmarks.domains --preset quickstart --repeats 20
 
-Takes the arguments of benchmarks.update. Each N runs in a process of its own,
-so that its peak memory is its own.
+Takes the arguments of benchmarks.update. Each N runs in a separate process, so
+that peak memory is measured separately.
 """
 
 import json
@@ -17,7 +17,7 @@ DOMAINS = (1, 2, 4, 8, 16)
 
 
 def main():
-  """Runs, and tells each N's cost relative to N = 1."""
+  """Runs each N and reports its cost relative to N = 1."""
   rows = {}
   for n in DOMAINS:
     command = [sys.executable, '-m', 'benchmarks.update', *sys.argv[1:]]
@@ -35,7 +35,7 @@ def main():
   }
   for key in ('update_s', 'peak_memory_bytes', 'compilations'):
     added[key] = {n: row[key] for n, row in rows.items()}
-  measure.tell({**added, **measure.machine()})
+  measure.report({**added, **measure.machine()})
 
 
 if __name__ == '__main__':

@@ -1,12 +1,12 @@
-"""A whole finetuning: environment steps a second, and where the time goes.
+"""A whole finetuning: environment steps per second, and a time profile.
 
   python -m benchmarks.end_to_end
   python -m benchmarks.end_to_end --config.env.parallel=True
 
-Runs the quickstart (or what --config names) in a temporary folder, with its
-datasets and teacher made first, and tells the shares of the finetuning. Each
-update is waited for, so that its time is told as its own. `unavoidable_share`
-is what stepping, acting, updating and evaluating take of all but setting up and
+Runs the quickstart (or --config) in a temporary folder, with its datasets and
+teacher created first. Reports the sections of the finetuning. It waits for each
+update, so that the time is attributed to it. `unavoidable_share` is the share
+of stepping, acting, updating and evaluating in the time without setting up and
 compiling.
 """
 
@@ -29,7 +29,7 @@ _UNAVOIDABLE = ('stepping', 'acting', 'updating', 'evaluating')
 
 
 def main(_):
-  """Measures and tells."""
+  """Runs the stages and reports the profile."""
   config = _CONFIG.value
   with tempfile.TemporaryDirectory() as folder:
     workdir = pathlib.Path(folder) / 'run'
@@ -40,19 +40,19 @@ def main(_):
     parts = workdir / 'profile' / 'finetune' / stages.PARTS
     seconds = json.loads(parts.read_text())
     last = read_metrics(workdir, 'finetune')[-1]
-  # What is done once, however long a run.
-  once = ('compiling', 'setting up')
-  whole = sum(v for k, v in seconds.items() if k not in once)
+  # One-time costs, independent of the length of the run.
+  one_time = ('compiling', 'setting up')
+  total = sum(v for k, v in seconds.items() if k not in one_time)
   unavoidable = sum(seconds.get(name, 0) for name in _UNAVOIDABLE)
   figures = {
     'arguments': ' '.join(sys.argv[1:]),
     'env_steps': last['step'],
-    'seconds': whole,
-    'env_steps_per_s': last['step'] / whole,
-    'unavoidable_share': unavoidable / whole,
+    'seconds': total,
+    'env_steps_per_s': last['step'] / total,
+    'unavoidable_share': unavoidable / total,
     **{f'{name}_s': value for name, value in seconds.items()},
   }
-  measure.tell({**figures, **measure.machine()})
+  measure.report({**figures, **measure.machine()})
 
 
 if __name__ == '__main__':

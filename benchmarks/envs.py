@@ -1,17 +1,17 @@
-"""Environment frames a second on one core, by suite and render quality.
+"""Environment frames per second on one core, by task and render quality.
 
   python -m benchmarks.envs
   python -m benchmarks.envs --tasks dmc_walker_walk --seconds 5
 
-For each task and quality: agent steps a second of `Env` as training uses it
-(`frames`), the same without drawing (`physics`), drawing alone (`drawing`),
-MuJoCo's renderer alone drawing one state at the same size and quality
-(`renderer`), and physics and renderer by turns with nothing else (`turns`), all
-in one process on one core, a few calls of each in a row and then of the next,
-so that the machine's moods meet all of them. `share` is what the environment
-reaches of the frames that the renderer and the physics by themselves would
-allow, `share_of_turns` of those that they allow by turns, when each finds its
-data out of the processor's caches.
+For each task and quality it measures rates per second: agent steps of `Env` as
+in training (`frames`), the same without rendering (`physics`), rendering alone
+(`drawing`), MuJoCo's renderer alone on one state at the same size and quality
+(`renderer`), and physics and renderer alternately (`turns`). All run in one
+process on one core. A few calls of each alternate with those of the others, so
+that changes of the machine's speed affect all of them. `share` is the rate of
+the environment relative to the rate that the renderer and the physics by
+themselves allow. `share_of_turns` is relative to that of both alternately, when
+each evicts the other's data from the caches.
 """
 
 import argparse
@@ -29,11 +29,11 @@ TASKS = (
   'dmc_quadruped_walk',
   'metaworld_drawer_open',
 )
-_CALLS = 4  # In a row: moods last for tens of milliseconds and more.
+_CALLS = 4  # In a row; the speed changes over tens of milliseconds or more.
 
 
 def rates(parts, seconds: float) -> dict[str, float]:
-  """Calls a second of each function, over about so long each."""
+  """Calls per second of each function, measured for about `seconds` each."""
   taken, rounds = dict.fromkeys(parts, 0.0), 0
   while sum(taken.values()) < seconds * len(parts):
     for name, fn in parts.items():
@@ -46,18 +46,18 @@ def rates(parts, seconds: float) -> dict[str, float]:
 
 
 def measure_task(task: str, quality: str, seconds: float) -> dict:
-  """The figures of one task."""
+  """Measures one task."""
   repeat = 1 if task.startswith('metaworld') else 2
   settings = envs.Settings(action_repeat=repeat, quality=quality)
   env = envs.make(task, settings, 0)
-  # Not before the environment has chosen how to render.
+  # Imported after the environment has selected the GL backend.
   from vid2act_jax.envs import render
 
-  # Below `Env`, for what it is made of.
+  # Private attributes, to measure the parts of `Env`.
   simulator = env._simulator
   camera, action = simulator._camera, np.full(env.action_dim, 0.1)
-  over = {'env': True, 'simulator': True}  # Whose episode.
-  costly = render.COSTLY if quality == 'fast' else ()
+  over = {'env': True, 'simulator': True}  # Whether the episode is over.
+  expensive = render.EXPENSIVE_FLAGS if quality == 'fast' else ()
 
   def frame():
     obs = env.reset() if any(over.values()) else env.step(action)
@@ -74,7 +74,7 @@ def measure_task(task: str, quality: str, seconds: float) -> dict:
 
   def renderer():
     camera._renderer.update_scene(data, camera.index)
-    for flag in costly:
+    for flag in expensive:
       camera._renderer.scene.flags[flag] = False
     camera._renderer.render()
 
@@ -105,7 +105,7 @@ def measure_task(task: str, quality: str, seconds: float) -> dict:
 
 
 def main():
-  """Measures and tells."""
+  """Command line."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--tasks', nargs='+', default=TASKS)
   parser.add_argument('--seconds', type=float, default=5.0)
@@ -116,7 +116,7 @@ def main():
     for quality in ('standard', 'fast'):
       found = measure_task(task, quality, args.seconds)
       figures |= {f'{task}/{quality}/{k}': v for k, v in found.items()}
-  measure.tell({**figures, **measure.machine()})
+  measure.report({**figures, **measure.machine()})
 
 
 if __name__ == '__main__':

@@ -1,13 +1,13 @@
-"""Compiles the full-size update for a GPU that need not be there.
+"""Compiles the full-size update for a GPU, without a GPU.
 
   pip install 'jax[cuda13]'
   python -m benchmarks.kernels
   python -m benchmarks.kernels --dtype float32 --unroll 1
 
-Tells whether XLA's GPU compiler takes it, how many kernels an update starts, in
-loops and in all, and how much memory they need. Nothing is tried out, as on a
-real device, to find the fastest form of each kernel; so the number differs a
-little from that of a run. Takes some minutes.
+Reports whether XLA's GPU compiler accepts the update, the number of kernels
+that it launches, in loops and in total, and their memory. There is no
+autotuning without a device, so the numbers differ slightly from those of a run.
+Takes some minutes.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from experiments import base
 from vid2act_jax import learner
 from vid2act_jax.learner import build
 
-# What the compiler asks of a device (XLA's GpuTargetConfigProto): an H200.
+# The target device for the compiler (XLA's GpuTargetConfigProto): an H200.
 TARGET = """
 gpu_device_info {
   threads_per_block_limit: 1024
@@ -63,13 +63,13 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
 def count(hlo: str) -> dict[str, int]:
-  """Kernels that a compiled GPU program starts.
+  """Counts the kernels that a compiled GPU program launches.
 
   Args:
     hlo: its text, `compiled.as_text()`.
 
   Returns:
-    kernels, in all; in_loops, those of them within loops.
+    kernels, in total; in_loops, those inside loops.
   """
   computations, entry, lines = {}, None, []
   for line in hlo.splitlines():
@@ -80,7 +80,7 @@ def count(hlo: str) -> dict[str, int]:
       lines.append(line)
 
   def total(name):
-    whole, looped = 0, 0
+    kernels, in_loops = 0, 0
     for line in computations[name]:
       found = _INSTRUCTION.match(line)
       if not found or found[1] in _NO_KERNEL:
@@ -89,13 +89,13 @@ def count(hlo: str) -> dict[str, int]:
         trips = _TRIPS.search(line)
         times = int(trips[1]) if trips else 1
         inner = times * total(_called(line, 'body'))[0]
-        whole, looped = whole + inner, looped + inner
+        kernels, in_loops = kernels + inner, in_loops + inner
       elif found[1] == 'call':
         inner = total(_called(line, 'to_apply'))
-        whole, looped = whole + inner[0], looped + inner[1]
+        kernels, in_loops = kernels + inner[0], in_loops + inner[1]
       else:
-        whole += 1
-    return whole, looped
+        kernels += 1
+    return kernels, in_loops
 
   return dict(zip(('kernels', 'in_loops'), total(entry), strict=True))
 
@@ -105,7 +105,7 @@ def _called(line, key):
 
 
 def compile_update(args) -> dict:
-  """Compiles and counts."""
+  """Compiles the update and counts its kernels."""
   config = base.get_config().learner
   config.update(
     dtype=args.dtype, conv='native', cpu_chunk=0, unroll=args.unroll
@@ -115,10 +115,10 @@ def compile_update(args) -> dict:
   make = lambda: update.make_batch(agent, 50, 50, 'float16')
   init = lambda key: agent.init(key, agent.teacher.init(key))
   shapes = jax.eval_shape(lambda: (init(key), make(), key))
-  place = jax.sharding.SingleDeviceSharding(_device())
-  put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+  sharding = jax.sharding.SingleDeviceSharding(_device())
+  struct = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
   traced = jax.jit(agent.finetune_step, donate_argnums=0).trace(
-    *jax.tree.map(put, shapes)
+    *jax.tree.map(struct, shapes)
   )
   started = time.perf_counter()
   compiled = traced.lower(lowering_platforms=('cuda',)).compile()
@@ -134,23 +134,26 @@ def _device():
     topology = topologies.get_topology_desc(
       'gpu', 'cuda', target_config=TARGET, topology='1x1x1'
     )
-  except NotImplementedError:  # So JAX says that it has no such plugin.
-    sys.exit("XLA's GPU compiler is not there: pip install 'jax[cuda13]'")
+  except NotImplementedError:  # JAX has no CUDA plugin.
+    sys.exit(
+      "error: XLA's GPU compiler is not installed; run pip install"
+      " 'jax[cuda13]'"
+    )
   return topology.devices[0]
 
 
 def main():
-  """Compiles and tells."""
+  """Command line."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--dtype', choices=build.DTYPES, default='bfloat16')
   parser.add_argument('--domains', type=int, default=4)
   parser.add_argument('--unroll', type=int, default=10)
   args = parser.parse_args()
-  # Arrays live on the CPU, and a driver is not looked for.
+  # Arrays are on the CPU, and JAX does not look for a GPU driver.
   jax.config.update('jax_platforms', 'cpu')
   os.environ['JAX_SKIP_CUDA_CONSTRAINTS_CHECK'] = '1'
   figures = compile_update(args)
-  measure.tell({**vars(args), **figures, 'jax': jax.__version__})
+  measure.report({**vars(args), **figures, 'jax': jax.__version__})
 
 
 if __name__ == '__main__':

@@ -1,11 +1,11 @@
-"""Adds finished runs of the learning check to the results, and draws them.
+"""Adds finished runs of the learning check to the results and plots them.
 
   python -m benchmarks.learning_check runs/learning_check_dreamerv2 \
     runs/learning_check-0
 
 Writes benchmarks/results/learning_check.json, a list with an entry for each
-variant and seed, and learning_check.png. An entry of the same variant and seed
-is replaced.
+variant and seed, and learning_check.png. An existing entry of the same variant
+and seed is replaced.
 """
 
 import json
@@ -28,14 +28,17 @@ GOAL = 400
 
 
 def entry(workdir: pathlib.Path) -> dict:
-  """What the results say of one run."""
+  """The entry of one run."""
   config = runs.read_config_dict(workdir)
   metrics = read_metrics(workdir)
   points = [
     m for m in metrics if m['stage'] == 'finetune' and 'eval/return' in m
   ]
   if not points:
-    raise SystemExit(f'{workdir}: no evaluation of a finetuning in it')
+    raise SystemExit(
+      f'error: {workdir} has no evaluation of a finetuning; name a run folder'
+      ' with one'
+    )
   last = {m['stage']: m['time'] for m in metrics}
   randoms = [m['random/return'] for m in metrics if 'random/return' in m]
   start = runs.read_starts(workdir)[-1]
@@ -55,8 +58,8 @@ def entry(workdir: pathlib.Path) -> dict:
   }
 
 
-def draw(entries: list[dict], path: pathlib.Path) -> None:
-  """One curve a run, with the random policy and the goal."""
+def plot(entries: list[dict], path: pathlib.Path) -> None:
+  """Plots a curve for each run, with the random policy and the goal."""
   figure, axes = plt.subplots(figsize=(7, 4.2), layout='constrained')
   for e in entries:
     label = f'{e["variant"]}, seed {e["seed"]} ({e["seconds"] / 60:.0f} min)'
@@ -67,9 +70,9 @@ def draw(entries: list[dict], path: pathlib.Path) -> None:
     )
   axes.axhline(GOAL, color='0.4', lw=1, ls='--')
   axes.annotate('goal', (0, GOAL), va='bottom', color='0.4')
-  noise = np.mean([e['random_return'] for e in entries])
-  axes.axhline(noise, color='0.6', lw=1, ls=':')
-  axes.annotate('random actions', (0, noise), va='bottom', color='0.6')
+  random_return = np.mean([e['random_return'] for e in entries])
+  axes.axhline(random_return, color='0.6', lw=1, ls=':')
+  axes.annotate('random actions', (0, random_return), va='bottom', color='0.6')
   axes.set(
     xlabel='environment steps',
     ylabel='evaluation return (mean of 10 episodes)',
@@ -92,7 +95,7 @@ def main(paths: list[str]) -> None:
   entries = kept + new
   RESULTS.mkdir(exist_ok=True)
   file.write_text(json.dumps(entries, indent=1) + '\n')
-  draw(entries, RESULTS / f'{NAME}.png')
+  plot(entries, RESULTS / f'{NAME}.png')
   for e in new:
     best = max(e['eval_return'])
     print(f'{e["variant"]} seed {e["seed"]}: best {best}, {e["seconds"]} s')

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing, the machine, and telling the figures."""
+"""Shared by the benchmarks: timing, machine metadata, and reporting."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import jax
 
 
 def seconds(fn: Callable[[], object], repeats: int) -> float:
-  """Median wall time of a call, its arrays ready; one call more warms up."""
+  """Median wall time of a call until its arrays are ready, after a warm-up."""
   jax.block_until_ready(fn())
   times = []
   for _ in range(repeats):
@@ -25,7 +25,7 @@ def seconds(fn: Callable[[], object], repeats: int) -> float:
 
 
 def matmul_flops(dtype: str = 'float32', size: int = 2048) -> float:
-  """Floating-point operations a second of a square matrix product."""
+  """Floating-point operations per second of a square matrix product."""
   size *= 1 if jax.default_backend() == 'cpu' else 4
   # Random: a GPU multiplies constants faster.
   x = jax.random.normal(jax.random.key(0), (size, size), dtype)
@@ -34,7 +34,7 @@ def matmul_flops(dtype: str = 'float32', size: int = 2048) -> float:
 
 
 def peak_memory() -> int:
-  """Bytes: of this process on CPU, else of the first device."""
+  """Peak memory in bytes, of this process on CPU, else of the first device."""
   device = jax.devices()[0]
   if device.platform == 'cpu':
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -42,7 +42,7 @@ def peak_memory() -> int:
 
 
 def machine() -> dict[str, str]:
-  """Where this runs, and with what."""
+  """Metadata of the machine and package versions."""
   model = 'unknown'
   info = pathlib.Path('/proc/cpuinfo')
   if info.exists():
@@ -55,7 +55,7 @@ def machine() -> dict[str, str]:
   }
 
 
-def tell(figures: dict) -> None:
+def report(figures: dict) -> None:
   """Prints one line of JSON, then a table."""
   print(json.dumps(figures), flush=True)
   for key, value in figures.items():

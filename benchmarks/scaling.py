@@ -1,9 +1,9 @@
-"""What more devices should bring: tables computed, not measured.
+"""Expected speed-up with more devices: tables computed, not measured.
 
   python -m benchmarks.scaling
 
-Prints docs/scaling.md's tables as markdown. The arguments replace what they
-are computed from; `python -m benchmarks.collectives` tells the bytes.
+Prints the tables of docs/scaling.md as markdown. The arguments replace the
+assumptions; `python -m benchmarks.collectives` measures the bytes.
 """
 
 import argparse
@@ -12,29 +12,28 @@ import math
 
 DEVICES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 ROWS = 50  # B on one device.
-STEPS = (
-  128  # Sequential ones of an update; tests/benchmarks/test_benchmarks.py.
-)
-# All-reduced in an update, in so many collectives: benchmarks.collectives,
-# full size, four domains.
+# Sequential steps of an update; tests/benchmarks/test_benchmarks.py.
+STEPS = 128
+# All-reduced bytes of an update and the number of collectives, at full size
+# with four domains: benchmarks.collectives.
 BYTES = {'pretrain': 21_395_340, 'finetune': 29_809_572}
 COLLECTIVES = {'pretrain': 2, 'finetune': 3}
-# Frames a second that one core steps and renders of quadruped:
-# benchmarks.envs, measured.
+# Frames per second of quadruped on one core, with rendering; measured by
+# benchmarks.envs.
 FRAMES = {'fast': 285, 'standard': 24}
-UPDATE_EVERY = 5  # Agent steps, of one frame each.
+UPDATE_EVERY = 5  # Agent steps, with one frame each.
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-  """What is known, or assumed, of devices and what joins them.
+  """Measured or assumed figures of devices and their network.
 
   Attributes:
     name: for the heading.
-    update: seconds of a full-size update of B = 50 on one device.
-    bandwidth: bytes a second between two devices, each way.
+    update: seconds of a full-size update with B = 50 on one device.
+    bandwidth: bytes per second between two devices, in each direction.
     latency: seconds of a message.
-    step: seconds that one of the sequential steps takes however few rows.
+    step: minimum seconds of a sequential step, with few rows.
   """
 
   name: str
@@ -64,10 +63,10 @@ MACHINES = (
 def all_reduce(
   num: int, num_bytes: float, machine: Machine, collectives: int = 1
 ) -> float:
-  """Seconds of a ring's all-reduce, in so many collectives.
+  """Seconds of a ring all-reduce, split into a number of collectives.
 
-  2(n - 1)/n of the bytes pass every link (Patarasuk and Yuan, 2009); the
-  latency is that of a tree's log2 n messages, as libraries have it.
+  Each link transfers 2(n - 1)/n of the bytes (Patarasuk and Yuan, 2009). The
+  latency is that of log2 n messages in a tree, as in common libraries.
   """
   moved = 2 * (num - 1) / num * num_bytes
   waits = collectives * math.log2(num)
@@ -75,40 +74,45 @@ def all_reduce(
 
 
 def batch_kept(num: int) -> int:
-  """The least B from 50 on that so many devices can share."""
+  """The smallest B of at least 50 that is divisible by `num` devices."""
   return math.ceil(ROWS / num) * num
 
 
-def update_kept(num: int, machine: Machine, told: float) -> float:
-  """Seconds of an update whose rows are shared out.
+def update_kept(num: int, machine: Machine, communication: float) -> float:
+  """Seconds of an update whose rows are split over devices.
 
   Args:
-    num: of devices.
-    machine: they are of.
-    told: seconds of telling each other.
+    num: the number of devices.
+    machine: their figures.
+    communication: seconds of the all-reduce.
   """
   fixed = STEPS * machine.step
   rows = batch_kept(num) / num
-  return fixed + (machine.update - fixed) * rows / ROWS + told
+  return fixed + (machine.update - fixed) * rows / ROWS + communication
 
 
 def table(machine: Machine) -> str:
-  """Markdown of one machine, a row for each number of devices."""
+  """Markdown table of one machine, with a row for each number of devices."""
   lines = [
     '| devices | all-reduce, pretrain | finetune | B kept at | updates are'
     ' faster by | efficiency | B grown to | efficiency |',
     '| --- ' * 8 + '|',
   ]
   for num in DEVICES:
-    told = {
+    communication = {
       stage: all_reduce(num, BYTES[stage], machine, COLLECTIVES[stage])
       for stage in BYTES
     }
-    faster = machine.update / update_kept(num, machine, told['finetune'])
-    grown = machine.update / (machine.update + told['finetune'])
+    faster = machine.update / update_kept(
+      num, machine, communication['finetune']
+    )
+    grown = machine.update / (machine.update + communication['finetune'])
     cells = (
       num,
-      *(f'{1e3 * told[stage]:.2f} ms' for stage in ('pretrain', 'finetune')),
+      *(
+        f'{1e3 * communication[stage]:.2f} ms'
+        for stage in ('pretrain', 'finetune')
+      ),
       batch_kept(num),
       f'{faster:.1f}',
       _percent(faster / num),
@@ -124,7 +128,7 @@ def _percent(share):
 
 
 def acting_table() -> str:
-  """Markdown: what stepping environments takes between two updates."""
+  """Markdown table of the time of environment steps between two updates."""
   lines = [
     '| environments, a core each | '
     + ' | '.join(f'`{quality}`' for quality in FRAMES)
@@ -139,7 +143,7 @@ def acting_table() -> str:
 
 
 def report(machines=MACHINES) -> str:
-  """All tables, with what each is computed from."""
+  """All tables, with the assumptions of each."""
   parts = []
   for m in machines:
     parts += [
@@ -166,10 +170,10 @@ def main():
     ('step', 'seconds of a sequential step'),
   ):
     parser.add_argument(f'--{name}', type=float, help=text)
-  given = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}
-  if given:
-    own = dataclasses.replace(MACHINES[1], name='As given', **given)
-    print(report((own,)))
+  args = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}
+  if args:
+    machine = dataclasses.replace(MACHINES[1], name='Custom', **args)
+    print(report((machine,)))
   else:
     print(report())
 

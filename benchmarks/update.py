@@ -1,11 +1,11 @@
-"""One update of the finetuning: seconds, parts, operations, memory.
+"""One finetuning update: seconds, parts, operations and memory.
 
   python -m benchmarks.update
   python -m benchmarks.update --preset quickstart --repeats 20
   python -m benchmarks.update --domains 1 --embeddings none
 
-Prints one line of JSON and a table. Parts are compiled and timed by themselves:
-they need not add up to the whole, and `model` has the teachers in it.
+Prints one line of JSON and a table. Parts are compiled and timed separately, so
+they may not add up to the whole update. `model` includes the teachers.
 """
 
 import argparse
@@ -25,27 +25,29 @@ from vid2act_jax.types import Batch, FinetuneBatch
 
 PRESETS = {'full': base, 'quickstart': quickstart}
 _ACTIONS = 6
-_QUEUED = 10  # Updates asked for at once.
+_QUEUED = 10  # Updates dispatched without waiting.
 
 
 def make_batch(agent, batch: int, length: int, embeddings: str):
-  """Random data of the shapes that an update sees."""
+  """A random batch with the shapes of an update."""
   key = jax.random.key(0)
 
-  def draw(*lead, images=True):
-    shape = (*lead, 64, 64, 3)
+  def sample(*shape, images=True):
+    image_shape = (*shape, 64, 64, 3)
     return Batch(
-      jax.random.randint(key, shape, 0, 256, jnp.uint8) if images else None,
-      jax.random.uniform(key, (*lead, _ACTIONS), minval=-1, maxval=1),
-      jax.random.normal(key, lead),
-      jnp.zeros(lead, bool).at[..., 0].set(True),
+      jax.random.randint(key, image_shape, 0, 256, jnp.uint8)
+      if images
+      else None,
+      jax.random.uniform(key, (*shape, _ACTIONS), minval=-1, maxval=1),
+      jax.random.normal(key, shape),
+      jnp.zeros(shape, bool).at[..., 0].set(True),
     )
 
   n, cached = agent.num_domains, embeddings != 'none'
-  target = draw(batch, length)
+  target = sample(batch, length)
   if not n:
     return FinetuneBatch(target, None)
-  sources = draw(n, batch, length, images=not cached)
+  sources = sample(n, batch, length, images=not cached)
   if not cached:
     return FinetuneBatch(target, sources)
   shape = (n, batch, length, agent.teacher.encoder.embed_dim)
@@ -54,30 +56,30 @@ def make_batch(agent, batch: int, length: int, embeddings: str):
 
 
 def count(jaxpr) -> tuple[float, int]:
-  """Operations of products and convolutions; steps that follow one another.
+  """Operations of products and convolutions, and sequential steps.
 
-  Counted in the program as it is traced, before the compiler changes it: a
-  scan's body as often as it runs. A step is one of a scan with a carry.
+  Counted in the jaxpr, before the compiler optimizes it, with the body of a
+  scan once for each step. Only steps of a scan with a carry are sequential.
   """
   operations, steps = 0.0, 0
   for eqn in jaxpr.eqns:
     operations += _operations(eqn)
     inner = [count(sub) for sub in _subprograms(eqn)]
-    more, within = (
+    inner_operations, inner_steps = (
       (sum(x) for x in zip(*inner, strict=True)) if inner else (0, 0)
     )
     if eqn.primitive.name == 'scan':
       length = eqn.params['length']
       trips = -(-length // eqn.params['unroll'])
-      more *= length
+      inner_operations *= length
       if _has_carry(eqn) and trips > 1:
-        within = trips * max(1, within)
-    operations, steps = operations + more, steps + within
+        inner_steps = trips * max(1, inner_steps)
+    operations, steps = operations + inner_operations, steps + inner_steps
   return operations, steps
 
 
 def _has_carry(scan) -> bool:
-  """What it carries comes out as it is, the rest stacked along the steps."""
+  """Whether an output is a carry, which is not stacked along the steps."""
   inner = scan.params['jaxpr'].out_avals
   outer = (x.aval for x in scan.outvars)
   return any(x.shape == y.shape for x, y in zip(inner, outer, strict=True))
@@ -100,7 +102,7 @@ def _operations(eqn):
     (contracted, _), _ = eqn.params['dimension_numbers']
     return 2 * out * math.prod(left[axis] for axis in contracted)
   features = eqn.params['dimension_numbers'].rhs_spec[0]
-  # What a dilation puts between the rows is zero, and costs nothing.
+  # The zeros that a dilation inserts cost nothing.
   dilation = math.prod(eqn.params['lhs_dilation'])
   return 2 * out * math.prod(right) / right[features] / dilation
 
@@ -108,9 +110,9 @@ def _operations(eqn):
 def make_parts(agent, state, batch, key):
   """The parts of an update as (function, arguments), by name."""
 
-  def view(teacher, batch):
-    track = teachers.teacher_inputs(agent, teacher, batch, key)
-    ((latent, _),) = world_model.run(track)
+  def teacher_features(teacher, batch):
+    spec = teachers.teacher_inputs(agent, teacher, batch, key)
+    ((latent, _),) = world_model.run(spec)
     return teachers.split_features(agent, batch, latent)
 
   def model(params, teacher, batch):
@@ -118,9 +120,9 @@ def make_parts(agent, state, batch, key):
     return grad_fn(agent, params, teacher, batch, (key, key))
 
   inputs = state.params['model'], state.teacher, batch
-  grads, (_, forward, extra) = jax.jit(model)(*inputs)
+  grads, (_, forward, transfer_forward) = jax.jit(model)(*inputs)
   del grads
-  start = finetune.start_of(batch, forward, extra)
+  start = finetune.imagination_start(batch, forward, transfer_forward)
 
   def behavior(state, start):
     return finetune.behavior_step(agent, state, start, key)
@@ -130,12 +132,12 @@ def make_parts(agent, state, batch, key):
     'behavior': (behavior, (state, start)),
   }
   if agent.teacher:
-    parts['teachers'] = view, (state.teacher, batch)
+    parts['teachers'] = teacher_features, (state.teacher, batch)
   return parts
 
 
 def measure_update(args) -> dict:
-  """Builds, compiles, runs and counts."""
+  """Builds, compiles, times and counts an update."""
   config = PRESETS[args.preset].get_config()
   c = config.learner
   c.behavior.horizon = args.horizon or c.behavior.horizon
@@ -160,8 +162,7 @@ def measure_update(args) -> dict:
   step = jax.jit(agent.finetune_step, donate_argnums=0)
   program = lambda agent: jax.make_jaxpr(agent.finetune_step)(state, batch, key)
   operations, _ = count(program(agent).jaxpr)
-  # Neither a CPU's chunks nor steps that an accelerator has compiled in a row
-  # change how many there are.
+  # Sequential steps are counted without a CPU's chunks and without unrolling.
   c.update(cpu_chunk=0, unroll=0)
   _, steps = count(program(build(c)).jaxpr)
   started = time.perf_counter()
@@ -178,15 +179,15 @@ def measure_update(args) -> dict:
     state, metrics = step(state, batch, key)
     return metrics
 
-  def several():
-    # As in training: no update is waited for before the next is asked for.
+  def queued_updates():
+    # As in training: the next update is dispatched without waiting.
     for _ in range(_QUEUED):
       metrics = update()
     return metrics
 
   figures['update_s'] = measure.seconds(update, args.repeats)
   if jax.default_backend() != 'cpu':
-    queued = measure.seconds(several, -(-args.repeats // _QUEUED))
+    queued = measure.seconds(queued_updates, -(-args.repeats // _QUEUED))
     figures['update_queued_s'] = queued / _QUEUED
   peak = measure.matmul_flops(args.dtype)
   figures |= {
@@ -203,7 +204,7 @@ def measure_update(args) -> dict:
 
 
 def parse(arguments=None):
-  """The command line."""
+  """Parses the command line."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--preset', choices=PRESETS, default='full')
   parser.add_argument('--domains', type=int, default=4, help='0: no transfer')
@@ -215,7 +216,7 @@ def parse(arguments=None):
     '--embeddings',
     choices=('none', 'float16', 'float32'),
     default='float16',
-    help='of the teacher, given with the batch',
+    help="dtype of the teacher's embeddings in the batch; none: computed",
   )
   parser.add_argument('--repeats', type=int, default=5)
   parser.add_argument('--no-parts', action='store_true')
@@ -223,10 +224,10 @@ def parse(arguments=None):
 
 
 def main():
-  """Measures and tells."""
+  """Command line."""
   args = parse()
   figures = measure_update(args)
-  measure.tell({**vars(args), **figures, **measure.machine()})
+  measure.report({**vars(args), **figures, **measure.machine()})
 
 
 if __name__ == '__main__':

@@ -1,1 +1,1 @@
-"""Experiment files, and the entry point `python -m experiments.run`."""
+"""Experiment configs and the entry point `python -m experiments.run`."""

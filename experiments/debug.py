@@ -1,4 +1,4 @@
-"""All stages on probe environments, in seconds: does everything run?
+"""All stages on probe environments, in seconds: a smoke test.
 
 python -m experiments.run --config=experiments/debug.py
 """
@@ -7,7 +7,7 @@ from experiments import base
 
 
 def get_config():
-  """base.py with everything tiny."""
+  """base.py with tiny networks and a short schedule."""
   config = base.get_config()
   config.name = 'debug'
   config.task = 'probe_action'
@@ -15,7 +15,7 @@ def get_config():
   config.env.update(action_repeat=1, time_limit=20)
   for sizes in (config.learner.teacher, config.learner.student):
     sizes.update(depth=2, stoch=6, deter=16, hidden=16, units=16)
-  config.learner.cpu_chunk = 0  # Compiles sooner.
+  config.learner.cpu_chunk = 0  # Compiles faster.
   config.learner.transfer.vae_hidden = 16
   config.learner.behavior.horizon = 5
   config.collect.update(episodes=3, workers=1)

@@ -4,15 +4,15 @@
   python -m experiments.run --config=experiments/dmc_quadruped.py \
     --config.task=dmc_quadruped_run --workdir=runs/quadruped_run
 
-For one GPU; a CPU computes it too, in weeks. Published at 402k env steps, under
-the nearest protocol: DreamerV2 514 (walk) and 410 (run), APV 797 and 647.
+For one GPU; on a CPU it takes weeks. Published returns at 402k env steps, with
+the most similar protocol: DreamerV2 514 (walk) and 410 (run), APV 797 and 647.
 """
 
 from experiments import base
 
 
 def get_config():
-  """base.py is this experiment."""
+  """base.py, unchanged."""
   config = base.get_config()
   config.name = 'dmc_quadruped'
   return config

@@ -1,26 +1,26 @@
-"""A task that ends by failing: gymnasium's CartPole from pixels.
+"""A task with terminal states: gymnasium's CartPole from pixels.
 
   pip install -e '.[gym]'
   python -m experiments.run --config=experiments/gym_cartpole.py
 
-Without sources, and with ends that are predicted. Seed 0 had the 500 that are
-to be had in each evaluation from 10k env steps on (random: 19); so it had at
-10k without the prediction, a little later on the way there.
+Without sources and with a continue head. Seed 0 reached the maximum return of
+500 in every evaluation from 10k env steps on (random policy: 19). Without the
+continue head it also had 500 at 10k, but learned slightly more slowly.
 """
 
 from experiments import learning_check
 
 
 def get_config():
-  """learning_check.py without transfer, with ends that are predicted."""
+  """learning_check.py without transfer and with a continue head."""
   config = learning_check.get_config()
   config.name = 'gym_cartpole'
   config.task = 'gym_CartPole-v1'
   config.variant = 'dreamerv2'
   config.sources = ()
   config.env.update(action_repeat=2, time_limit=500, camera='')
-  # Episodes are shorter than what is learned from at a time, and their ends
-  # are what there is to learn.
+  # Episodes are shorter than a chunk, and the agent must learn from their
+  # terminal states.
   config.replay.cross_episodes = True
   config.learner.scales.discount = 5.0
   config.finetune.update(env_steps=20_000, prefill=1_000)

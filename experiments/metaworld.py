@@ -1,10 +1,10 @@
-"""Meta-World from six sources, full size; any target.
+"""Meta-World from six sources, full size; for any target task.
 
   python -m experiments.run --config=experiments/metaworld.py
   python -m experiments.run --config=experiments/metaworld.py \
     --config.task=metaworld_drawer_open --workdir=runs/drawer_open
 
-For one GPU. What counts is the success rate.
+For one GPU. The metric is the success rate.
 """
 
 from experiments import base

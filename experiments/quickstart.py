@@ -1,10 +1,10 @@
-"""The whole method in minutes on two CPU cores, with real tasks.
+"""The full method in minutes on two CPU cores, with real tasks.
 
   bash launch/local.sh
 
-Cartpole swing-up, with two small datasets of other tasks played at random.
-Networks and schedule are far below the paper's: it shows that everything works
-and what it looks like, not how well the method does.
+Cartpole swing-up, with two small datasets of random actions on other tasks.
+Networks and schedule are much smaller than the paper's: this shows that all
+stages work and what they produce, not the method's performance.
 """
 
 from experiments import learning_check

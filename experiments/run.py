@@ -3,7 +3,7 @@
   python -m experiments.run --config=experiments/dmc_quadruped.py
 
 Every key of the config can be overridden, as in
---config.task=dmc_quadruped_run. Run again in the same folder, it goes on.
+--config.task=dmc_quadruped_run. Run again in the same folder, it resumes.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _WORKDIR = flags.DEFINE_string(
   'workdir', '', "The run's folder; by default runs/<name>-<seed>."
 )
 _PROFILE = flags.DEFINE_bool(
-  'profile', False, 'Write a JAX trace, and tell where the time went.'
+  'profile', False, 'Write a JAX trace, and report where the time went.'
 )
 _DISTRIBUTED = flags.DEFINE_enum(
   'distributed',
@@ -41,16 +41,16 @@ _DISTRIBUTED = flags.DEFINE_enum(
   'Whether to join other processes on a TPU pod and under Slurm.',
 )
 _COORDINATOR = flags.DEFINE_string(
-  'coordinator', '', 'HOST:PORT of process 0, to join others elsewhere.'
+  'coordinator', '', 'HOST:PORT of process 0, to join processes elsewhere.'
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-  'num_processes', None, 'With --coordinator: how many processes there are.'
+  'num_processes', None, 'With --coordinator: the number of processes.'
 )
 _PROCESS_ID = flags.DEFINE_integer(
-  'process_id', None, 'With --coordinator: which one this is, from 0.'
+  'process_id', None, 'With --coordinator: the index of this process.'
 )
 _HEARTBEAT = flags.DEFINE_integer(
-  'heartbeat_seconds', 60, 'After which a process that is silent is lost.'
+  'heartbeat_seconds', 60, 'Timeout for the heartbeat of a process.'
 )
 _STAGES = {
   'collect': stages.run_collect,
@@ -63,19 +63,19 @@ def run(
   config,
   workdir: pathlib.Path,
   profile: bool = False,
-  interrupt: PreemptionHandler = stages.NO_PREEMPTION,
+  preemption: PreemptionHandler = stages.NO_PREEMPTION,
 ):
   """Runs the config's stages in order, and draws the summary.
 
   Args:
     config: a locked ConfigDict.
     workdir: the run's folder.
-    profile: whether to tell where the time goes.
-    interrupt: the wish to stop.
+    profile: whether to profile the stages.
+    preemption: checked where the run can save and stop.
 
   Raises:
-    UserError: something the user can mend.
-    Preempted: the run was asked to stop; run again, it goes on.
+    UserError: an error that the user can fix.
+    Preempted: the run was asked to stop; run again, it resumes.
   """
   unknown = [stage for stage in config.stages if stage not in _STAGES]
   if unknown:
@@ -89,16 +89,16 @@ def run(
       runs.record_start(workdir, sys.argv[1:])
       print(f'run folder: {workdir}', flush=True)
     for stage in config.stages:
-      interrupt.check()
-      _STAGES[stage](config, workdir, profile, interrupt)
+      preemption.check()
+      _STAGES[stage](config, workdir, profile, preemption)
     if is_first:
-      page = summary.write_summary(workdir, summary.title(config))
-      print(f'summary: {page}', flush=True)
+      path = summary.write_summary(workdir, summary.title(config))
+      print(f'summary: {path}', flush=True)
 
 
 def main(_):
   """Entry point of absl."""
-  logging.set_verbosity(logging.WARNING)  # JAX tells of absent accelerators.
+  logging.set_verbosity(logging.WARNING)  # JAX logs absent accelerators.
   try:
     sharding.connect(
       _DISTRIBUTED.value == 'auto',
@@ -110,11 +110,11 @@ def main(_):
     runs.cache_compilations()
     config = _CONFIG.value
     workdir = _WORKDIR.value or _default_workdir(config)
-    with PreemptionHandler() as interrupt:
+    with PreemptionHandler() as preemption:
       folder = pathlib.Path(workdir).expanduser()
-      run(config, folder, _PROFILE.value, interrupt)
+      run(config, folder, _PROFILE.value, preemption)
   except Preempted as reason:
-    print(f'stopped ({reason}); the same command goes on', file=sys.stderr)
+    print(f'stopped ({reason}); the same command resumes', file=sys.stderr)
     sys.exit(EXIT_STATUS)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
@@ -128,16 +128,16 @@ def main(_):
 def _default_workdir(config):
   try:
     return f'runs/{config.name}-{config.seed}'
-  except OSError as error:  # Of a file that is missing, told at first use.
+  except OSError as error:  # A missing config file is noticed at first use.
     raise UserError(' '.join(str(error).split())) from error
 
 
 def _parse(argv):
-  """Flags, with the user's mistakes in one line instead of a traceback."""
+  """Parses flags; prints errors in one line instead of a traceback."""
   try:
     return flags.FLAGS(argv)
   except flag_errors.FLAG_ERRORS as error:
-    hint = 'keys and their meaning: experiments/base.py'
+    hint = 'keys and their meaning: vid2act_jax/config.py'
     print(
       f'error: {flag_errors.format_flag_error(error, argv)} ({hint})',
       file=sys.stderr,

@@ -1,29 +1,28 @@
 #!/usr/bin/env bash
-# Sets up, then runs an experiment as several processes on this machine: what a
-# cluster does, to try it out, or one process for each of a machine's GPUs.
+# Runs the setup, then an experiment as several processes on this machine: one
+# process per GPU, or a test of a cluster run.
 #
 #   bash launch/multiprocess.sh 2 --config=experiments/dmc_hopper.py \
 #     --config.source_dir=data --config.pretrain.batch=56
 #
-# Source datasets must be there, and batches such as can be shared out:
-# docs/scaling.md.
+# The source datasets must exist, and the batch sizes must be divisible by the
+# number of devices: docs/scaling.md.
 #
-#   DEVICES=N   so many simulated CPU devices for each process, also where
-#               there are GPUs; by default one, where there are none. GPUs are
-#               shared out evenly.
-#   GRACE=S     seconds that the others get to end when one has ended badly, or
-#               has saved and stopped; by default 60
-#   MODULE=M    what to run, by default experiments.run; it is given
-#               --coordinator, --num_processes and --process_id
-#   VENV, PYTHON  as of launch/setup.sh
+#   DEVICES=N   number of simulated CPU devices per process, also on machines
+#               with GPUs. Default: the GPUs, split evenly; without GPUs, one
+#               CPU device per process
+#   GRACE=S     seconds until the remaining processes are killed after one has
+#               failed, or has saved and stopped; default: 60
+#   MODULE=M    module to run, default: experiments.run; it gets --coordinator,
+#               --num_processes and --process_id
+#   VENV, PYTHON  see launch/setup.sh
 #
-# Every line a process says is shown with its number, [0], [1] and so on. When
-# this script is asked to stop (TERM, HUP, Ctrl-C), all save and stop; a second
-# Ctrl-C kills them. The exit status is that of the first process that failed;
-# 75 when they saved and stopped, and the same command goes on; 0 when all is
-# done.
+# Output lines are prefixed with the process number, [0], [1] and so on. On
+# TERM, HUP or Ctrl-C all processes save and stop; a second Ctrl-C kills them.
+# The exit status is that of the first process that failed; 75 if they saved and
+# stopped (the same command resumes); 0 on success.
 #
-# Paths that are not absolute start at the project's folder.
+# Relative paths are relative to the project folder.
 set -euo pipefail
 
 usage='usage: bash launch/multiprocess.sh PROCESSES --config=FILE ...'
@@ -34,7 +33,7 @@ die() {
 }
 
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) ||
-  die "needs bash 5.1 or later, this is $BASH_VERSION"
+  die "needs bash 5.1 or later, found $BASH_VERSION"
 num=${1:-}
 [[ $num =~ ^[1-9][0-9]*$ ]] || die "$usage"
 shift
@@ -47,7 +46,7 @@ grace=${GRACE:-60}
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$root"
 
-# The numbers of this machine's GPUs, or of those that it was told to use.
+# Prints the ids of the visible GPUs.
 list_gpus() {
   if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
     tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep . || true
@@ -60,14 +59,14 @@ gpus=()
 if [[ -z $devices && ${JAX_PLATFORMS:-} != cpu ]]; then
   mapfile -t gpus < <(list_gpus)
 fi
-each=$((${#gpus[@]} / num))
+per_process=$((${#gpus[@]} / num))
 if ((${#gpus[@]} > 0)); then
-  ((each * num == ${#gpus[@]})) ||
-    die "${#gpus[@]} GPUs cannot be shared out evenly among $num processes;" \
-      'name fewer in CUDA_VISIBLE_DEVICES, or set DEVICES=1 to use the CPU'
+  ((per_process * num == ${#gpus[@]})) ||
+    die "${#gpus[@]} GPUs cannot be split evenly between $num processes;" \
+      'set CUDA_VISIBLE_DEVICES to fewer, or DEVICES=1 to use the CPU'
 else
   export JAX_PLATFORMS=cpu
-  # XLA's own collectives know one process only.
+  # XLA's default CPU collectives support only one process.
   export JAX_CPU_COLLECTIVES_IMPLEMENTATION=gloo
   flag=--xla_force_host_platform_device_count=${devices:-1}
   export XLA_FLAGS="${XLA_FLAGS:-} $flag"
@@ -83,14 +82,14 @@ with socket.socket() as free:
 PYTHON
 )
 
-# Jobs in groups of their own: a Ctrl-C comes to this script alone, which passes
-# it on once, and a process that must be killed takes its children along.
+# Every process has its own process group: only this script gets a Ctrl-C, and
+# killing a group also kills the process's children.
 set -m
 
 pipes=$(mktemp -d)
-pids=() readers=() watchdog='' told='' first=0 stopped=''
+pids=() readers=() watchdog='' stop_requested='' exit_status=0 saved=''
 
-# Whoever still runs is killed, with the processes that step environments.
+# Kills all remaining processes and their children.
 kill_all() {
   local pid
   for pid in "${pids[@]}"; do
@@ -98,16 +97,16 @@ kill_all() {
   done
 }
 
-# To the processes alone, not to their children: those are theirs to stop. In
-# place of INT, too: several processes agree where to stop on TERM alone.
-ask_to_stop() {
-  told=yes
+# Sends TERM to the processes, not to their children, which they stop
+# themselves. Also used for INT: multiple processes coordinate on TERM only.
+terminate_all() {
+  stop_requested=yes
   kill -TERM "${pids[@]}" 2>/dev/null || true
 }
 
-# shellcheck disable=SC2329  # It is the trap's.
-interrupt() {
-  if [[ -n $told ]]; then kill_all; else ask_to_stop; fi
+# shellcheck disable=SC2329  # Used by the trap.
+on_interrupt() {
+  if [[ -n $stop_requested ]]; then kill_all; else terminate_all; fi
 }
 
 # shellcheck disable=SC2329
@@ -117,55 +116,55 @@ clean_up() {
   rm -rf "$pipes"
 }
 
-# show NUMBER NAME: makes a pipe whose lines are shown with the number.
-show() {
+# make_pipe NUMBER NAME: makes a pipe that prefixes lines with the number.
+make_pipe() {
   mkfifo "$pipes/$1.$2"
   sed -u "s/^/[$1] /" <"$pipes/$1.$2" &
   readers+=($!)
 }
 
 start() {
-  local mine=()
-  ((each == 0)) || {
+  local gpu_env=()
+  ((per_process == 0)) || {
     local IFS=,
-    mine=("CUDA_VISIBLE_DEVICES=${gpus[*]:$1 * each:each}")
+    gpu_env=("CUDA_VISIBLE_DEVICES=${gpus[*]:$1 * per_process:per_process}")
   }
-  show "$1" out
-  show "$1" err >&2
-  env "${mine[@]}" "$venv/bin/python" -m "${MODULE:-experiments.run}" \
+  make_pipe "$1" out
+  make_pipe "$1" err >&2
+  env "${gpu_env[@]}" "$venv/bin/python" -m "${MODULE:-experiments.run}" \
     "--coordinator=127.0.0.1:$port" "--num_processes=$num" "--process_id=$1" \
     "${@:2}" <&- >"$pipes/$1.out" 2>"$pipes/$1.err" &
   pids+=($!)
 }
 
-# Those left have so long to end by themselves: without the one that is gone
-# they wait for it, some of them forever.
-end_others() {
+# Gives the remaining processes $GRACE seconds to end: without the one that has
+# ended, they may block forever.
+stop_others() {
   [[ -z $watchdog && ${#pids[@]} -gt 1 ]] || return 0
-  [[ -n $told ]] || ask_to_stop
-  # The pipes are closed for it, or their readers would wait for it, too.
+  [[ -n $stop_requested ]] || terminate_all
+  # It must not hold the pipes open, or their readers would wait for it.
   (sleep "$grace" && kill_all) >/dev/null 2>&1 &
   watchdog=$!
   disown "$watchdog"
 }
 
 trap clean_up EXIT
-trap ask_to_stop TERM HUP
-trap interrupt INT
+trap terminate_all TERM HUP
+trap on_interrupt INT
 
 for ((i = 0; i < num; i++)); do start "$i" "$@"; done
 
-# next_end: waits until one of $left ends; its $ended and $status. Without
-# $ended when a signal came in between.
-next_end() {
+# wait_any: waits until one of $running ends and sets $ended (its pid) and
+# $status. $ended is empty if a signal interrupted the wait.
+wait_any() {
   local pid
   ended='' status=0
-  # Without bash's own words on processes that were killed.
-  wait -n -p ended "${left[@]}" 2>/dev/null || status=$?
+  # Without bash's messages about killed processes.
+  wait -n -p ended "${running[@]}" 2>/dev/null || status=$?
   ended=${ended:-}
   [[ -z $ended ]] || return 0
-  # It knows nothing of those that ended while no one waited.
-  for pid in "${left[@]}"; do
+  # `wait -n` misses processes that ended before the call.
+  for pid in "${running[@]}"; do
     if ! kill -0 "$pid" 2>/dev/null; then
       ended=$pid status=0
       wait "$pid" 2>/dev/null || status=$?
@@ -174,32 +173,32 @@ next_end() {
   done
 }
 
-left=("${pids[@]}")
-while ((${#left[@]} > 0)); do
-  next_end
-  # After a signal, or if the system has given an old number anew.
+running=("${pids[@]}")
+while ((${#running[@]} > 0)); do
+  wait_any
+  # After a signal, or if a pid was reused.
   [[ -n $ended ]] || { sleep 0.2; continue; }
-  rest=()
+  remaining=()
   for i in "${!pids[@]}"; do
     pid=${pids[i]}
     if [[ $pid == "$ended" ]]; then
       ((status == 0)) || echo "[$i] ended with status $status" >&2
-    elif [[ " ${left[*]} " == *" $pid "* ]]; then
-      rest+=("$pid")
+    elif [[ " ${running[*]} " == *" $pid "* ]]; then
+      remaining+=("$pid")
     fi
   done
-  left=("${rest[@]}")
+  running=("${remaining[@]}")
   if ((status == 75)); then
-    stopped=yes
-  elif ((status != 0 && first == 0)); then
-    first=$status
+    saved=yes
+  elif ((status != 0 && exit_status == 0)); then
+    exit_status=$status
   fi
-  ((status == 0)) || end_others
+  ((status == 0)) || stop_others
 done
 
-# What was said last is still on its way; a child that outlived its process
-# must not hold it up.
+# Waits for the last output lines. Children that outlived their process must not
+# hold the pipes open.
 kill_all
 wait "${readers[@]}" || true
-((first != 0)) || [[ -z $stopped ]] || first=75
-exit "$first"
+((exit_status != 0)) || [[ -z $saved ]] || exit_status=75
+exit "$exit_status"

@@ -1,24 +1,23 @@
 #!/usr/bin/env bash
-# Makes the virtual environment and sees to it that pictures can be rendered.
+# Makes the virtual environment and checks that rendering works.
 #
 #   bash launch/setup.sh
 #
-#   VENV=DIR     the virtual environment, by default .venv in the project
-#   PYTHON=FILE  the Python to make it with, by default the first suitable one
+#   VENV=DIR     the virtual environment, default: .venv in the project
+#   PYTHON=FILE  the Python to make it with, default: the first suitable one
 #
-# What is there already is left alone, so a second call takes a moment; one that
-# was interrupted is made good by the next. The other scripts source this one
-# for $root and $venv.
+# Completed steps are skipped, so a second call is fast; it also completes an
+# interrupted setup. The other scripts source this one for $root and $venv.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${VENV:-$root/.venv}
 [[ $venv == /* ]] || venv=$PWD/$venv
 
-say() { printf 'setup: %s\n' "$*" >&2; }
+log() { printf 'setup: %s\n' "$*" >&2; }
 
 fail() {
-  say "$@"
+  log "$@"
   exit 1
 }
 
@@ -31,11 +30,11 @@ find_python() {
   local name
   if [[ -n ${PYTHON:-} ]]; then
     is_suitable "$PYTHON" ||
-      fail "PYTHON=$PYTHON is not a Python 3.11, 3.12 or 3.13; name another one"
+      fail "PYTHON=$PYTHON is not Python 3.11, 3.12 or 3.13; set another"
     echo "$PYTHON"
     return
   fi
-  # The versions requirements.txt is tested with come first.
+  # The versions that requirements.txt is tested with come first.
   for name in python3.12 python3.11 python3 python3.13; do
     if is_suitable "$name"; then
       command -v "$name"
@@ -43,32 +42,32 @@ find_python() {
     fi
   done
   fail 'no Python 3.11, 3.12 or 3.13 found; install one' \
-    '(Debian, Ubuntu: apt-get install python3), or name it: PYTHON=FILE'
+    '(Debian, Ubuntu: apt-get install python3), or set PYTHON=FILE'
 }
 
-# apt_install WHY PACKAGE...: installs, or tells the command and fails.
+# apt_install REASON PACKAGE...: installs, or prints the command and fails.
 apt_install() {
-  local why=$1 sudo=()
+  local reason=$1 sudo=()
   shift
   command -v apt-get >/dev/null ||
-    fail "$why; install the equivalent of these Debian packages: $*"
+    fail "$reason; install the equivalent of these Debian packages: $*"
   if [[ $(id -u) != 0 ]]; then
     if ! sudo -n true 2>/dev/null; then
-      fail "$why; run this, then start again:" \
+      fail "$reason; run this, then start again:" \
         "sudo apt-get update && sudo apt-get install -y $*"
     fi
     sudo=(sudo -n)
   fi
-  say "$why; installing $*"
-  # A list of packages that cannot be renewed may still do.
+  log "$reason; installing $*"
+  # If the update fails, the existing package lists may be sufficient.
   "${sudo[@]}" apt-get update -qq >/dev/null || true
   "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
     apt-get install -y -qq --no-install-recommends "$@" >/dev/null ||
     fail "apt-get could not install: $*"
 }
 
-# An environment that is there is used, or complained of, but never emptied: it
-# may be somebody's. Only one that this script left unfinished is made anew.
+# An existing environment is used or rejected, but never cleared: it may have
+# another owner. Only one that this script did not finish is recreated.
 make_environment() {
   local python version unfinished=$venv.unfinished
   if [[ ! -e $unfinished && -n $(ls -A "$venv" 2>/dev/null) ]]; then
@@ -77,7 +76,7 @@ make_environment() {
       return
     fi
     fail "$venv is not a virtual environment of Python 3.11 to 3.13 with pip;" \
-      'set VENV to another place, or remove it if nobody needs it'
+      'set VENV to another path, or remove it if it is not needed'
   fi
   python=$(find_python)
   version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -85,17 +84,17 @@ make_environment() {
     apt_install "$python cannot make virtual environments" \
       "python$version-venv"
   fi
-  say "making $venv with Python $version"
+  log "making $venv with Python $version"
   { mkdir -p "$(dirname "$venv")" && : >"$unfinished"; } 2>/dev/null ||
-    fail "cannot make $venv; set VENV to another place"
+    fail "cannot make $venv; set VENV to another path"
   "$python" -m venv --clear "$venv" ||
-    fail "cannot make $venv; set VENV to another place"
+    fail "cannot make $venv; set VENV to another path"
   rm "$unfinished"
 }
 
 install_packages() {
-  local stamp=$venv/.vid2act_jax_packages wanted
-  wanted=$(
+  local stamp=$venv/.vid2act_jax_packages fingerprint
+  fingerprint=$(
     cd "$root"
     {
       cat requirements.txt setup.cfg pyproject.toml
@@ -103,22 +102,22 @@ install_packages() {
       pwd
     } | sha256sum
   )
-  [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]] || return 0
-  say 'installing the packages; this takes some minutes'
+  [[ $(cat "$stamp" 2>/dev/null) != "$fingerprint" ]] || return 0
+  log 'installing the packages; this takes some minutes'
   rm -f "$stamp"
-  # The list is complete; what it leaves out, such as a package that has no
-  # build for this Python and that nothing here imports, is left out on purpose.
+  # The list is complete. It deliberately omits unused dependencies, such as a
+  # package without a build for this Python.
   pip_install --no-deps -r "$root/requirements.txt"
   pip_install --no-deps --no-build-isolation -e "$root"
-  echo "$wanted" >"$stamp"
+  echo "$fingerprint" >"$stamp"
 }
 
 pip_install() {
   "$venv/bin/python" -m pip install -q --disable-pip-version-check "$@" ||
-    fail "pip could not install $* (what it says is above)"
+    fail "pip could not install $* (see its output above)"
 }
 
-# What decides whether rendering works; asked before the slower real trial.
+# Prints a fingerprint of the GL installation, to skip the slower render test.
 gl_state() {
   {
     echo "${MUJOCO_GL:-}"
@@ -136,7 +135,7 @@ from vid2act_jax import types
 from vid2act_jax.envs import gl
 
 try:
-  gl.choose()
+  gl.select_backend()
 except types.UserError as error:
   sys.exit(str(error))
 
@@ -150,29 +149,29 @@ mujoco.mj_forward(model, data)
 with mujoco.Renderer(model, 64, 64) as renderer:
   renderer.update_scene(data)
   if not renderer.render().any():
-    sys.exit('the GL library renders black pictures')
+    sys.exit('the GL library renders black images')
 PYTHON
 }
 
 install_gl() {
-  local stamp=$venv/.vid2act_jax_gl problem
+  local stamp=$venv/.vid2act_jax_gl error
   local packages=(libegl1 libgl1)
   [[ $(cat "$stamp" 2>/dev/null) != "$(gl_state)" ]] || return 0
-  if ! problem=$(render_one_frame 2>&1); then
-    [[ -z ${MUJOCO_GL:-} ]] || fail "$problem"
-    # Without a graphics card OSMesa is the faster; not every release has it.
+  if ! error=$(render_one_frame 2>&1); then
+    [[ -z ${MUJOCO_GL:-} ]] || fail "$error"
+    # Without a GPU, OSMesa is faster; not every release has it.
     if [[ ! -e /dev/dri && ! -e /dev/nvidia0 ]] &&
       apt-cache show libosmesa6 >/dev/null 2>&1; then
       packages=(libosmesa6)
     fi
-    apt_install 'there is no GL library to render with' "${packages[@]}"
-    problem=$(render_one_frame 2>&1) || fail "rendering fails: $problem"
+    apt_install 'no GL library found for rendering' "${packages[@]}"
+    error=$(render_one_frame 2>&1) || fail "rendering failed: $error"
   fi
   gl_state >"$stamp"
 }
 
 main() {
-  # Two of these at once would spoil each other's work.
+  # Concurrent setups would conflict.
   exec 9<"$root"
   flock 9
   make_environment

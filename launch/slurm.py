@@ -1,4 +1,4 @@
-"""Submits experiments times seeds to Slurm, or runs them here, by submitit.
+"""Runs experiments with several seeds on Slurm or locally, with submitit.
 
   python launch/slurm.py --config experiments/dmc_quadruped.py \
     experiments/metaworld.py --seeds 0 1 2 --partition gpu --time 24:00:00 \
@@ -6,12 +6,12 @@
   python launch/slurm.py --config experiments/quickstart.py --seeds 0 1 --local
   python launch/slurm.py --config experiments/quickstart.py --dry-run
 
-What follows -- goes to every run. Each has the folder FOLDER/<name>-<seed>;
-those that are finished there are left out, so the same command given again
-starts what is missing. A run that is preempted, or whose time is over, saves
-and is put into the queue again. Needs `pip install -e '.[slurm]'`.
+Arguments after -- go to every run. The run folder is FOLDER/<name>-<seed>.
+Finished runs are skipped, so the same command starts only the missing ones. A
+run that is preempted or reaches its time limit saves and is requeued. Requires
+`pip install -e '.[slurm]'`.
 
-Paths that are not absolute start at the project's folder.
+Relative paths are relative to the project folder.
 """
 
 import argparse
@@ -27,26 +27,26 @@ import time
 import submitit
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # A script's own folder is there instead.
+sys.path.insert(0, str(ROOT))  # By default it is the script's folder.
 
 from experiments.grid.configs import is_finished, load  # noqa: E402
 from vid2act_jax.loops.preemption import EXIT_STATUS  # noqa: E402
 from vid2act_jax.types import UserError  # noqa: E402
 
-_OWN = ('--config', '--config.seed', '--workdir')
-_REQUEUES = 1_000  # A run ends by its config, not by how often it began.
-_YEAR = 365 * 24 * 60  # Minutes.
+_RESERVED_FLAGS = ('--config', '--config.seed', '--workdir')
+_MAX_REQUEUES = 1_000  # Effectively unlimited.
+_YEAR_MINUTES = 365 * 24 * 60
 
 
 @dataclasses.dataclass
 class Run:
-  """One run, as a job: a process, which is told when the job has to end.
+  """A job with one run, in a subprocess that saves when the job must end.
 
   Attributes:
     command: program and arguments.
-    workdir: the run's folder, for what is told.
-    save_s: seconds it has to save in; then it is killed and goes on later from
-      its last checkpoint.
+    workdir: the run folder, for messages.
+    save_s: seconds to save; then the run is killed and resumes later from its
+      last checkpoint.
   """
 
   command: list[str]
@@ -54,80 +54,82 @@ class Run:
   save_s: int
 
   def __call__(self) -> int:
-    """Runs it, as one task of the job.
+    """Executes the run, as one task of the job.
 
     Returns:
-      Its exit status, 0 or 75. When it is to be put into the queue again, the
-      first task does not come back.
+      Its exit status, 0 or 75. If the job is requeued, the first task does not
+      return.
 
     Raises:
-      RuntimeError: it failed.
+      RuntimeError: the run failed.
     """
-    asked = []
+    signals = []
     requeue = signal.getsignal(signal.SIGUSR2)  # As submitit set it.
     child = subprocess.Popen(
       self.command,
       cwd=ROOT,
-      # Signals come to it from here alone. It must outlive those that Slurm
-      # sends to every process of a job.
+      # It only gets the signals sent below, not those that Slurm sends to
+      # every process of a job.
       start_new_session=True,
       preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
     )
 
-    def ask(number, _):
-      if not asked:
+    def on_signal(number, _):
+      if not signals:
         child.terminate()
         signal.alarm(self.save_s)
-      asked.append(number)
+      signals.append(number)
 
     for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
-      signal.signal(number, ask)
+      signal.signal(number, on_signal)
     signal.signal(signal.SIGALRM, lambda *_: child.kill())
     status = child.wait()
     signal.alarm(0)
-    # Killed by what asked it to stop, it was not ready to listen or too slow.
-    killed = asked and status in (-signal.SIGTERM, -signal.SIGKILL)
+    # Killed by a stop request: its handler was not set yet, or it was too slow.
+    killed = signals and status in (-signal.SIGTERM, -signal.SIGKILL)
     if status and status != EXIT_STATUS and not killed:
       raise RuntimeError(f'{self.workdir}: failed with exit status {status}')
-    # USR2 says that time is over, or that another job wants the place. TERM
-    # alone comes of scancel, too; if it is a preemption, Slurm requeues.
-    if status and (signal.SIGUSR2 in asked or not asked):
+    # USR2: time limit or preemption. TERM alone may come from scancel; if it is
+    # a preemption, Slurm requeues the job.
+    if status and (signal.SIGUSR2 in signals or not signals):
       requeue(signal.SIGUSR2, None)
     return EXIT_STATUS if status else 0
 
   def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-    """What submitit puts into the queue again: the run goes on by itself."""
+    """Returns the job that submitit requeues: the same run, which resumes."""
     return submitit.helpers.DelayedSubmission(self)
 
 
-def plan(configs, seeds, folder, overrides, save_s) -> tuple[list, list]:
-  """The runs to start, and the folders of those that are finished.
+def make_runs(configs, seeds, folder, overrides, save_s) -> tuple[list, list]:
+  """Returns the runs to start, and the folders of finished runs.
 
   Args:
-    configs: files of experiments.
-    seeds: each is run with.
-    folder: of the runs' folders.
+    configs: experiment files.
+    seeds: seeds of each experiment.
+    folder: parent of the run folders.
     overrides: arguments of every run.
-    save_s: as of `Run`.
+    save_s: see `Run`.
 
   Raises:
-    UserError: an argument is not of a run, or two runs have one folder.
+    UserError: an argument is invalid, or two runs have the same folder.
   """
   for argument in overrides:
-    if argument.split('=')[0] in _OWN:
-      raise UserError(f'{argument} cannot stand behind --: it is given here')
+    if argument.split('=')[0] in _RESERVED_FLAGS:
+      raise UserError(
+        f'{argument} is not allowed after --: this script sets it'
+      )
   todo, done, seen = [], [], {}
   for path in configs:
     if not pathlib.Path(path).is_file():
-      raise UserError(f'{path}: there is no such file')
+      raise UserError(f'{path}: no such file')
     for seed in seeds:
       arguments = [f'--config={path}', f'--config.seed={seed}', *overrides]
       config = load(arguments)
       workdir = folder / f'{config.name}-{seed}'
       if workdir in seen:
         raise UserError(
-          f'{seen[workdir]} and {path} would both run in {workdir}; give them'
-          ' folders of their own (--folder), or other names (config.name)'
+          f'{seen[workdir]} and {path} would both run in {workdir}; use'
+          ' different folders (--folder) or names (config.name)'
         )
       seen[workdir] = path
       if is_finished(config, workdir):
@@ -140,7 +142,7 @@ def plan(configs, seeds, folder, overrides, save_s) -> tuple[list, list]:
 
 
 def minutes(text: str) -> int:
-  """Slurm's [days-]hours:minutes:seconds, or minutes, as minutes."""
+  """Converts Slurm's [days-]hours:minutes:seconds, or minutes, to minutes."""
   days, _, rest = text.rpartition('-')
   parts = [int(part) for part in rest.split(':')]
   if len(parts) == 1 and not days:
@@ -150,11 +152,11 @@ def minutes(text: str) -> int:
 
 
 def parameters(args) -> dict:
-  """Slurm's parameters, as submitit names them."""
+  """Returns Slurm's parameters with submitit's names."""
   tasks = args.tasks_per_node
-  if tasks is None:  # JAX gives each task of a job one GPU.
+  if tasks is None:  # JAX uses one GPU per task of a job.
     tasks = max(1, args.gpus) if args.nodes * args.gpus > 1 else 1
-  wanted = {
+  params = {
     'job_name': args.name,
     'partition': args.partition,
     'account': args.account,
@@ -168,92 +170,94 @@ def parameters(args) -> dict:
     'mem': args.mem,
     'signal_delay_s': args.save_seconds + 30,
     'array_parallelism': args.parallel or 256,
-    # Of a preempted job, Slurm itself takes care then.
+    # Slurm requeues preempted jobs.
     'additional_parameters': {'requeue': True},
-    # When one task is gone, the others would wait for it.
+    # Otherwise the other tasks would wait for one that has ended.
     'srun_args': ['--kill-on-bad-exit=1'],
   }
-  return {key: value for key, value in wanted.items() if value is not None}
+  return {key: value for key, value in params.items() if value is not None}
 
 
-def submit(todo: list[Run], log: pathlib.Path, wanted: dict) -> None:
-  """Puts runs into Slurm's queue, as an array.
+def submit(todo: list[Run], log: pathlib.Path, params: dict) -> None:
+  """Submits runs to Slurm as a job array.
 
   Args:
     todo: the runs.
-    log: folder for what they say, and for submitit's files.
-    wanted: of `parameters`.
+    log: folder of their logs and submitit's files.
+    params: from `parameters`.
   """
   try:
-    executor = submitit.SlurmExecutor(log, max_num_timeout=_REQUEUES)
+    executor = submitit.SlurmExecutor(log, max_num_timeout=_MAX_REQUEUES)
   except RuntimeError as error:
-    raise UserError(f'{error} Use --local to run here') from error
-  executor.update_parameters(**wanted)
+    raise UserError(f'{error} Use --local to run on this machine') from error
+  executor.update_parameters(**params)
   with executor.batch():
     jobs = [executor.submit(run) for run in todo]
   for run, job in zip(todo, jobs, strict=True):
-    print(f'{job.job_id}: {run.workdir}, says {job.paths.stdout}')
+    print(f'{job.job_id}: {run.workdir}, log: {job.paths.stdout}')
 
 
-def run_here(todo: list[Run], log: pathlib.Path, gpus: int, most: int) -> int:
-  """Runs all on this machine.
+def run_local(
+  todo: list[Run], log: pathlib.Path, gpus: int, max_parallel: int
+) -> int:
+  """Runs all jobs on this machine.
 
   Args:
     todo: the runs.
-    log: as of `submit`.
-    gpus: for each of those that run at once.
-    most: how many run at once.
+    log: see `submit`.
+    gpus: number of GPUs per run.
+    max_parallel: number of parallel runs.
 
   Returns:
-    The exit status: 0, 1 when one failed, 75 when it was asked to stop.
+    The exit status: 0; 1 if a run failed; 75 if it was asked to stop.
   """
-  waiting, slots, failed, asked = list(todo), {}, False, []
-  # A Ctrl-C comes to this process; the others are told by it.
+  waiting, slots, failed, signals = list(todo), {}, False, []
+  # Only this process gets a Ctrl-C; it forwards the signal.
   for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda number, _: asked.append(number))
-  while slots or (waiting and not asked):
-    for slot in range(most):
-      if slot not in slots and waiting and not asked:
+    signal.signal(number, lambda number, _: signals.append(number))
+  while slots or (waiting and not signals):
+    for slot in range(max_parallel):
+      if slot not in slots and waiting and not signals:
         run = waiting.pop(0)
-        slots[slot] = run, _start_here(run, log, gpus, slot)
+        slots[slot] = run, _start_local(run, log, gpus, slot)
     time.sleep(0.5)
     for slot, (run, job) in list(slots.items()):
-      if asked and asked[-1] is not None:
+      if signals and signals[-1] is not None:
         os.kill(int(job.job_id), signal.SIGTERM)
       if job.done():
-        failed |= _tell_end(run, job)
+        failed |= _report_end(run, job)
         del slots[slot]
-    asked += [None] if asked else []  # Told.
-  if asked:
+    signals += [None] if signals else []  # Forwarded.
+  if signals:
     return EXIT_STATUS
   return 1 if failed else 0
 
 
-def _start_here(run, log, gpus, slot):
+def _start_local(run, log, gpus, slot):
   executor = submitit.LocalExecutor(log)
   executor.update_parameters(
-    timeout_min=_YEAR,
+    timeout_min=_YEAR_MINUTES,
     gpus_per_node=gpus,
     visible_gpus=list(range(slot * gpus, (slot + 1) * gpus)),
   )
-  # What it starts inherits this: a Ctrl-C is not for them.
+  # Child processes inherit this handler and ignore a Ctrl-C.
   handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
   job = executor.submit(run)
   signal.signal(signal.SIGINT, handler)
-  print(f'started: {run.workdir}, says {job.paths.stdout}', flush=True)
+  print(f'started: {run.workdir}, log: {job.paths.stdout}', flush=True)
   return job
 
 
-def _tell_end(run, job):
-  """Tells how a run ended here; whether it failed."""
+def _report_end(run, job):
+  """Prints the result of a local run; returns whether it failed."""
   error = job.exception()
   if error is None:
     saved = job.result() == EXIT_STATUS
     print(f'{"saved" if saved else "finished"}: {run.workdir}', flush=True)
     return False
-  reason = str(error).strip().splitlines()
-  told = [line for line in reason if line.startswith('RuntimeError:')]
-  print(f'failed: {(told or reason)[0]}; see {job.paths.stderr}', flush=True)
+  lines = str(error).strip().splitlines()
+  errors = [line for line in lines if line.startswith('RuntimeError:')]
+  print(f'failed: {(errors or lines)[0]}; see {job.paths.stderr}', flush=True)
   return True
 
 
@@ -262,60 +266,68 @@ def _parse(argv):
     description=__doc__.splitlines()[0], allow_abbrev=False
   )
   add = parser.add_argument
-  add('--config', nargs='+', required=True, help='files of experiments')
+  add('--config', nargs='+', required=True, help='experiment files')
   add('--seeds', nargs='+', type=int, default=[0])
-  add('--folder', default='runs', help="of the runs' folders, on every node")
+  add(
+    '--folder',
+    default='runs',
+    help='parent of the run folders; shared by all nodes',
+  )
   add('--local', action='store_true', help='run on this machine')
-  add('--parallel', type=int, help='so many at once; here, one by default')
-  add('--dry-run', action='store_true', help='print the commands alone')
-  add('--gpus', type=int, default=1, help='for each node; here, for each run')
-  add('--save-seconds', type=int, default=120, help='to save and stop in')
+  add(
+    '--parallel',
+    type=int,
+    help='number of parallel runs; default with --local: 1',
+  )
+  add('--dry-run', action='store_true', help='only print the commands')
+  add('--gpus', type=int, default=1, help='per node; with --local: per run')
+  add('--save-seconds', type=int, default=120, help='time limit for saving')
   slurm = parser.add_argument_group('Slurm')
   for name in ('partition', 'account', 'qos', 'constraint'):
     slurm.add_argument(f'--{name}')
   add = slurm.add_argument
-  add('--name', default='vid2act', help="the job's")
+  add('--name', default='vid2act', help='job name')
   add('--time', type=minutes, default='24:00:00', help='[days-]hh:mm:ss')
-  add('--nodes', type=int, default=1, help='for each run')
-  add('--tasks-per-node', type=int, help='by default one for each GPU')
-  add('--cpus', type=int, help='for each task')
-  add('--mem', help='for each node, as in 32GB')
-  add('overrides', nargs='*', help='behind --: arguments of every run')
+  add('--nodes', type=int, default=1, help='per run')
+  add('--tasks-per-node', type=int, help='default: one per GPU')
+  add('--cpus', type=int, help='per task')
+  add('--mem', help='per node, for example 32GB')
+  add('overrides', nargs='*', help='after --: arguments of every run')
   return parser.parse_args(argv)
 
 
 def main(argv=None) -> int:
-  """Plans, tells, and submits or runs."""
+  """Makes the runs, then prints, submits or executes them."""
   args = _parse(argv)
   os.chdir(ROOT)
   folder = pathlib.Path(args.folder).expanduser().absolute()
   log = folder / 'slurm'
   try:
-    todo, done = plan(
+    todo, done = make_runs(
       args.config, args.seeds, folder, args.overrides, args.save_seconds
     )
     if args.local and (args.nodes > 1 or (args.tasks_per_node or 1) > 1):
       raise UserError(
-        '--local runs each experiment as one process; for several, take'
+        '--local runs each experiment as one process; for several, use'
         ' launch/multiprocess.sh'
       )
     tasks = args.tasks_per_node or args.gpus
     if args.nodes > 1 and tasks < args.gpus:
       raise UserError(
         f'--tasks-per-node {tasks} with --gpus {args.gpus} on several nodes:'
-        ' JAX gives each task one GPU there, and the others would do nothing;'
-        ' leave --tasks-per-node out'
+        ' JAX uses one GPU per task, so the other GPUs would be idle; remove'
+        ' --tasks-per-node'
       )
     for workdir in done:
       print(f'finished: {workdir}')
     if args.dry_run:
       if not args.local:
-        told = parameters(args).items()
-        print('slurm: ' + ' '.join(f'{key}={value}' for key, value in told))
+        params = parameters(args).items()
+        print('slurm: ' + ' '.join(f'{key}={value}' for key, value in params))
       for run in todo:
         print(shlex.join(run.command))
     elif todo and args.local:
-      return run_here(todo, log, args.gpus, args.parallel or 1)
+      return run_local(todo, log, args.gpus, args.parallel or 1)
     elif todo:
       submit(todo, log, parameters(args))
   except UserError as error:

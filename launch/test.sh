@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up, then runs the tests, two files at a time; arguments go to pytest.
+# Runs the setup, then the tests in two processes; arguments go to pytest.
 #
 #   bash launch/test.sh
 #   bash launch/test.sh tests/loops/test_logger.py -k resume
@@ -9,6 +9,6 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 cd "$root"
-# Not the files of few tests last, which are long: one process would wait.
+# Without reordering: files with few tests are slow and must not be last.
 exec "$venv/bin/python" -m pytest -n 2 --dist loadfile \
   --no-loadscope-reorder "$@"

@@ -1,28 +1,29 @@
 #!/usr/bin/env bash
-# Makes a TPU pod slice, runs an experiment on all its hosts, and takes it down.
+# Creates a TPU pod slice, runs an experiment on all hosts, and deletes it.
 #
 #   bash launch/tpu_pod.sh create
 #   bash launch/tpu_pod.sh install
 #   bash launch/tpu_pod.sh run --config=experiments/dmc_quadruped.py \
 #     --config.source_dir=/mnt/runs/sources  # and more: docs/scaling.md
 #   bash launch/tpu_pod.sh status
-#   bash launch/tpu_pod.sh stop      # saves; run goes on, given again
-#   bash launch/tpu_pod.sh fetch     # the run's folder, into runs/ here
-#   bash launch/tpu_pod.sh delete    # the machines; the folder stays
+#   bash launch/tpu_pod.sh stop      # saves; the same run command resumes
+#   bash launch/tpu_pod.sh fetch     # copies the run folder to runs/
+#   bash launch/tpu_pod.sh delete    # deletes the slice; keeps the run folder
 #
-# Options, before the verb, each also by the variable behind it:
-#   --name NAME          TPU_NAME      of the slice, by default vid2act
-#   --zone ZONE          TPU_ZONE      as in us-central2-b
-#   --type TYPE          TPU_TYPE      accelerator type, as in v4-32
-#   --version VERSION    TPU_VERSION   runtime version, as in tpu-ubuntu2204-base
-#   --project PROJECT    TPU_PROJECT   by default gcloud's own
-#   --folder FOLDER      TPU_FOLDER    the run's, on a file system that all
+# Options, before the command, or the environment variable next to them:
+#   --name NAME          TPU_NAME      name of the slice, default: vid2act
+#   --zone ZONE          TPU_ZONE      for example us-central2-b
+#   --type TYPE          TPU_TYPE      accelerator type, for example v4-32
+#   --version VERSION    TPU_VERSION   runtime version, for example
+#                                      tpu-ubuntu2204-base
+#   --project PROJECT    TPU_PROJECT   default: gcloud's project
+#   --folder FOLDER      TPU_FOLDER    the run folder, on a file system that all
 #                                      hosts share: docs/scaling.md
-#   --spot               TPU_SPOT=1    cheaper, and may be taken away
-#   --dry-run            TPU_DRY_RUN=1 print every command and run none
+#   --spot               TPU_SPOT=1    cheaper, but may be preempted
+#   --dry-run            TPU_DRY_RUN=1 only print the commands
 #
-# Needs gcloud, logged in. What is installed is the last commit of this
-# checkout. What follows run goes to experiments.run.
+# Requires gcloud, logged in. install copies the last commit of this checkout.
+# Arguments after run go to experiments.run.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -30,25 +31,25 @@ name=${TPU_NAME:-vid2act} zone=${TPU_ZONE:-} type=${TPU_TYPE:-}
 version=${TPU_VERSION:-} project=${TPU_PROJECT:-} folder=${TPU_FOLDER:-}
 spot=${TPU_SPOT:-} dry_run=${TPU_DRY_RUN:-}
 
-# Relative to the home folder there, where ssh begins.
+# Relative to the home folder of the hosts.
 home=vid2act_jax
 
-say() { printf '%s\n' "$*" >&2; }
+log() { printf '%s\n' "$*" >&2; }
 
 fail() {
-  say "error: $*"
+  log "error: $*"
   exit 1
 }
 
-need() {
+require() {
   local option
   for option in "$@"; do
     [[ -n ${!option} ]] || fail "--$option is missing (or TPU_${option^^})"
   done
 }
 
-# do_it COMMAND...: runs it, or prints it as it could be typed.
-do_it() {
+# execute COMMAND...: runs the command, or prints it, quoted, in a dry run.
+execute() {
   if [[ -n $dry_run ]]; then
     printf '%s\n' "${*@Q}"
   else
@@ -57,18 +58,18 @@ do_it() {
 }
 
 tpu() {
-  local verb=$1
+  local subcommand=$1
   shift
-  need zone
-  do_it gcloud compute tpus tpu-vm "$verb" "$@" "--zone=$zone" \
+  require zone
+  execute gcloud compute tpus tpu-vm "$subcommand" "$@" "--zone=$zone" \
     ${project:+"--project=$project"}
 }
 
-# on WORKER SCRIPT: runs bash code there; WORKER is a number or all.
-on() { tpu ssh "$name" "--worker=$1" "--command=$2"; }
+# run_on WORKER SCRIPT: runs bash code on a host; WORKER is a number or all.
+run_on() { tpu ssh "$name" "--worker=$1" "--command=$2"; }
 
 create() {
-  need type version
+  require type version
   tpu create "$name" "--accelerator-type=$type" "--version=$version" \
     ${spot:+--spot}
 }
@@ -76,43 +77,43 @@ create() {
 install() {
   local archive
   archive=$(mktemp -d)/vid2act_jax.tar.gz
-  # shellcheck disable=SC2064  # It is known now.
+  # shellcheck disable=SC2064  # Expand it now.
   trap "rm -rf '$(dirname "$archive")'" EXIT
   if [[ -n $(git -C "$root" status --porcelain --untracked-files=no) ]]; then
-    say 'install: what is not committed stays here'
+    log 'warning: uncommitted changes are not installed'
   fi
-  do_it git -C "$root" archive --format=tar.gz -o "$archive" HEAD
+  execute git -C "$root" archive --format=tar.gz -o "$archive" HEAD
   tpu scp "$archive" "$name:vid2act_jax.tar.gz" --worker=all
-  on all "mkdir -p $home && tar -xzf vid2act_jax.tar.gz -C $home &&
+  run_on all "mkdir -p $home && tar -xzf vid2act_jax.tar.gz -C $home &&
 cd $home && bash launch/setup.sh &&
 .venv/bin/python -m pip install -q --disable-pip-version-check -e '.[tpu]'"
 }
 
-# Every host must see what the first one writes: a run has one folder.
+# All hosts must share the run folder.
 check_folder() {
   local token=.shared-$RANDOM$RANDOM quoted
-  need folder
+  require folder
   [[ $folder != *://* ]] ||
-    fail "--folder=$folder: it must be mounted, in the same place on every host"
-  [[ $folder == /* ]] || fail "--folder=$folder: it must begin with /"
+    fail "--folder=$folder: must be mounted, at the same path on every host"
+  [[ $folder == /* ]] || fail "--folder=$folder: must begin with /"
   quoted=$(printf %q "$folder")
-  on 0 "mkdir -p $quoted && touch $quoted/$token"
-  on all "test -e $quoted/$token || {
+  run_on 0 "mkdir -p $quoted && touch $quoted/$token"
+  run_on all "test -e $quoted/$token || {
 echo 'error: --folder is not on a file system that all hosts share' >&2
 exit 1
 }"
-  on 0 "rm $quoted/$token"
+  run_on 0 "rm $quoted/$token"
 }
 
 run() {
   local arguments
   check_folder
   arguments=$(printf ' %q' "$@" "--workdir=$folder")
-  # The process itself, not a shell, is what stop sends its signal to.
-  on all "cd $home || exit 1
+  # stop sends its signal to the Python process, not to a shell.
+  run_on all "cd $home || exit 1
 if test -e run.pid && kill -0 \$(cat run.pid) 2>/dev/null
 then
-echo 'error: a run is under way; stop it first' >&2
+echo 'error: already running; stop it first' >&2
 exit 1
 fi
 rm -f run.status
@@ -124,7 +125,7 @@ sleep 1"
 }
 
 status() {
-  on all "cd $home || exit 1
+  run_on all "cd $home || exit 1
 if test -e run.status
 then echo \"\$(hostname): ended with status \$(cat run.status)\"
 elif test -e run.pid && kill -0 \$(cat run.pid) 2>/dev/null
@@ -135,8 +136,8 @@ test ! -e run.log || tail -n ${1:-5} run.log"
 }
 
 stop() {
-  # In step: one host alone could not save.
-  on all "cd $home || exit 1
+  # On all hosts: saving needs all of them.
+  run_on all "cd $home || exit 1
 test -e run.pid || exit 0
 kill -TERM \$(cat run.pid) 2>/dev/null
 for i in \$(seq 300)
@@ -148,10 +149,10 @@ exit 1"
 }
 
 fetch() {
-  local to=${1:-$root/runs}
-  need folder
-  do_it mkdir -p "$to"
-  tpu scp "$name:$folder" "$to" --worker=0 --recurse
+  local target=${1:-$root/runs}
+  require folder
+  execute mkdir -p "$target"
+  tpu scp "$name:$folder" "$target" --worker=0 --recurse
 }
 
 delete() { tpu delete "$name" --quiet; }
@@ -178,14 +179,15 @@ while (($# > 0)); do
   shift
 done
 
-verb=${1:-}
-case $verb in
+command=${1:-}
+case $command in
   create | install | run | status | stop | fetch | delete)
     shift
     [[ -n $dry_run ]] || command -v gcloud >/dev/null ||
-      fail 'there is no gcloud: https://cloud.google.com/sdk/docs/install'
-    "$verb" "$@"
+      fail 'gcloud not found: https://cloud.google.com/sdk/docs/install'
+    "$command" "$@"
     ;;
-  '') fail 'what to do? create, install, run, status, stop, fetch or delete' ;;
-  *) fail "$verb: not create, install, run, status, stop, fetch or delete" ;;
+  '') fail 'no command; use create, install, run, status, stop, fetch, delete' ;;
+  *) fail "unknown command $command; use create, install, run, status, stop," \
+    'fetch or delete' ;;
 esac

@@ -3,8 +3,8 @@
 Usage:
   python -m tests.check_parity FILE.npz [--no-jit]
 
-Prints the worst relative error (by norm, per array) of every group of arrays
-and exits 0 only if all are within tolerance. All sizes come from the file.
+Prints the worst relative error (by norm, per array) of every group of arrays.
+Exits with 0 only if all are within tolerance. All sizes come from the file.
 """
 
 import argparse
@@ -29,18 +29,18 @@ from vid2act_jax.types import Batch, FinetuneBatch
 
 TOLERANCE = {'out': 2e-5, 'grad': 5e-5, 'after': 1e-5}
 _GRADIENTS = {'model': 'model', 'actor': 'actor', 'value': 'critic'}
-_UNSEEN = 'world_model.imp.bias'  # A softmax does not see a common shift.
+_NO_GRADIENT = 'world_model.imp.bias'  # A softmax ignores a shift.
 
 
-def agent_of(meta: dict, **forms) -> learner.Agent:
-  """The agent of a golden file's sizes, with constants for chance.
+def agent_of(meta: dict, **overrides) -> learner.Agent:
+  """Builds an agent of a golden file's sizes, with constants as noise.
 
   Args:
     meta: of the golden file.
-    **forms: keys of the config that change how a number is computed, not which.
+    **overrides: config values that change the implementation, not the results.
   """
   config = base.get_config().learner
-  config.update(forms)
+  config.update(overrides)
   keys = ('deter', 'hidden', 'stoch', 'units', 'reward_layers')
   sizes = {'depth': meta['cnn_depth'], **{k: meta[k] for k in keys}}
   config.teacher.update(sizes)
@@ -79,7 +79,7 @@ class Report:
     self.groups = {}
 
   def add(self, group, kind, name, ours, golden):
-    """Relative error by norm; of a golden zero, exactly zero is asked."""
+    """Adds the relative error by norm; golden zeros must be exactly zero."""
     ours, golden = np.asarray(ours, np.float64), np.asarray(golden, np.float64)
     if ours.size != golden.size:
       raise ValueError(f'{name}: shape {ours.shape}, golden {golden.shape}')
@@ -95,7 +95,7 @@ class Report:
     self.groups.setdefault((group, kind), []).append((error, name))
 
   def limit(self, group, name, ours, limit):
-    """An absolute bound, for what has no true size; scaled to be <= 1."""
+    """Adds an absolute error, for values without a scale, as error / limit."""
     error = float(np.abs(np.asarray(ours)).max()) / limit
     self.groups.setdefault((group, 'bound'), []).append((error, name))
 
@@ -105,30 +105,30 @@ class Report:
     for (group, kind), errors in self.groups.items():
       worst, name = max(errors)
       tolerance = TOLERANCE.get(kind, 1.0)
-      fine = worst <= tolerance
-      good &= fine
+      passed = worst <= tolerance
+      good &= passed
       text.append(
-        f'{"ok  " if fine else "FAIL"} {group:34s} {len(errors):4d} arrays'
+        f'{"ok  " if passed else "FAIL"} {group:34s} {len(errors):4d} arrays'
         f'  worst {worst:.1e} (allowed {tolerance:.0e})  {name}'
       )
     return text, good
 
 
-def check(path, jit=True, updates=None, options=None, **forms) -> Report:
+def check(path, jit=True, updates=None, options=None, **overrides) -> Report:
   """Runs the updates of one golden file; returns all errors.
 
   Args:
     path: the golden file.
-    jit: False to run every operation by itself.
-    updates: how many of the file's updates to run; None for all. The inside
-      of the first one is looked at in any case.
-    options: XLA's compiler options.
-    **forms: see `agent_of`.
+    jit: False to run every operation separately.
+    updates: number of the file's updates to run; None for all. The
+      intermediate arrays of the first one are always checked.
+    options: compiler options of XLA.
+    **overrides: see `agent_of`.
   """
   with np.load(path, allow_pickle=False) as file:
     golden = {k: file[k] for k in file.files}
   meta = json.loads(golden.pop('meta').tobytes())
-  agent = agent_of(meta, **forms)
+  agent = agent_of(meta, **overrides)
   batch = _batch(golden, meta['num_domains'])
   state = _state(agent, golden)
   updates = meta['updates'] if updates is None else updates
@@ -161,7 +161,7 @@ def _batch(golden, domains):
 def _state(agent, golden):
   weights = _strip(golden, 'weight/')
   groups = jax.tree.map(jnp.asarray, torch_import.load(weights, agent))
-  # Only the shapes of the rest are needed: the optimizers begin at zero.
+  # Only shapes are needed of the optimizer states: they start at zero.
   state = jax.eval_shape(agent.init, jax.random.key(0), groups['teacher'])
   state = jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), state)
   params = {k: groups[k] for k in state.params}
@@ -184,27 +184,27 @@ def _compare_trees(report, group, kind, ours, golden):
 
 
 def _check_first(report, agent, state, batch, golden, compiled):
-  """The inside of the first update, by the functions the step is made of."""
+  """Checks intermediate arrays of the first update."""
   out = _strip(golden, 'out/')
   model, world = state.params['model'], state.params['model']['world_model']
   key = jax.random.key(0)
-  watch = compiled(small.watch, static_argnums=0)
-  view = watch(agent, state.teacher, batch, key)
-  _check_teacher(report, agent, state, batch, view, out)
+  teacher_fn = compiled(small.teacher_features, static_argnums=0)
+  features = teacher_fn(agent, state.teacher, batch, key)
+  _check_teacher(report, agent, state, batch, features, out)
 
   grad_fn = jax.value_and_grad(finetune.model_loss, argnums=1, has_aux=True)
-  (_, (_, forward, extra)), grads = compiled(grad_fn, static_argnums=0)(
-    agent, model, state.teacher, batch, (key, key)
-  )
+  (_, (_, forward, transfer_forward)), grads = compiled(
+    grad_fn, static_argnums=0
+  )(agent, model, state.teacher, batch, (key, key))
   _check_student(report, agent, world, batch, forward, out)
-  _check_transfer(report, extra, out)
+  _check_transfer(report, transfer_forward, out)
   _check_gradients(report, agent, 'model', grads, golden)
   video = compiled(agent.open_loop)(state, batch.target, key)
   report.add('open loop', 'out', 'video', video, out['open_loop_video'])
 
   update = compiled(finetune.update_model, static_argnums=0)
   state, _ = update(agent, state, grads)
-  start = finetune.start_of(batch, forward, extra)
+  start = finetune.imagination_start(batch, forward, transfer_forward)
   # The slow critic is copied before the first update.
   state = state.replace(slow_critic=state.params['critic'])
   actor_fn = jax.value_and_grad(finetune.actor_loss, argnums=2, has_aux=True)
@@ -220,17 +220,17 @@ def _check_first(report, agent, state, batch, golden, compiled):
 
 
 def _channel_first(embed):
-  """Our embeddings run rows, columns, channels; theirs channels first."""
+  """Transposes our channel-last embeddings to the channel-first of theirs."""
   shape = embed.shape
   return embed.reshape(*shape[:-1], 2, 2, -1).swapaxes(-1, -2).swapaxes(-2, -3)
 
 
-def _check_teacher(report, agent, state, batch, view, out):
+def _check_teacher(report, agent, state, batch, features, out):
   embeds = teachers.embed_all(agent.teacher, state.teacher, batch.target.image)
   for i in range(agent.num_domains):
     golden = _strip(out, f'teacher{i}/')
     embed = _channel_first(embeds[i]).reshape(golden['embed'].shape)
-    feat = view.target[i]
+    feat = features.target[i]
     split = agent.teacher.sizes.stoch
     prior = agent.teacher.prior(state.teacher, feat[..., split:])
     eps = agent.draws.latent(None, prior.mean.shape)
@@ -273,14 +273,14 @@ def _check_student(report, agent, world, batch, forward, out):
     report.add(group, 'out', name, ours, out[name])
 
 
-def _check_transfer(report, extra, out):
+def _check_transfer(report, forward, out):
   report.add(
-    'similarity', 'out', 'weights', extra.similarity, out['similarity']
+    'similarity', 'out', 'weights', forward.similarity, out['similarity']
   )
-  label = extra.label
+  label = forward.label
   report.add('similarity', 'out', 'label', label, out['label'])
-  report.add('distances', 'out', 'distance', extra.distance, out['distance'])
-  replay = extra.replay
+  report.add('distances', 'out', 'distance', forward.distance, out['distance'])
+  replay = forward.replay
   for i in range(len(replay.distilled)):
     for name, ours in (
       ('distilled_feat', replay.distilled[i]),
@@ -315,10 +315,10 @@ def _check_gradients(report, agent, optimizer, grads, golden):
   name = _GRADIENTS[optimizer]
   expected = torch_import.load(weights, agent, (name,))[name]
   if name == 'model':
-    grads = jax.tree.map(lambda x: x, grads)  # A copy, to take an entry out.
+    grads = jax.tree.map(lambda x: x, grads)  # A copy: an entry is removed.
     bias = grads['transfer']['similarity']['dense'].pop('bias')
     expected['transfer']['similarity']['dense'].pop('bias')
-    report.limit('gradient without a size', _UNSEEN, bias, 1e-7)
+    report.limit('gradient of zero', _NO_GRADIENT, bias, 1e-7)
   _compare_trees(report, f'gradients {optimizer}', 'grad', grads, expected)
 
 
@@ -329,10 +329,10 @@ def _check_after(report, agent, state, meta, golden, prefix):
   ours = jax.tree.map(np.asarray, ours)
   bias = ours['model']['transfer']['similarity']['dense'].pop('bias')
   golden_bias = groups['model']['transfer']['similarity']['dense'].pop('bias')
-  # Adam makes of a gradient g a step of lr g / (|g| + eps); g is below 1e-7.
+  # Adam's step for a gradient g is lr g / (|g| + eps); g is below 1e-7.
   limit = int(state.step) * meta['model_lr'] * 1e-7 / meta['opt_eps']
   name = f'{prefix}without a gradient'
-  report.limit(name, _UNSEEN, bias - golden_bias, limit)
+  report.limit(name, _NO_GRADIENT, bias - golden_bias, limit)
   for name, tree in ours.items():
     _compare_trees(report, f'{prefix}{name}', 'after', tree, groups[name])
 
@@ -356,8 +356,8 @@ def main(argv=None) -> int:
   args = parser.parse_args(argv)
   good = True
   for path in args.file:
-    lines, fine = check(path, jit=not args.no_jit).lines()
-    good &= fine
+    lines, passed = check(path, jit=not args.no_jit).lines()
+    good &= passed
     print('\n'.join([f'{path.name}:', *lines]))
   print('all within tolerance' if good else 'NOT within tolerance')
   return 0 if good else 1

@@ -1,13 +1,13 @@
-"""What all tests share: quick compilations, each done once."""
+"""Shared settings of all tests: fast compilation and its cache."""
 
 import os
 from importlib import metadata
 
 import pytest
 
-# Most of the tests' time would be XLA optimizing code that runs once. It dies
-# of flags it does not know, so they are given to the versions they were tried
-# with alone. Before jax is imported, and for processes that tests start.
+# Most of the tests' time would be spent on XLA optimizing code that runs once.
+# XLA aborts on unknown flags, so they are set only for versions that were
+# tested. Set before jax is imported, and inherited by subprocesses.
 if metadata.version('jaxlib').startswith('0.10.'):
   flags = os.environ.get('XLA_FLAGS', '')
   os.environ['XLA_FLAGS'] = (
@@ -21,9 +21,9 @@ import jax  # noqa: E402
 
 @pytest.fixture(scope='session', autouse=True)
 def compilation_cache(tmp_path_factory):
-  """Runs of one config compile their steps once, not once a test.
+  """A compilation cache, so that tests with equal steps compile them once.
 
-  All processes share what is compiled, those that tests start as well.
+  All processes share it, including subprocesses of tests.
   """
   folder = tmp_path_factory.getbasetemp()
   if 'PYTEST_XDIST_WORKER' in os.environ:

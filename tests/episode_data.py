@@ -1,4 +1,4 @@
-"""Episodes whose every number tells where it came from, for the tests."""
+"""Episodes for the tests, whose values identify episode and time step."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ DESCRIPTION = {
 
 
 def make_episode(length=8, number=0, action_dim=2, size=4, terminal=False):
-  """Every frame and every result of its action tell episode and time."""
+  """Frames, actions and rewards encode the episode number and the time."""
   frame = np.arange(length)
   image = np.zeros((length, size, size, 3), np.uint8)
   image[..., 0] = number

@@ -1,7 +1,7 @@
-"""Sources of other programs' formats, written from episodes of the schema.
+"""Writers of other programs' formats, from episodes of the schema.
 
-What a reader makes of them must be those episodes again, to the bit: their
-frames show the action that led to them, so no shift goes unseen.
+A reader must return the same episodes bit for bit. The frames encode the action
+that preceded them, so a wrong alignment is detected.
 """
 
 import io
@@ -32,12 +32,12 @@ def solved(length, number, size=16):
 
 
 def shift(value):
-  """Rows that led to frames as rows taken at them; the last is of no use."""
+  """Shifts rows from prev_action to next action; the last row is invalid."""
   return np.concatenate([value[1:], value[-1:]])
 
 
 def write_dreamer(folder, episodes, transitions=False, **changes):
-  """Npz files; `changes` replace arrays of the second, None removes one."""
+  """Writes npz files; `changes` replace arrays of the second, None removes."""
   folder.mkdir(parents=True, exist_ok=True)
   for number, episode in enumerate(episodes):
     length = len(episode['reward']) - transitions
@@ -57,10 +57,10 @@ def write_shard(path, episodes, **changes):
   import h5py
 
   rows = {k: np.concatenate([e[k] for e in episodes]) for k in episodes[0]}
-  kinds = 1.0 - rows['is_first'] + rows['is_last']
+  step_types = 1.0 - rows['is_first'] + rows['is_last']
   arrays = {
     'observation': rows['image'].transpose(0, 3, 1, 2),
-    'step_type': kinds,
+    'step_type': step_types,
     **{key: rows[key] for key in ('action', 'reward', 'discount')},
   }
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,21 +70,21 @@ def write_shard(path, episodes, **changes):
   return path
 
 
-def write_ogbench(path, episodes, led=False, **changes):
-  turn = np.asarray if led else shift
+def write_ogbench(path, episodes, prev_action=False, **changes):
+  align = np.asarray if prev_action else shift
   arrays = {
     'observations': np.concatenate([e['image'] for e in episodes]),
-    'actions': np.concatenate([turn(e['action']) for e in episodes]),
+    'actions': np.concatenate([align(e['action']) for e in episodes]),
     'terminals': np.concatenate([e['is_last'] for e in episodes]),
-    'rewards': np.concatenate([turn(e['reward']) for e in episodes]),
+    'rewards': np.concatenate([align(e['reward']) for e in episodes]),
     'qpos': np.zeros((sum(len(e['reward']) for e in episodes), 3)),
   }
   np.savez_compressed(path, **change(arrays, changes))
   return path
 
 
-def write_minari(folder, episodes, tell=None, space=None, **changes):
-  """A dataset; `tell` makes the infos, `changes` replace the second's rows."""
+def write_minari(folder, episodes, info_fns=None, space=None, **changes):
+  """Writes a dataset; `changes` replace arrays of the second episode."""
   from gymnasium import spaces
   from minari.data_collector import EpisodeBuffer
   from minari.dataset.minari_storage import MinariStorage
@@ -112,7 +112,7 @@ def write_minari(folder, episodes, tell=None, space=None, **changes):
       'rewards': episode['reward'][1:].astype(np.float64),
       'terminations': episode['is_terminal'][1:],
       'truncations': (episode['is_last'] & ~episode['is_terminal'])[1:],
-      'infos': tell and {k: f(episode) for k, f in tell.items()},
+      'infos': info_fns and {k: f(episode) for k, f in info_fns.items()},
     }
     rows = {**rows, **(changes if number == 1 else {})}
     storage.update_episodes([EpisodeBuffer(**rows)])
@@ -120,11 +120,11 @@ def write_minari(folder, episodes, tell=None, space=None, **changes):
 
 
 def write_lerobot(folder, episodes, video=True, version='v3.0', **changes):
-  """All episodes in one table and one video, as LeRobot has them."""
+  """Writes all episodes to one table and one video, as LeRobot does."""
   import pyarrow
   from pyarrow import parquet
 
-  fps, rows, placed, first = 10, [], [], 0
+  fps, rows, locations, first = 10, [], [], 0
   for number, episode in enumerate(episodes):
     length = len(episode['reward'])
     for t in range(length):
@@ -140,15 +140,19 @@ def write_lerobot(folder, episodes, video=True, version='v3.0', **changes):
           'episode_index': number,
         }
       )
-    place = {'chunk_index': 0, 'file_index': 0, 'from_timestamp': first / fps}
-    placed.append(
+    location = {
+      'chunk_index': 0,
+      'file_index': 0,
+      'from_timestamp': first / fps,
+    }
+    locations.append(
       {
         'episode_index': number,
         'length': length,
         'tasks': ['push'],
         'data/chunk_index': 0,
         'data/file_index': 0,
-        **{f'videos/{CAMERA}/{k}': v for k, v in place.items()},
+        **{f'videos/{CAMERA}/{k}': v for k, v in location.items()},
       }
     )
     first += length
@@ -158,7 +162,7 @@ def write_lerobot(folder, episodes, video=True, version='v3.0', **changes):
   else:
     for row, frame in zip(rows, frames, strict=True):
       row[CAMERA] = {'bytes': to_png(frame), 'path': None}
-  for kind, table in (('data', rows), ('meta/episodes', placed)):
+  for kind, table in (('data', rows), ('meta/episodes', locations)):
     path = folder / kind / 'chunk-000' / 'file-000.parquet'
     path.parent.mkdir(parents=True, exist_ok=True)
     table = changes.get(kind, lambda t: t)(table)
@@ -179,7 +183,7 @@ def write_lerobot(folder, episodes, video=True, version='v3.0', **changes):
 
 
 def write_video(folder, frames, fps):
-  """Without loss, so that bits can be compared."""
+  """Writes a lossless video, so that bits can be compared."""
   import av
 
   folder.mkdir(parents=True)

@@ -1,44 +1,44 @@
-"""Gymnasium environments whose values are known, fit and unfit to be tasks."""
+"""Gymnasium environments with known values, supported and unsupported."""
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-PICTURE = spaces.Box(0, 255, (32, 48, 3), np.uint8)
+IMAGE = spaces.Box(0, 255, (32, 48, 3), np.uint8)
 
 
 class Tiny(gymnasium.Env):
-  """Pays its action; left the picture counts steps, right a draw is shown."""
+  """Reward: the action. Image: step count (left), random sample (right)."""
 
   observation_space = spaces.Dict(
-    {'picture': PICTURE, 'place': spaces.Box(-1, 1, (2,))}
+    {'picture': IMAGE, 'position': spaces.Box(-1, 1, (2,))}
   )
   action_space = spaces.Box(0, 4, (1,))
 
   def __init__(self, infos=(), terminal_after=0, truncated_after=0):
     self._infos = infos
-    self._ends = terminal_after, truncated_after
+    self._done_steps = terminal_after, truncated_after
 
   def reset(self, *, seed=None, options=None):
     super().reset(seed=seed)
-    self._count, self._draw = 0, self.np_random.integers(256)
+    self._count, self._sample = 0, self.np_random.integers(256)
     return self._observe(), {}
 
   def step(self, action):
     assert self.action_space.contains(action)
     self._count += 1
-    ends = (self._count == end for end in self._ends)
+    done = (self._count == step for step in self._done_steps)
     info = dict(self._infos[self._count - 1]) if self._infos else {}
-    return self._observe(), action.sum(), *ends, info
+    return self._observe(), action.sum(), *done, info
 
   def _observe(self):
-    picture = np.full((32, 48, 3), self._count, np.uint8)
-    picture[:, 24:] = self._draw
-    return {'picture': picture, 'place': np.zeros(2, np.float32)}
+    image = np.full((32, 48, 3), self._count, np.uint8)
+    image[:, 24:] = self._sample
+    return {'picture': image, 'position': np.zeros(2, np.float32)}
 
 
 class Rendered(gymnasium.Env):
-  """Shows itself by render() alone, if at all."""
+  """Has no image observation; render() returns the image."""
 
   metadata = {'render_modes': ['rgb_array']}
   observation_space = spaces.Box(-1, 1, (2,))
@@ -76,16 +76,16 @@ def make_rendered():
 
 
 def make_shapes():
-  """Bounds of all kinds, in a Box that is not flat; pictures by name."""
+  """A Box of shape [2, 3] with all kinds of bounds, and two images."""
   env = Tiny()
   low = np.array([[0, -np.inf, 5], [-np.inf, -1, -3.4028235e38]], np.float32)
   high = np.array([[4, np.inf, np.inf], [9, 1, 3.4028235e38]], np.float32)
   env.action_space = spaces.Box(low, high)
-  env.observation_space = spaces.Dict({'other': PICTURE, 'picture': PICTURE})
+  env.observation_space = spaces.Dict({'other': IMAGE, 'picture': IMAGE})
   return gymnasium.wrappers.TransformObservation(
     env,
     lambda obs: {'other': 0 * obs['picture'], 'pixels': obs['picture']},
-    spaces.Dict({'other': PICTURE, 'pixels': PICTURE}),
+    spaces.Dict({'other': IMAGE, 'pixels': IMAGE}),
   )
 
 
@@ -93,7 +93,7 @@ def make_nothing():
   return 3
 
 
-def make_blind():
+def make_unrenderable():
   return Rendered()
 
 

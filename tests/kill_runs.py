@@ -1,12 +1,12 @@
-"""Kills runs at random moments, and compares them with one left alone.
+"""Kills runs at random times, and compares them with an uninterrupted run.
 
   python -m tests.kill_runs --kills 20
 
 Runs experiments/debug.py to its end; then again, killed (SIGKILL) and started
-again as often as asked: at random places of all stages, and while a checkpoint
-or an episode is being written. Ends with status 1 unless both runs hold the
-same, bit for bit: parameters, optimizers, counters, metrics, episodes.
-Overrides of the config may follow, as in --config.env.parallel=True.
+again as often as asked: at random times in all stages, and while a checkpoint
+or an episode is being written. Exits with status 1 unless both runs are equal,
+bit for bit: parameters, optimizers, counters, metrics, episodes. Overrides of
+the config may follow, as in --config.env.parallel=True.
 """
 
 import argparse
@@ -29,20 +29,20 @@ from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import METRICS, read_metrics
 from vid2act_jax.loops.preemption import EXIT_STATUS
 
-_SECONDS = 300  # A start may take at most.
-# What is there while something is being written.
+_TIMEOUT = 300  # Seconds, of one start of a run.
+# Files that exist while something is being written.
 _WRITES = {
   'checkpoint': ('teacher/*tmp*', 'student/*tmp*'),
   'episode': (f'**/{eps.FOLDER}/*{files.TEMPORARY}',),
 }
 
 
-# What two runs need not have in common in a row of metrics.
-PHYSICAL = 'time', 'peak_gb', 'device_peak_gb'
+# Metrics that may differ between equal runs.
+NONDETERMINISTIC = 'time', 'peak_gb', 'device_peak_gb'
 
 
 def start(workdir: pathlib.Path, *overrides: str) -> subprocess.Popen:
-  """Starts or continues the run, in a process group of its own."""
+  """Starts or resumes the run, in a new process group."""
   command = [sys.executable, '-m', 'experiments.run']
   command += ['--config=experiments/debug.py', f'--workdir={workdir}']
   return subprocess.Popen(
@@ -54,78 +54,83 @@ def start(workdir: pathlib.Path, *overrides: str) -> subprocess.Popen:
   )
 
 
-def kill_at(process, reached, number=signal.SIGKILL) -> bool:
-  """Waits until `reached()`, then kills; False if the run ended before."""
-  deadline = time.monotonic() + _SECONDS
+def kill_at(process, reached, signum=signal.SIGKILL) -> bool:
+  """Waits until `reached()`, then kills; False if the run ended first."""
+  deadline = time.monotonic() + _TIMEOUT
   while process.poll() is None:
     if reached():
-      os.killpg(process.pid, number)
-      process.wait(_SECONDS)
+      os.killpg(process.pid, signum)
+      process.wait(_TIMEOUT)
       return True
     if time.monotonic() > deadline:
       os.killpg(process.pid, signal.SIGKILL)
-      raise TimeoutError(f'the run did not get on in {_SECONDS} s')
+      raise TimeoutError(f'the run made no progress in {_TIMEOUT} s')
     time.sleep(0.0005)
   return False
 
 
 def finish(process) -> None:
-  """Waits for the run to end well."""
-  _, errors = process.communicate(timeout=_SECONDS)
+  """Waits for the run to end; raises if it failed."""
+  _, errors = process.communicate(timeout=_TIMEOUT)
   if process.returncode:
     raise RuntimeError(f'status {process.returncode}:\n{errors}')
 
 
-def told(workdir: pathlib.Path) -> int:
-  """Lines of metrics so far."""
+def num_lines(workdir: pathlib.Path) -> int:
+  """Returns the number of lines of metrics so far."""
   path = workdir / METRICS
   return path.read_bytes().count(b'\n') if path.exists() else 0
 
 
-def when(workdir: pathlib.Path, kind: str, lines: int, delay: float):
-  """The moment to kill: a function that is true from then on.
+def kill_condition(workdir: pathlib.Path, kind: str, lines: int, delay: float):
+  """Returns a function that is true when it is time to kill the run.
 
   Args:
     workdir: of the run.
     kind: 'random', or one of `_WRITES`.
-    lines: 'random': so many lines of metrics have been told.
+    lines: 'random': wait for this number of lines of metrics.
     delay: 'random': seconds after that.
   """
-  since = []
+  start_times = []
 
-  def random_moment():
-    if not since and told(workdir) >= lines:
-      since.append(time.monotonic())
-    return bool(since) and time.monotonic() - since[0] >= delay
+  def random_time():
+    if not start_times and num_lines(workdir) >= lines:
+      start_times.append(time.monotonic())
+    return bool(start_times) and time.monotonic() - start_times[0] >= delay
 
   def writing():
     return any(any(workdir.glob(names)) for names in _WRITES[kind])
 
-  return random_moment if kind == 'random' else writing
+  return random_time if kind == 'random' else writing
 
 
 def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
-  """What two finished runs do not have in common."""
-  found = []
+  """Lists the differences between two finished runs."""
+  diff = []
   for stage in (runs.TEACHER, runs.STUDENT):
     left, right = (Checkpoint(w / stage).restore_raw() for w in (one, other))
-    found += _unequal(f'{stage} checkpoint', left, right)
+    diff += _unequal(f'{stage} checkpoint', left, right)
   left, right = (
-    [{k: v for k, v in m.items() if k not in PHYSICAL} for m in read_metrics(w)]
+    [
+      {k: v for k, v in m.items() if k not in NONDETERMINISTIC}
+      for m in read_metrics(w)
+    ]
     for w in (one, other)
   )
-  found += [] if left == right else ['metrics']
+  diff += [] if left == right else ['metrics']
   folders = [p.parent for p in sorted(one.rglob(eps.FOLDER))]
   for folder in folders:
-    twin = other / folder.relative_to(one)
+    other_folder = other / folder.relative_to(one)
     names = [f.path.name for f in eps.list_episodes(folder)]
-    if names != [f.path.name for f in eps.list_episodes(twin)]:
-      found.append(f'episodes of {folder.name}')
+    if names != [f.path.name for f in eps.list_episodes(other_folder)]:
+      diff.append(f'episodes of {folder.name}')
       continue
     for name in names:
-      left, right = (eps.load(w / eps.FOLDER / name) for w in (folder, twin))
-      found += _unequal(f'{folder.name}/{name}', left, right)
-  return found
+      left, right = (
+        eps.load(w / eps.FOLDER / name) for w in (folder, other_folder)
+      )
+      diff += _unequal(f'{folder.name}/{name}', left, right)
+  return diff
 
 
 def _unequal(name, left, right):
@@ -144,71 +149,73 @@ def run_with_kills(
   kinds: list[str],
   rng: random.Random,
   reference: pathlib.Path,
-  number=signal.SIGKILL,
+  signum=signal.SIGKILL,
   overrides: tuple[str, ...] = (),
 ) -> tuple[list[str], int]:
-  """Runs with kills, and compares.
+  """Runs with kills, and compares with the reference.
 
   Args:
     folder: for the run.
-    kinds: of the kills, in their order; see `when`.
-    rng: of the moments.
+    kinds: of the kills, in order; see `kill_condition`.
+    rng: of the times.
     reference: a finished run.
-    number: the signal.
+    signum: the signal.
     overrides: of the reference's config.
 
   Returns:
-    The differences, and how many kills met the run alive.
+    The differences, and the number of kills before the run ended.
   """
-  last, met = told(reference), 0
+  last, kills = num_lines(reference), 0
   for kind in kinds:
-    before = told(folder)
-    # Within the first half of what is left: the last lines may come so close
-    # to each other that the run would end before the signal.
+    before = num_lines(folder)
+    # In the first half of the remaining lines: the last lines may follow so
+    # quickly that the run would end before the signal.
     lines = rng.randint(before, (before + last) // 2)
-    moment = when(folder, kind, lines, rng.uniform(0, 0.5))
+    reached = kill_condition(folder, kind, lines, rng.uniform(0, 0.5))
     process = start(folder, *overrides)
-    if not kill_at(process, moment, number):
+    if not kill_at(process, reached, signum):
       finish(process)
       break
     _, errors = process.communicate()
-    if number == signal.SIGTERM and process.returncode == 0:
-      break  # All was done but for the summary.
-    # Asked while Python is still importing, it has nothing to save.
-    saved = (EXIT_STATUS,) if number == signal.SIGTERM else ()
-    if process.returncode not in (-number, *saved):
+    if signum == signal.SIGTERM and process.returncode == 0:
+      break  # Only the summary was missing.
+    # Signalled while Python still imports, it has no handler and saves nothing.
+    saved = (EXIT_STATUS,) if signum == signal.SIGTERM else ()
+    if process.returncode not in (-signum, *saved):
       raise RuntimeError(f'status {process.returncode}: {errors}')
-    met += 1
-    print(f'{kind}: killed with {told(folder)} of {last} lines', flush=True)
+    kills += 1
+    print(
+      f'{kind}: killed with {num_lines(folder)} of {last} lines', flush=True
+    )
   finish(start(folder, *overrides))
-  return differences(reference, folder), met
+  return differences(reference, folder), kills
 
 
 def main():
-  """Kills, compares and tells."""
+  """Kills, compares and reports."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--kills', type=int, default=20)
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--signal', default='KILL', help='or TERM')
   args, overrides = parser.parse_known_args()
-  rng, met, found = random.Random(args.seed), 0, []
+  rng, kills, diff = random.Random(args.seed), 0, []
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     finish(start(folder / 'reference', *overrides))
     run = 0
-    while met < args.kills:
+    while kills < args.kills:
       kinds = rng.choices(('random', *_WRITES), (3, 1, 1), k=6)
-      now, more = run_with_kills(
+      new_diff, new_kills = run_with_kills(
         folder / f'killed-{run}',
-        kinds[: args.kills - met],
+        kinds[: args.kills - kills],
         rng,
         folder / 'reference',
         signal.Signals[f'SIG{args.signal}'],
         tuple(overrides),
       )
-      found, met, run = found + now, met + more, run + 1
-  print(f'{met} kills in {run} runs; differences: {found or "none"}')
-  sys.exit(bool(found))
+      diff, kills, run = diff + new_diff, kills + new_kills, run + 1
+  print(f'{kills} kills in {run} runs; differences: {diff or "none"}')
+  sys.exit(bool(diff))
 
 
 if __name__ == '__main__':

@@ -1,13 +1,15 @@
-"""The config of the sanity runs: small networks, random play, short."""
+"""The config of the sanity runs: small networks, random data, few steps."""
 
 from experiments.studies import balance
 
 
 def get_config():
-  """balance.py, with random play and sources that the sanity tests choose."""
+  """balance.py, with random data; the sanity tests choose the sources."""
   config = balance.get_config()
   config.name = 'sanity'
-  config.env.update(time_limit=500, camera='')  # Noise has no other camera.
+  config.env.update(
+    time_limit=500, camera=''
+  )  # probe_noise has only the default camera.
   config.learner.behavior.horizon = 5
   config.collect.update(policy='random', episodes=10, workers=1)
   config.pretrain.update(steps=400, video_every=0, save_every=400)

@@ -1,8 +1,9 @@
-"""Ten updates on a number of devices, for test_sharding: arrays to a file.
+"""Writes arrays of ten updates on several devices, for test_sharding.
 
-  python -m tests.sharded_updates OUT.npz DEVICES HOW
+  python -m tests.sharded_updates OUT.npz DEVICES METHOD...
 
-HOW: 'one', 'shard_map', 'jit' or 'pmap'. Run with as many simulated devices.
+METHOD: 'shard_map', 'multi_step', 'jit' or 'pmap'. Needs that many simulated
+devices.
 """
 
 import sys
@@ -20,11 +21,11 @@ UPDATES, ROWS = 10, 8
 
 
 def build(stage):
-  """The stage's step and state, with real noise, and batches [K, ...]."""
+  """The stage's step and state, with random noise, and batches [K, ...]."""
   config = small.config()
   config.behavior.slow_period = 2
   config.kl.free = 0.0
-  config.unroll = 1  # The gradient as on accelerators, parallel in time.
+  config.unroll = 1  # The parallel gradient of accelerators.
   if stage == 'pretrain':
     pretrainer = learner.build_pretrainer(config, (1, 3))
     batch = small.batch_of(UPDATES, 2, ROWS, 5, action_dim=3)
@@ -37,26 +38,26 @@ def build(stage):
   return agent.finetune_step, small.state_of(agent), batch
 
 
-def run(stage, how, num):
-  """The state after the updates, and the last one's metrics."""
+def run(stage, method, num):
+  """The state after the updates, and the metrics of the last one."""
   step, state, batches = build(stage)
   specs = sharding.specs(Batch if stage == 'pretrain' else FinetuneBatch)
   key = jax.random.key(7)
   devices = sharding.Devices(num)
-  if how == 'pmap':
+  if method == 'pmap':
     return _pmap(step, state, batches, key, specs, num)
-  if how == 'several':
-    call = devices.jit(multi_step(step), specs, lead=1)
+  if method == 'multi_step':
+    call = devices.jit(multi_step(step), specs, leading_axes=1)
     state = jax.device_put(state, devices.replicated)
-    state, metrics = call(state, devices.put(batches, specs, 1), key)
+    state, metrics = call(state, devices.device_put(batches, specs, 1), key)
     return state, jax.tree.map(lambda x: x[-1], metrics)
-  # Under plain `jax.jit`, the compiler splits the work as the data is split.
+  # Under plain `jax.jit`, the compiler partitions the step like the batch.
   plain = jax.jit(step, donate_argnums=0)
-  call = plain if how == 'jit' else devices.jit(step, specs)
+  call = plain if method == 'jit' else devices.jit(step, specs)
   state = jax.device_put(state, devices.replicated)
   for index in range(UPDATES):
     batch = jax.tree.map(lambda x, i=index: np.asarray(x[i]), batches)
-    state, metrics = call(state, devices.put(batch, specs), key)
+    state, metrics = call(state, devices.device_put(batch, specs), key)
   return state, metrics
 
 
@@ -65,35 +66,35 @@ def _pmap(step, state, batches, key, specs, num):
     lambda state, batch: step(state, batch, key, sharding.AXIS),
     sharding.AXIS,
   )
-  spread = lambda x: jnp.broadcast_to(x, (num, *x.shape))
+  replicate = lambda x: jnp.broadcast_to(x, (num, *x.shape))
 
-  def cut(spec, tree):
+  def shard(spec, tree):
     axis = list(spec).index(sharding.AXIS)
 
-    def one(x):
+    def shard_array(x):
       shape = (*x.shape[:axis], num, -1, *x.shape[axis + 1 :])
       return jnp.moveaxis(x.reshape(shape), axis, 0)
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(shard_array, tree)
 
   is_spec = lambda x: isinstance(x, jax.sharding.PartitionSpec)
-  state = jax.tree.map(spread, state)
+  state = jax.tree.map(replicate, state)
   for index in range(UPDATES):
     batch = jax.tree.map(lambda x, i=index: x[i], batches)
-    batch = jax.tree.map(cut, specs, batch, is_leaf=is_spec)
+    batch = jax.tree.map(shard, specs, batch, is_leaf=is_spec)
     state, metrics = mapped(state, batch)
   return jax.tree.map(lambda x: x[0], (state, metrics))
 
 
-def main(out, num, *hows):
-  """Runs, and writes parameters, moments and metrics by name."""
+def main(out, num, *methods):
+  """Runs the updates and writes parameters and metrics by name."""
   arrays = {}
   for stage in ('pretrain', 'finetune'):
-    for how in hows:
-      state, metrics = jax.device_get(run(stage, how, int(num)))
+    for method in methods:
+      state, metrics = jax.device_get(run(stage, method, int(num)))
       named = jax.tree_util.tree_leaves_with_path((state.params, metrics))
       for path, leaf in named:
-        arrays[f'{stage}/{how}{jax.tree_util.keystr(path)}'] = leaf
+        arrays[f'{stage}/{method}{jax.tree_util.keystr(path)}'] = leaf
   np.savez(out, **arrays)
 
 

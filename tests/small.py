@@ -1,4 +1,4 @@
-"""Small agents for the tests, made and compiled in little time."""
+"""Small agents for the tests, which build and compile quickly."""
 
 import dataclasses
 import functools
@@ -16,13 +16,13 @@ from vid2act_jax.types import Batch, FinetuneBatch, LearnerState
 
 KEY = jax.random.key(0)
 
-# No chance: every draw is the same number.
+# Constants instead of random noise.
 CONSTANT = learner.Draws(
   latent=lambda key, shape: jnp.full(shape, 0.3),
   actor=lambda key, shape: jnp.full(shape, 0.2),
 )
-# Compiles an update in a tenth of the time; the code runs slower.
-_QUICK = {
+# An update compiles in a tenth of the time, but runs slower.
+_FAST_COMPILE = {
   'xla_cpu_use_fusion_emitters': False,
   'xla_backend_optimization_level': 0,
   'xla_cpu_parallel_codegen_split_count': 2,
@@ -31,25 +31,25 @@ _QUICK = {
 
 @functools.cache
 def quick_options() -> dict:
-  """Those compiler options for a quick compilation that this jax knows."""
+  """Compiler options for fast compilation that this jax supports."""
 
-  def known(name, value):
+  def is_supported(name, value):
     try:
       jax.jit(lambda: 0, compiler_options={name: value})()
     except jax.errors.JaxRuntimeError:
       return False
     return True
 
-  return {k: v for k, v in _QUICK.items() if known(k, v)}
+  return {k: v for k, v in _FAST_COMPILE.items() if is_supported(k, v)}
 
 
 def jit(fn, **kwargs):
-  """Like `jax.jit`, with little optimization."""
+  """`jax.jit` with little optimization."""
   return jax.jit(fn, compiler_options=quick_options(), **kwargs)
 
 
 def config(**student):
-  """The `learner` part of the config at the smallest sizes.
+  """The `learner` section of the config with the smallest sizes.
 
   Args:
     **student: sizes of the student that differ from the teacher's.
@@ -67,7 +67,7 @@ def config(**student):
 
 
 def fill(shapes, seed=0):
-  """Random parameters of these shapes: without a compilation for each."""
+  """Random parameters of these shapes, without compiling an init function."""
   rng = np.random.default_rng(seed)
 
   def draw(path, leaf):
@@ -85,7 +85,7 @@ def model_params(model, seed=0):
 
 
 def state_of(built, seed=0):
-  """A fresh state of an `Agent` or a `Pretrainer`."""
+  """A state of an `Agent` or a `Pretrainer` with random parameters."""
 
   def init():
     key = jax.random.key(0)
@@ -104,32 +104,34 @@ def state_of(built, seed=0):
   )
 
 
-def batch_of(*lead, action_dim, seed=0) -> Batch:
-  """Random frames [*lead, ...] of one episode a row."""
+def batch_of(*shape, action_dim, seed=0) -> Batch:
+  """A random batch [*shape, ...] with one episode in each row."""
   rng = np.random.default_rng(seed)
-  first = np.zeros(lead, bool)
+  first = np.zeros(shape, bool)
   first[..., 0] = True
   return Batch(
-    image=jnp.asarray(rng.integers(0, 256, (*lead, 64, 64, 3), np.uint8)),
-    action=jnp.asarray(rng.uniform(-1, 1, (*lead, action_dim)), jnp.float32),
-    reward=jnp.asarray(rng.normal(size=lead), jnp.float32),
+    image=jnp.asarray(rng.integers(0, 256, (*shape, 64, 64, 3), np.uint8)),
+    action=jnp.asarray(rng.uniform(-1, 1, (*shape, action_dim)), jnp.float32),
+    reward=jnp.asarray(rng.normal(size=shape), jnp.float32),
     is_first=jnp.asarray(first),
-    discount=jnp.asarray(rng.uniform(size=lead) > 0.2, jnp.float32),
+    discount=jnp.asarray(rng.uniform(size=shape) > 0.2, jnp.float32),
   )
 
 
 def finetune_batch(agent, size=2, length=6, seed=0) -> FinetuneBatch:
-  """Target and source batches; the sources' paddings are not zero."""
+  """Target and source batches; the padding of source actions is not zero."""
   target = batch_of(size, length, action_dim=agent.action_dim, seed=seed)
   if not agent.replays:
     return FinetuneBatch(target, None)
-  lead, width = (agent.num_domains, size, length), agent.teacher.action_dim
-  return FinetuneBatch(target, batch_of(*lead, action_dim=width, seed=seed + 1))
+  shape = agent.num_domains, size, length
+  action_dim = agent.teacher.action_dim
+  sources = batch_of(*shape, action_dim=action_dim, seed=seed + 1)
+  return FinetuneBatch(target, sources)
 
 
 @dataclasses.dataclass
 class Setup:
-  """An agent with two sources of 1 and 3 action dimensions; its own has 2."""
+  """An agent with 2 action dimensions and two sources with 1 and 3."""
 
   agent: learner.Agent
   state: LearnerState
@@ -139,7 +141,7 @@ class Setup:
 
 @functools.cache
 def setup() -> Setup:
-  """One for all tests: no chance, no free nats, slow critic's period 2."""
+  """A cached setup without noise and free nats, and a slow period of 2."""
   settings = config()
   settings.behavior.slow_period = 2
   settings.kl.free = 0.0
@@ -149,12 +151,12 @@ def setup() -> Setup:
 
 
 def assert_equal(left, right):
-  """Bit for bit."""
+  """Asserts that the arrays of two trees are equal bit for bit."""
   jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
 def assert_close(left, right, tolerance=1e-5):
-  """Relative by norm, array by array; below 1e-8 all is rounding."""
+  """Bounds the relative error by norm of each array, with 1e-8 absolute."""
 
   def compare(x, y):
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
@@ -165,13 +167,13 @@ def assert_close(left, right, tolerance=1e-5):
 
 
 def differ(left, right) -> bool:
-  """Whether there is any difference."""
+  """Whether any arrays of two trees differ."""
   leaves = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
   return any((np.asarray(x) != np.asarray(y)).any() for x, y in leaves)
 
 
-def watch(agent, params, batch: FinetuneBatch, key):
-  """What a frozen teacher sees of a batch, with nobody beside it."""
+def teacher_features(agent, params, batch: FinetuneBatch, key):
+  """Features of the frozen teacher, from a scan without the student."""
   ((latent, _),) = world_model.run(
     teachers.teacher_inputs(agent, params, batch, key)
   )

@@ -1,4 +1,4 @@
-"""The guide to tasks of one's own, followed to the letter."""
+"""Runs the code and the commands of docs/your-own-task.md."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ from vid2act_jax.loops.logger import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 GUIDE = (ROOT / 'docs' / 'your-own-task.md').read_text()
-# The run itself, cut down to what shows that it runs.
+# Shortens the run of the guide.
 TINY = {
   'learner.teacher.depth': 2,
   'learner.student.depth': 2,
@@ -51,8 +51,8 @@ def test_the_guide(tmp_path):
       text=True,
     )
     assert done.returncode == 0, (command, done.stdout, done.stderr)
-  about = dataset.read_metadata(tmp_path / 'data' / 'imported_pendulum')
-  assert about['episodes'] == 6
-  told = read_metrics(tmp_path / 'runs' / 'pendulum-0', 'finetune')
-  assert any('similarity/imported_pendulum' in row for row in told)
-  assert any('eval/return' in row for row in told)
+  metadata = dataset.read_metadata(tmp_path / 'data' / 'imported_pendulum')
+  assert metadata['episodes'] == 6
+  records = read_metrics(tmp_path / 'runs' / 'pendulum-0', 'finetune')
+  assert any('similarity/imported_pendulum' in row for row in records)
+  assert any('eval/return' in row for row in records)

@@ -1,4 +1,4 @@
-"""The order of the house, read from the imports of its code."""
+"""Tests that imports follow the order of the layers."""
 
 import ast
 import pathlib
@@ -7,9 +7,10 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _PACKAGE = 'vid2act_jax'
-# A part may import itself and those before it.
+# A layer may import itself and the layers before it.
 _ORDER = (
   'types',
+  'config',
   'sharding',
   'nets',
   'losses',
@@ -20,13 +21,13 @@ _ORDER = (
   'analysis',
   'doctor',
 )
-# These stand beside the learner: they serve programs without one.
+# Independent of the learner: programs without one use them.
 _NO_LEARNING = {'data', 'envs'}
 _LEARNING = {'nets', 'losses', 'learner'}
 _MAY_IMPORT_JAX = {'data/prefetch.py'}
-# Commands: like the experiments, they stand above all parts.
+# Commands: like the experiments, they may import all layers.
 _ENTRY_POINTS = {'data/__main__.py'}
-# It tries what the experiments would do.
+# It runs an update with the config of an experiment.
 _MAY_IMPORT_EXPERIMENTS = {'doctor/update.py'}
 
 
@@ -38,12 +39,12 @@ def _name(path):
   return path.relative_to(_ROOT / _PACKAGE).as_posix()
 
 
-def _part(path):
+def _layer(path):
   return _name(path).split('/')[0].removesuffix('.py')
 
 
 def _imports(path):
-  """The dotted names a file imports, at its top or within functions."""
+  """The dotted names that a file imports, also inside functions."""
   names = set()
   for node in ast.walk(ast.parse(path.read_text(), str(path))):
     if isinstance(node, ast.Import):
@@ -57,7 +58,7 @@ def _imports(path):
   return names
 
 
-def _parts_imported(path):
+def _imported_layers(path):
   return {
     name.split('.')[1]
     for name in _imports(path)
@@ -65,32 +66,32 @@ def _parts_imported(path):
   }
 
 
-def test_every_part_has_its_place():
-  parts = {_part(path) for path in _files()} - {'__init__'}
-  assert parts and parts <= set(_ORDER)
+def test_every_layer_is_in_the_order():
+  layers = {_layer(path) for path in _files()} - {'__init__'}
+  assert layers and layers <= set(_ORDER)
 
 
 @pytest.mark.parametrize('path', _files(), ids=_name)
-def test_imports_go_one_way(path):
-  part = _part(path)
-  if part == '__init__':
+def test_imports_follow_the_order(path):
+  layer = _layer(path)
+  if layer == '__init__':
     allowed = set()  # Importing the package alone stays cheap.
   elif _name(path) in _ENTRY_POINTS:
     allowed = set(_ORDER)
   else:
-    allowed = set(_ORDER[: _ORDER.index(part) + 1])
-  if part in _NO_LEARNING and _name(path) not in _ENTRY_POINTS:
+    allowed = set(_ORDER[: _ORDER.index(layer) + 1])
+  if layer in _NO_LEARNING and _name(path) not in _ENTRY_POINTS:
     allowed -= _LEARNING
-  assert _parts_imported(path) <= allowed
-  above = {name.split('.')[0] for name in _imports(path)}
+  assert _imported_layers(path) <= allowed
+  roots = {name.split('.')[0] for name in _imports(path)}
   if _name(path) in _MAY_IMPORT_EXPERIMENTS:
-    above -= {'experiments'}
-  assert not above & {'experiments', 'tests', 'benchmarks'}
+    roots -= {'experiments'}
+  assert not roots & {'experiments', 'tests', 'benchmarks'}
 
 
 @pytest.mark.parametrize('path', _files(), ids=_name)
-def test_data_and_envs_do_without_jax(path):
-  if _part(path) in _NO_LEARNING and _name(path) not in _MAY_IMPORT_JAX:
+def test_data_and_envs_do_not_import_jax(path):
+  if _layer(path) in _NO_LEARNING and _name(path) not in _MAY_IMPORT_JAX:
     roots = {name.split('.')[0] for name in _imports(path)}
     assert not roots & {'jax', 'flax', 'optax', 'chex', 'orbax'}
 
@@ -100,7 +101,7 @@ def test_modules_have_docstrings(path):
   assert ast.get_docstring(ast.parse(path.read_text()))
 
 
-def test_the_reader_of_imports_sees_all_forms(tmp_path, monkeypatch):
+def test_all_forms_of_imports_are_found(tmp_path, monkeypatch):
   monkeypatch.setattr(f'{__name__}._ROOT', tmp_path)
   path = tmp_path / _PACKAGE / 'nets' / 'a.py'
   path.parent.mkdir(parents=True)
@@ -112,6 +113,6 @@ def test_the_reader_of_imports_sees_all_forms(tmp_path, monkeypatch):
     'from . import b\n'
     'def f():\n  from vid2act_jax.analysis import summary\n'
   )
-  assert _parts_imported(path) == {
+  assert _imported_layers(path) == {
       'data', 'loops', 'learner', 'envs', 'nets', 'analysis'
   }  # fmt: skip

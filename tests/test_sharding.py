@@ -1,4 +1,4 @@
-"""The same numbers on any number of devices, and what they tell each other."""
+"""Tests of equal results on any number of devices, and of collectives."""
 
 import dataclasses
 import os
@@ -18,12 +18,12 @@ from vid2act_jax.learner import noise
 from vid2act_jax.types import Batch, FinetuneBatch, UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
-# Relative, by norm: float32 sums in another order, over ten updates.
+# Relative, by norm: float32 sums in a different order, over ten updates.
 TOLERANCE = 1e-5
 
 
 def run_simulated(devices, *arguments):
-  """Runs a module of the tests with so many simulated CPU devices."""
+  """Runs a module with a number of simulated CPU devices."""
   flag = f'--xla_force_host_platform_device_count={devices}'
   env = {**os.environ, 'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS")} {flag}'}
   env['JAX_PLATFORMS'] = 'cpu'
@@ -46,50 +46,50 @@ def updates(tmp_path_factory):
     4, 'tests.sharded_updates', folder / '4.npz', 4, 'shard_map', 'jit', 'pmap'
   )
   run_simulated(
-    1, 'tests.sharded_updates', folder / '1.npz', 1, 'shard_map', 'several'
+    1, 'tests.sharded_updates', folder / '1.npz', 1, 'shard_map', 'multi_step'
   )
   return dict(np.load(folder / '1.npz')), dict(np.load(folder / '4.npz'))
 
 
-@pytest.mark.parametrize('how', ('shard_map', 'jit', 'pmap'))
+@pytest.mark.parametrize('method', ('shard_map', 'jit', 'pmap'))
 @pytest.mark.parametrize('stage', ('pretrain', 'finetune'))
-def test_four_devices_are_one(updates, stage, how):
+def test_four_devices_equal_one(updates, stage, method):
   one, four = updates
   prefix = f'{stage}/shard_map'
   names = [k.removeprefix(prefix) for k in one if k.startswith(prefix)]
   assert len(names) > 20
   for name in names:
-    if 'reward_std' in name and how != 'jit':
-      continue  # The mean of the devices'.
-    expected, found = one[prefix + name], four[f'{stage}/{how}{name}']
+    if 'reward_std' in name and method != 'jit':
+      continue  # A mean over the devices.
+    expected, found = one[prefix + name], four[f'{stage}/{method}{name}']
     small.assert_close(found, expected, TOLERANCE)
-  assert four[f"{stage}/{how}[1]['skipped']"] == 0
+  assert four[f"{stage}/{method}[1]['skipped']"] == 0
 
 
 @pytest.mark.parametrize('stage', ('pretrain', 'finetune'))
-def test_several_updates_a_call_are_as_many_calls(updates, stage):
+def test_multi_step_equals_single_steps(updates, stage):
   one, _ = updates
   prefix = f'{stage}/shard_map'
   names = [k.removeprefix(prefix) for k in one if k.startswith(prefix)]
   for name in names:
-    small.assert_close(one[f'{stage}/several{name}'], one[prefix + name])
+    small.assert_close(one[f'{stage}/multi_step{name}'], one[prefix + name])
 
 
-def test_devices_tell_each_other_gradients_and_scalars():
-  """Reads the compiled program: nothing but means of gradients and scalars."""
-  said = run_simulated(2, 'benchmarks.collectives', '--smallest')
-  figures = collectives.parse(said)
+def test_collectives_are_means_of_gradients_and_scalars():
+  """Counts the collectives of the compiled program."""
+  output = run_simulated(2, 'benchmarks.collectives', '--smallest')
+  figures = collectives.parse(output)
   print(figures)
   for stage, calls in (('pretrain', 2), ('finetune', 3)):
     found = {k: v for k, v in figures.items() if k.startswith(f'{stage}/')}
     gradients = found.pop(f'{stage}/gradient_bytes')
     assert found.pop(f'{stage}/all-reduce/count') <= calls
-    more = found.pop(f'{stage}/all-reduce/bytes') - gradients
-    assert 0 < more <= 4 * 40  # Metrics, and two KLs for the free nats.
+    scalars = found.pop(f'{stage}/all-reduce/bytes') - gradients
+    assert 0 < scalars <= 4 * 40  # Metrics, and two KLs for the free nats.
     assert not found  # No other collective.
 
 
-def test_collectives_are_read():
+def test_collectives_are_read_from_hlo():
   program = """
   %a = f32[4,2]{1,0} all-reduce(f32[4,2]{1,0} %p), replica_groups={}
   %b = (f32[3]{0}, bf16[2,2]{1,0}) all-reduce-start(f32[3]{0} %p, bf16[2,2] %q)
@@ -101,7 +101,7 @@ def test_collectives_are_read():
 
 
 @pytest.mark.parametrize('axis', (0, 1))
-def test_noise_belongs_to_its_row(axis):
+def test_noise_of_a_row_does_not_depend_on_the_sharding(axis):
   key, shape = jax.random.key(3), (6, 6, 4)
   whole = noise.by_row(jax.random.normal, key, shape, axis)
   assert whole.shape == shape and len(np.unique(whole)) == whole.size
@@ -114,11 +114,11 @@ def test_noise_belongs_to_its_row(axis):
   np.testing.assert_array_equal(joined, whole)
 
 
-def test_batches_that_cannot_be_split_are_refused():
+def test_an_indivisible_batch_is_an_error():
   devices = sharding.Devices(1)
   assert devices.rows(7, 'config.finetune.batch') == slice(0, 7)
   four = sharding.Devices.__new__(sharding.Devices)
-  four.num, four.process, four.processes = 4, 1, 2
+  four.num, four.process_index, four.process_count = 4, 1, 2
   assert four.rows(8, 'config.finetune.batch') == slice(4, 8)
   with pytest.raises(UserError, match='batch=50 .* 4 devices; set it to 48 or'):
     four.rows(50, 'config.finetune.batch')
@@ -128,23 +128,23 @@ def test_batches_that_cannot_be_split_are_refused():
     sharding.Devices(9)
 
 
-def test_a_coordinator_needs_numbers():
+def test_a_coordinator_needs_process_numbers():
   with pytest.raises(UserError, match='--num_processes'):
     sharding.connect(True, 'localhost:1')
-  sharding.connect(False)  # Alone: nothing happens.
+  sharding.connect(False)  # Does nothing with a single process.
   assert jax.process_count() == 1
 
 
-def test_batches_reach_the_device_as_they_are():
+def test_device_put_keeps_the_values():
   devices = sharding.Devices(1)
   batch = small.batch_of(2, 3, 4, action_dim=2)
-  put = devices.put(jax.device_get(batch), sharding.specs(Batch))
+  put = devices.device_put(jax.device_get(batch), sharding.specs(Batch))
   small.assert_equal(put, batch)
-  agent = small.setup()
-  placed = devices.put(
-    jax.device_get(agent.batch), sharding.specs(FinetuneBatch)
+  setup = small.setup()
+  put = devices.device_put(
+    jax.device_get(setup.batch), sharding.specs(FinetuneBatch)
   )
-  assert placed.target_embed is None
-  small.assert_equal(sharding.local(placed), agent.batch)
+  assert put.target_embed is None
+  small.assert_equal(sharding.local(put), setup.batch)
   fields = {f.name for f in dataclasses.fields(FinetuneBatch)}
   assert fields == {'target', 'sources', 'target_embed', 'source_embed'}

@@ -1,4 +1,4 @@
-"""Files made to harm, for the tests."""
+"""Malicious files for the tests."""
 
 import io
 import pathlib
@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 
 GIB = 1 << 30
-_MOST_MEMORY = 256 << 20  # Of a refusal.
+_MAX_MEMORY = 256 << 20  # Bytes, to reject a file.
 
 
 class Payload:
@@ -24,21 +24,21 @@ class Payload:
     return pathlib.Path.touch, (self.path,)
 
 
-def mark(tmp_path):
-  """A fixture: a file that is there only if something was run."""
-  path = tmp_path / 'run.mark'
+def sentinel(tmp_path):
+  """A fixture: a file that exists only if code was run."""
+  path = tmp_path / 'code_was_run'
   yield path
   assert not path.exists()
 
 
-def frugal():
-  """A fixture that fails when a refusal takes much time or memory."""
+def resource_limits():
+  """A fixture that fails if rejecting a file takes much time or memory."""
   tracemalloc.start()
   started = time.process_time()
   yield
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
-  assert peak < _MOST_MEMORY
+  assert peak < _MAX_MEMORY
   assert time.process_time() - started < 10
 
 
@@ -55,7 +55,7 @@ def npy(array, **kwargs):
 
 
 def zeros(start, megabytes):
-  """A deflated stream of `start` and zeros, a thousandth of their size."""
+  """A deflated stream of `start` and zeros, compressed about 1000 times."""
   packer = zlib.compressobj(9, wbits=-15)
   data = packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH)
   block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -63,13 +63,13 @@ def zeros(start, megabytes):
 
 
 def write_bombs(path, claimed=None, key='image', gib=12, count=1):
-  """Members that unpack to GiBs, whatever size they claim."""
+  """Writes members that unpack to GiBs, with any claimed size."""
   with zipfile.ZipFile(path, 'w') as archive:
     for number in range(count):
       start = header((gib * GIB,))
       name = f'{key}{number or ""}.npy'
       archive.writestr(name, zeros(start, gib << 10))
-      # Only the directory at the end, not yet written, is believed.
+      # The sizes are read from the directory at the end, not yet written.
       info = archive.getinfo(name)
       info.compress_type = zipfile.ZIP_DEFLATED
       info.file_size = claimed or len(start) + gib * GIB

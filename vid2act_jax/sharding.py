@@ -1,9 +1,9 @@
-"""Devices and hosts: the only file that knows meshes and shardings.
+"""Devices and hosts: the only module that uses meshes and shardings.
 
-Training is data-parallel: parameters are on every device, a batch's rows are
-split over the mesh's one axis. The step is mapped by `jax.shard_map`, so that
-what devices tell each other is what the step says (means of gradients, of the
-KL and of metrics) and nothing that a compiler found convenient.
+Training is data-parallel: parameters are replicated on every device, and the
+rows of a batch are split over the single axis of the mesh. The step is mapped
+by `jax.shard_map`. So its only collectives are those in its own code (means of
+gradients, of the KL and of metrics), and the compiler adds none.
 """
 
 import glob
@@ -20,17 +20,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from vid2act_jax.types import Batch, FinetuneBatch, UserError
 
-_JOIN_SECONDS = 300  # For all processes to have started.
-# Making parameters takes milliseconds, compiling it three seconds so and ten
-# with the optimizations (two CPU cores). The bits are the same.
-_QUICK = {'xla_backend_optimization_level': 0}
+_INIT_TIMEOUT_SECONDS = 300  # Until all processes have started.
+# Initialising parameters takes milliseconds. Compiling it takes three seconds
+# with this option and ten without it (two CPU cores). The results are equal.
+_FAST_COMPILE = {'xla_backend_optimization_level': 0}
 AXIS = 'data'
 ROWS = PartitionSpec(AXIS)  # [B, ...]
 DOMAIN_ROWS = PartitionSpec(None, AXIS)  # [N, B, ...]
 
 
 def specs(batch_type: type) -> Any:
-  """How a batch is split: a tree that its arrays' specs can be read off.
+  """The partition specs of a batch, as a tree prefix.
 
   Args:
     batch_type: `FinetuneBatch`, or `Batch` for [N, B, ...] of pretraining.
@@ -47,26 +47,28 @@ def connect(
   process_id: int | None = None,
   heartbeat_seconds: int = 60,
 ) -> None:
-  """Makes several processes one computation, where there are several.
+  """Initialises `jax.distributed` if there are several processes.
 
-  To be called before anything else of JAX.
+  Call it before any other function of JAX.
 
   Args:
-    automatic: find the others on a TPU pod, and under Slurm with several tasks.
-    coordinator: host and port of process 0; '': automatically or not at all.
-    num_processes: how many there are; with a coordinator.
-    process_id: which one this is; with a coordinator.
-    heartbeat_seconds: after which one that is silent is taken for dead; the
-      others end then.
+    automatic: detect the processes of a TPU pod or of a Slurm job with several
+      tasks.
+    coordinator: host and port of process 0; '': automatic, or one process.
+    num_processes: the number of processes; with a coordinator.
+    process_id: the index of this process; with a coordinator.
+    heartbeat_seconds: without a heartbeat for this long a process counts as
+      dead, and the others exit.
 
   Raises:
-    UserError: a coordinator without the other two, or the others are not found.
+    UserError: `coordinator` without the other two, or the other processes do
+      not respond.
   """
   if coordinator and (num_processes is None or process_id is None):
     raise UserError(
       '--coordinator needs --num_processes and --process_id as well'
     )
-  told = {
+  kwargs = {
     'coordinator_address': coordinator or None,
     'num_processes': num_processes,
     'process_id': process_id,
@@ -76,32 +78,32 @@ def connect(
     return
   try:
     jax.distributed.initialize(
-      **told,
-      # What is said here counts, also within a job of Slurm.
+      **kwargs,
+      # Flags take precedence, also inside a Slurm job.
       cluster_detection_method='deactivate' if coordinator else None,
-      initialization_timeout=_JOIN_SECONDS,
+      initialization_timeout=_INIT_TIMEOUT_SECONDS,
       heartbeat_timeout_seconds=heartbeat_seconds,
       shutdown_timeout_seconds=heartbeat_seconds,
     )
   except (RuntimeError, ValueError) as error:
     raise UserError(
-      f'cannot join the other processes ({_first_line(error)}); see that all'
-      ' of them were started, and that --coordinator can be reached from each,'
-      ' or run alone by --distributed=off'
+      f'cannot join the other processes ({_first_line(error)}); check that all'
+      ' of them were started and that each can reach --coordinator, or run a'
+      ' single process with --distributed=off'
     ) from error
 
 
 def abort(error: Exception) -> None:
-  """Ends one of several processes whose device has failed it.
+  """Exits one of several processes after a device error.
 
-  At once: what would be done at a normal end waits for the others, which may
-  be what has failed.
+  Immediately: a normal exit waits for the other processes, which may be the
+  ones that failed.
   """
   traceback.print_exception(error)
   print(
-    f'error: process {jax.process_index()} of {jax.process_count()} cannot go'
-    f' on ({_first_line(error)}). If it has lost another one, end those that'
-    ' are left and start all again: they go on from the last checkpoint',
+    f'error: process {jax.process_index()} of {jax.process_count()} cannot'
+    f' continue ({_first_line(error)}). If another process has died, stop the'
+    ' remaining ones and start all again: they resume from the last checkpoint',
     file=sys.stderr,
     flush=True,
   )
@@ -118,58 +120,60 @@ def _first_line(error):
 
 
 class Devices:
-  """The devices that share the work, of all hosts.
+  """The devices of all hosts that training runs on.
 
   Attributes:
-    mesh: of one axis, `AXIS`.
-    num: how many devices.
-    process, processes: which host this is, and how many there are.
+    mesh: with a single axis, `AXIS`.
+    num: the number of devices.
+    process_index: the index of this process (host).
+    process_count: the number of processes.
   """
 
   def __init__(self, data: int = -1):
-    """Takes the first devices there are.
+    """Selects the first devices.
 
     Args:
-      data: how many, of all hosts together; -1: all. With several hosts, all.
+      data: their number, over all hosts; -1: all. Several hosts use all.
 
     Raises:
-      UserError: there are not so many.
+      UserError: there are fewer devices.
     """
-    every = jax.devices()
-    self.process, self.processes = jax.process_index(), jax.process_count()
-    self.num = len(every) if data == -1 else data
-    if not 1 <= self.num <= len(every):
+    devices = jax.devices()
+    self.process_index = jax.process_index()
+    self.process_count = jax.process_count()
+    self.num = len(devices) if data == -1 else data
+    if not 1 <= self.num <= len(devices):
       raise UserError(
-        f'config.mesh.data={data}, but there are {len(every)} devices'
-        f' ({every[0].device_kind}); -1 takes all'
+        f'config.mesh.data={data}, but there are {len(devices)} devices'
+        f' ({devices[0].device_kind}); set it to -1 to use all'
       )
-    if self.processes > 1 and self.num != len(every):
+    if self.process_count > 1 and self.num != len(devices):
       raise UserError(
-        f'config.mesh.data={data}: {self.processes} processes have'
-        f' {len(every)} devices, and none may be left out; set it to -1'
+        f'config.mesh.data={data}: {self.process_count} processes have'
+        f' {len(devices)} devices and must use all of them; set it to -1'
       )
-    self.mesh = jax.sharding.Mesh(np.array(every[: self.num]), (AXIS,))
+    self.mesh = jax.sharding.Mesh(np.array(devices[: self.num]), (AXIS,))
 
   @property
   def replicated(self) -> NamedSharding:
-    """On every device."""
+    """The sharding of arrays that are replicated on every device."""
     return NamedSharding(self.mesh, PartitionSpec())
 
   @property
-  def is_first(self) -> bool:
-    """Whether this process writes what is written once."""
-    return self.process == 0
+  def is_main_process(self) -> bool:
+    """Whether this is process 0, which writes the shared files."""
+    return self.process_index == 0
 
   def rows(self, batch: int, key: str, sources: int = 1) -> slice:
-    """This process's part of a batch of so many rows.
+    """The rows of a global batch that belong to this process.
 
     Args:
-      batch: rows of all processes together.
+      batch: the number of rows of all processes.
       key: of the config, for the message.
-      sources: how many such batches the key's number is shared out among.
+      sources: the number of batches that the key's value is divided into.
 
     Raises:
-      UserError: they cannot be split evenly over the devices.
+      UserError: the batch is not divisible by the number of devices.
     """
     if batch % self.num:
       least, most = batch // self.num or 1, -(-batch // self.num)
@@ -180,89 +184,93 @@ class Devices:
         f' {most * self.num * sources}, or use fewer devices'
         ' (config.mesh.data)'
       )
-    each = batch // self.processes
-    return slice(self.process * each, (self.process + 1) * each)
+    each = batch // self.process_count
+    return slice(self.process_index * each, (self.process_index + 1) * each)
 
-  def jit(self, step, batch_specs, lead: int = 0):
+  def jit(self, step, batch_specs, leading_axes: int = 0):
     """Compiles a pure step for these devices; its state is donated.
 
     Args:
       step: (state, batch, key, axis_name=None) -> state, metrics.
-      batch_specs: of `specs`.
-      lead: axes in front of the batch's own.
+      batch_specs: from `specs`.
+      leading_axes: number of additional axes before those of the batch.
     """
     if self.num == 1:
       return jax.jit(step, donate_argnums=0)
-    whole = PartitionSpec()
+    replicated = PartitionSpec()
     mapped = jax.shard_map(
       lambda state, batch, key: step(state, batch, key, AXIS),
       mesh=self.mesh,
-      in_specs=(whole, _behind(lead, batch_specs), whole),
-      out_specs=whole,
-      # The step makes its means itself, where the method wants them.
+      in_specs=(
+        replicated,
+        _prepend_axes(leading_axes, batch_specs),
+        replicated,
+      ),
+      out_specs=replicated,
+      # The step itself averages over the axis where it is needed.
       check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=0)
 
   def init(self, fn, *args):
-    """Compiles and calls what makes a state; the result is on every device."""
+    """Compiles and calls an init function; its result is replicated."""
     on_cpu = self.mesh.devices.flat[0].platform == 'cpu'
-    made = jax.jit(
+    init_fn = jax.jit(
       fn,
       out_shardings=self.replicated,
-      compiler_options=_QUICK if on_cpu else None,
+      compiler_options=_FAST_COMPILE if on_cpu else None,
     )
-    return made(*args)
+    return init_fn(*args)
 
-  def place(self, shapes):
-    """ShapeDtypeStructs of a state, told to be on every device."""
+  def replicated_structs(self, shapes):
+    """ShapeDtypeStructs of a state with the replicated sharding."""
     struct = lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=self.replicated
     )
     return jax.tree.map(struct, shapes)
 
-  def put(self, tree, batch_specs, lead: int = 0):
-    """Brings this process's rows to its devices: global arrays.
+  def device_put(self, tree, batch_specs, leading_axes: int = 0):
+    """Moves this process's rows to its devices, as global arrays.
 
     Args:
       tree: a batch of NumPy arrays.
-      batch_specs: of `specs`.
-      lead: axes in front of the batch's own.
+      batch_specs: from `specs`.
+      leading_axes: number of additional axes before those of the batch.
     """
     if self.num == 1:
       return jax.device_put(tree, self.mesh.devices.flat[0])
-    wanted = _behind(lead, batch_specs)
+    full_specs = _prepend_axes(leading_axes, batch_specs)
 
-    def place(spec, part):
+    def put(spec, subtree):
       sharding = NamedSharding(self.mesh, spec)
-      join = jax.make_array_from_process_local_data
-      return jax.tree.map(lambda x: join(sharding, x), part)
+      make_array = jax.make_array_from_process_local_data
+      return jax.tree.map(lambda x: make_array(sharding, x), subtree)
 
     is_spec = lambda x: isinstance(x, PartitionSpec)
-    return jax.tree.map(place, wanted, tree, is_leaf=is_spec)
+    return jax.tree.map(put, full_specs, tree, is_leaf=is_spec)
 
 
 def local(tree):
-  """One device's copy of what is on every device: to act and to look with."""
+  """The first local device's copy of replicated arrays."""
   return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
 def device_put_like(tree, other):
-  """A tree's arrays where another's are, as what is computed of both will be.
+  """Moves a tree to the sharding of another tree.
 
-  A step that is given its own results sees no difference then; elsewhere, it
-  is compiled once more.
+  The results of a step on both trees have that sharding, too. With another
+  one, a step that is called with its own results would compile a second time.
   """
   return jax.device_put(tree, jax.tree.leaves(other)[0].sharding)
 
 
 def all_sum(values: np.ndarray) -> np.ndarray:
-  """The sum over all hosts of an array that each has; in step with them."""
-  return gather(values).sum(0)
+  """The sum of an array over all hosts; blocks until all have called it."""
+  return all_gather(values).sum(0)
 
 
-def gather(values: np.ndarray) -> np.ndarray:
-  """Every host's array, [processes, ...]; in step with them."""
+def all_gather(values: np.ndarray) -> np.ndarray:
+  """Every host's array, [processes, ...]; blocks until all have called it."""
   values = np.asarray(values)
   if jax.process_count() == 1:
     return values[None]
@@ -270,13 +278,13 @@ def gather(values: np.ndarray) -> np.ndarray:
 
 
 def barrier(name: str) -> None:
-  """Goes on when all hosts have come here."""
+  """Blocks until all hosts have called it."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
-def _behind(lead, batch_specs):
-  """Specs of arrays that have more axes in front."""
+def _prepend_axes(num, batch_specs):
+  """Specs of arrays that have `num` more leading axes."""
   is_spec = lambda x: isinstance(x, PartitionSpec)
-  add = lambda spec: PartitionSpec(*[None] * lead, *spec)
+  add = lambda spec: PartitionSpec(*[None] * num, *spec)
   return jax.tree.map(add, batch_specs, is_leaf=is_spec)

@@ -1,4 +1,4 @@
-"""The records that travel between the parts; shapes stand on the fields.
+"""Data types shared by all parts, with the shapes of their fields.
 
 B batch, L sequence length, N source domains, A action size, F = stoch + deter.
 """
@@ -13,7 +13,7 @@ Metrics = dict[str, jax.Array]
 
 
 class UserError(Exception):
-  """A mistake the user can mend: the message names the thing and the way out.
+  """An error that the user can fix; its message says what to change.
 
   `experiments.run` prints it in one line and exits with status 1.
   """
@@ -21,13 +21,13 @@ class UserError(Exception):
 
 @flax.struct.dataclass
 class Batch:
-  """Chunks of episodes; a leading [N] axis when of N source domains."""
+  """Chunks of episodes; with a leading [N] axis for N source domains."""
 
   image: jax.Array | None  # u8 [B, L, 64, 64, 3]
-  action: jax.Array  # f32 [B, L, A], the action that LED TO the frame
+  action: jax.Array  # f32 [B, L, A], the action that preceded the frame
   reward: jax.Array  # f32 [B, L]
-  is_first: jax.Array  # bool [B, L], the state before is forgotten
-  # f32 [B, L], 0 at a true end, else 1; read where ends are learned
+  is_first: jax.Array  # bool [B, L], the recurrent state is reset
+  # f32 [B, L], 0 at a terminal state, else 1; for the discount head
   discount: jax.Array | None = None
 
 
@@ -49,34 +49,33 @@ class Normal:
 
 @flax.struct.dataclass
 class Carry:
-  """What the policy remembers between two frames of E environments."""
+  """The recurrent state of the policy in E environments."""
 
   student: Latent  # [E, ...]
-  teacher: Latent | None  # [N, E, ...], each domain's own state
-  action: jax.Array  # f32 [E, A], the last action taken
-  base: Latent | None = None  # [E, ...], of the model under a stacked student
+  teacher: Latent | None  # [N, E, ...], a separate state for each domain
+  action: jax.Array  # f32 [E, A], the previous action
+  base: Latent | None = None  # [E, ...], of the base of a stacked student
 
 
 @flax.struct.dataclass
 class LearnerState:
-  """All that learning changes; donated to the step and replaced by it."""
+  """The training state; donated to the step and replaced by it."""
 
-  step: jax.Array  # i32 [], updates done
+  step: jax.Array  # i32 [], number of updates
   params: dict[str, Params]  # one tree per optimizer
   opt: dict[str, Any]  # the optimizers' states, same keys as params
-  slow_critic: (
-    Params  # the critic the returns bootstrap from; {} in pretraining
-  )
+  slow_critic: Params  # the target critic of the returns; {} in pretraining
   teacher: Params  # frozen; {} without transfer and in pretraining
 
 
 @flax.struct.dataclass
 class FinetuneBatch:
-  """What one update of the finetuning sees."""
+  """The batches of one finetuning update."""
 
-  target: Batch  # [B, L, ...], of the online replay
-  sources: Batch | None  # [N, B, L, ...], one batch a domain; None: no replay
-  # The frozen teacher's embeddings, where they are kept: then the sources need
-  # no images. Any float type; None: they are computed from the images.
+  target: Batch  # [B, L, ...], from the online replay buffer
+  # [N, B, L, ...], one batch per domain; None without action replay
+  sources: Batch | None
+  # Cached embeddings of the frozen teacher; with them the sources need no
+  # images. Any float type; None: they are computed from the images.
   target_embed: jax.Array | None = None  # [B, L, N, E], under every label
   source_embed: jax.Array | None = None  # [N, B, L, E], under its own label

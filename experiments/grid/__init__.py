@@ -1,1 +1,1 @@
-"""Studies: grids of runs. Entry point: `python -m experiments.grid`."""
+"""Grids of runs. Entry point: `python -m experiments.grid`."""

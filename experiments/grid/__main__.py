@@ -1,4 +1,4 @@
-"""Runs a study: a grid of runs that answer a question together.
+"""Runs a study: a grid of runs that answers one question.
 
   python -m experiments.grid --study=experiments/studies/ablation.py
   python -m experiments.grid --study=experiments/studies/ablation.py \
@@ -6,9 +6,9 @@
   python -m experiments.grid --study=experiments/studies/ablation.py \
     --index=$SLURM_ARRAY_TASK_ID -- --config.env.quality=fast
 
-Given again, it goes on: what is done costs nothing, and what is half done is
-resumed. Given at once on several machines that share the folder, they share
-the points out. The studies, and how to spread one: docs/studies.md.
+The same command resumes a study: finished jobs are skipped, and partial ones
+resumed. Several machines that share the folder can run the same command and
+split the jobs between them. See docs/studies.md.
 """
 
 import argparse
@@ -16,45 +16,45 @@ import collections
 import pathlib
 import sys
 
-from experiments.grid import jobs
-from experiments.grid.runner import Runner, describe
+from experiments.grid.jobs import make_jobs
+from experiments.grid.runner import Runner, job_states
 from vid2act_jax.types import UserError
 
 
-def print_list(points: list) -> None:
-  """Prints the points by index, in waves: what a wave needs is above it."""
-  states = describe(points)
+def print_jobs(jobs: list) -> None:
+  """Prints the jobs by index and kind; dependencies come first."""
+  states = job_states(jobs)
   kind = None
-  for index, point in enumerate(points):
-    if point.kind != kind:
-      kind = point.kind
-      last = index + sum(p.kind == kind for p in points) - 1
+  for index, job in enumerate(jobs):
+    if job.kind != kind:
+      kind = job.kind
+      last = index + sum(j.kind == kind for j in jobs) - 1
       print(f'{kind}, --index {index} to {last}:')
-    print(f'{index:4d}  {states[point.name]:7s}  {point.name}  {point.about}')
+    print(f'{index:4d}  {states[job.name]:8s}  {job.name}  {job.description}')
   counts = collections.Counter(states.values())
-  told = ', '.join(f'{count} {state}' for state, count in counts.items())
-  print(f'{len(points)} points: {told}')
+  summary = ', '.join(f'{count} {state}' for state, count in counts.items())
+  print(f'{len(jobs)} jobs: {summary}')
 
 
-def pick(points: list, index: int) -> list:
-  """The one point of an index.
+def select_job(jobs: list, index: int) -> list:
+  """Returns a list with the job of an index.
 
   Raises:
-    UserError: there is none, or what it needs is not done.
+    UserError: there is no such job, it is running, or a dependency is not done.
   """
-  if not 0 <= index < len(points):
-    raise UserError(f'--index={index}: there are 0 to {len(points) - 1}')
-  point, states = points[index], describe(points)
-  if states[point.name] == 'running':
-    raise UserError(f'{point.name} is under way elsewhere')
+  if not 0 <= index < len(jobs):
+    raise UserError(f'--index={index}: must be 0 to {len(jobs) - 1}')
+  job, states = jobs[index], job_states(jobs)
+  if states[job.name] == 'running':
+    raise UserError(f'{job.name} is already running in another process')
   missing = [
     f'--index {i} ({other.name}, {states[other.name]})'
-    for i, other in enumerate(points)
-    if other.name in point.needs and states[other.name] != 'done'
+    for i, other in enumerate(jobs)
+    if other.name in job.deps and states[other.name] != 'done'
   ]
-  if missing and states[point.name] not in ('done', 'spare'):
-    raise UserError(f'{point.name} needs first: {", ".join(missing)}')
-  return [point]
+  if missing and states[job.name] not in ('done', 'unneeded'):
+    raise UserError(f'run first for {job.name}: {", ".join(missing)}')
+  return [job]
 
 
 def _parse(argv):
@@ -64,57 +64,61 @@ def _parse(argv):
     allow_abbrev=False,
   )
   add = parser.add_argument
-  add('--study', required=True, help='file of the study')
-  add('--base', default='experiments/studies/small.py', help='the experiment')
-  add('--out', help="the runs' folder; by default runs/<study>")
-  add('--shared', help='folder of datasets and teachers; by default --out')
-  add('--seeds', type=int, default=3, help='so many: 0, 1, ...')
-  add('--list', action='store_true', help='print the points alone')
-  add('--index', type=int, help='run the point with this number alone')
-  add('--jobs', type=int, help='so many at once; by default 1, or all GPUs')
-  add('--gpus', nargs='+', help='as in --gpus 0 1 2 3: one for each job')
-  add('--keep_going', action='store_true', help='when a point has failed, too')
-  add('overrides', nargs='*', help='behind --: arguments of every run')
+  add('--study', required=True, help='study file')
+  add('--base', default='experiments/studies/small.py', help='experiment file')
+  add('--out', help='folder of the runs; default: runs/<study>')
+  add('--shared', help='folder of datasets and teachers; default: --out')
+  add('--seeds', type=int, default=3, help='number of seeds: 0, 1, ...')
+  add('--list', action='store_true', help='only print the jobs')
+  add('--index', type=int, help='only run the job with this index')
+  add(
+    '--jobs',
+    type=int,
+    help='number of parallel jobs; default: 1, or one per GPU',
+  )
+  add('--gpus', nargs='+', help='GPU ids, for example 0 1 2 3; one per job')
+  add('--keep_going', action='store_true', help='continue after a failed job')
+  add('overrides', nargs='*', help='after --: arguments of every run')
   return parser.parse_args(argv)
 
 
 def main(argv=None) -> int:
-  """Plans, then lists or runs."""
+  """Makes the jobs, then lists or runs them."""
   args = _parse(argv)
   out = pathlib.Path(args.out or f'runs/{pathlib.Path(args.study).stem}')
   out = out.expanduser()
   shared = pathlib.Path(args.shared).expanduser() if args.shared else out
   try:
-    points = jobs.make(
+    jobs = make_jobs(
       args.study, args.base, args.seeds, args.overrides, out, shared
     )
     if args.list:
-      print_list(points)
+      print_jobs(jobs)
       return 0
     if args.index is not None:
-      points = pick(points, args.index)
-    status = Runner(points, _gpus(args), args.keep_going).run()
+      jobs = select_job(jobs, args.index)
+    status = Runner(jobs, _gpus(args), args.keep_going).run()
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 1
   if not status and args.index is None:
     print(
-      'the report of it: python -m vid2act_jax.analysis report'
+      'to write a report: python -m vid2act_jax.analysis report'
       f' {out} --out {out}/report'
     )
   return status
 
 
 def _gpus(args):
-  """For each job at once, the GPU it sees, None for all."""
-  jobs = len(args.gpus or [None]) if args.jobs is None else args.jobs
-  if jobs < 1:
-    raise UserError(f'--jobs={jobs}: there must be at least one')
-  if args.gpus and jobs > len(args.gpus):
+  """Returns the GPU of each parallel job; None: all GPUs."""
+  num = len(args.gpus or [None]) if args.jobs is None else args.jobs
+  if num < 1:
+    raise UserError(f'--jobs={num}: must be at least 1')
+  if args.gpus and num > len(args.gpus):
     raise UserError(
-      f'--jobs={jobs} with {len(args.gpus)} GPUs: one job has a GPU to itself'
+      f'--jobs={num} with {len(args.gpus)} GPUs: each job needs its own GPU'
     )
-  return (args.gpus or [None] * jobs)[:jobs]
+  return (args.gpus or [None] * num)[:num]
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Configs as `experiments.run` would have them, and whether they are done."""
+"""Loads configs as `experiments.run` does, and checks finished runs."""
 
 import pathlib
 import shlex
@@ -13,39 +13,39 @@ from vid2act_jax.types import UserError
 
 
 def load(arguments: list[str]):
-  """The locked config that `experiments.run` has with these arguments.
+  """Returns the locked config of `experiments.run` with these arguments.
 
   Args:
-    arguments: --config=FILE, overrides, and what else is for the run to know.
+    arguments: --config=FILE, overrides, and other flags of the run.
 
   Raises:
-    UserError: there is no such file or key, or a value is of another type.
+    UserError: a missing file, an unknown key or a value of the wrong type.
   """
   values, argv = flags.FlagValues(), ['run', *arguments]
-  holder = config_flags.DEFINE_config_file(
+  flag = config_flags.DEFINE_config_file(
     'config', flag_values=values, sys_argv=argv
   )
   try:
     values(argv, known_only=True)
-    return holder.value
+    return flag.value
   except flag_errors.FLAG_ERRORS as error:
     text = flag_errors.format_flag_error(error, arguments)
     raise UserError(f'{shlex.join(arguments)}: {text}') from error
 
 
 def override(key: str, value) -> str:
-  """The argument that sets a config's key to a value."""
-  told = value if isinstance(value, str) else repr(value)
-  return f'--config.{key}={told}'
+  """Returns the argument that sets a config key."""
+  text = value if isinstance(value, str) else repr(value)
+  return f'--config.{key}={text}'
 
 
 def is_finished(config, workdir: pathlib.Path) -> bool:
-  """Whether a run has done the last of its stages, as long as is wished.
+  """Whether a run has completed its last stage with the configured length.
 
-  What came before it may have been removed since.
+  The results of earlier stages may have been removed.
 
   Raises:
-    UserError: what tells so is damaged.
+    UserError: a metadata file is damaged.
   """
   stage = config.stages[-1] if config.stages else None
   if stage == 'finetune':
@@ -65,5 +65,5 @@ def is_finished(config, workdir: pathlib.Path) -> bool:
 
 
 def _is_complete(folder):
-  there = (folder / dataset.FILE).exists()
-  return there and dataset.read_metadata(folder, partial=True)['complete']
+  exists = (folder / dataset.FILE).exists()
+  return exists and dataset.read_metadata(folder, partial=True)['complete']

@@ -1,12 +1,12 @@
-"""From a study to its points: runs, and what they share, made once.
+"""Makes the jobs of a study: runs, and the datasets and teachers they share.
 
-A study's file has get_study(config) -> {name: {config key: value}}: how each
-of its points differs from the config it is given, which is the base experiment
-with the command line's overrides and a seed. Two things are shared:
+A study file has get_study(config) -> {name: {config key: value}}: the changes
+of each run to the given config, which is the base experiment with the command
+line's overrides and a seed. Runs share two kinds of jobs:
 
-  datasets   one point for each source task, whoever learns from it
-  teachers   one point for each way of pretraining and seed; runs take theirs
-             by config.teacher_from
+  datasets   one job for each source task
+  teachers   one job for each pretraining config and seed; runs use it through
+             config.teacher_from
 """
 
 import dataclasses
@@ -20,46 +20,52 @@ from experiments.grid.configs import is_finished, load, override
 from vid2act_jax.loops import config_keys, runs, setup
 from vid2act_jax.types import UserError
 
-KINDS = 'datasets', 'teachers', 'runs'  # In the order they need each other.
-_GIVEN = ('config', 'config.seed', 'config.stages', 'config.variant', 'workdir')
+KINDS = 'datasets', 'teachers', 'runs'  # In the order of dependencies.
+_RESERVED_FLAGS = (
+  'config',
+  'config.seed',
+  'config.stages',
+  'config.variant',
+  'workdir',
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """A run of `experiments.run`, of which a grid starts many.
+  """One process of `experiments.run` in a grid.
 
   Attributes:
     kind: one of `KINDS`.
-    workdir: the run's folder.
-    arguments: of the run, all but --workdir.
-    config: what they make.
-    needs: names of the points that have to be done before.
-    about: how it differs from the others, in words.
+    workdir: the run folder.
+    arguments: arguments of the run, without --workdir.
+    config: the resulting config.
+    deps: names of the jobs that must be done first.
+    description: its difference to the other jobs.
   """
 
   kind: str
   workdir: pathlib.Path
   arguments: tuple[str, ...]
   config: object
-  needs: tuple[str, ...]
-  about: str
+  deps: tuple[str, ...]
+  description: str
 
   @property
   def name(self) -> str:
-    """What it is called: its folder's name."""
+    """The name of its run folder."""
     return self.workdir.name
 
   def is_done(self) -> bool:
-    """Whether it has ended, as this config's.
+    """Whether it has finished with this config.
 
-    A dataset that is there is taken as it is: it may be imported.
+    An existing dataset is used as it is, since it may have been imported.
     """
     return is_finished(self.config, self.workdir) and (
       self.kind == 'datasets' or not runs.config_diff(self.workdir, self.config)
     )
 
-  def written(self) -> list[pathlib.Path]:
-    """Folders that it alone may write while it runs."""
+  def output_folders(self) -> list[pathlib.Path]:
+    """Folders that only this job may write while it runs."""
     folders = [self.workdir]
     if self.kind == 'datasets':
       (task,) = self.config.sources
@@ -68,7 +74,7 @@ class Job:
 
 
 class Sweep:
-  """Gathers the points of a study, each once."""
+  """Collects the jobs of a study, each once."""
 
   def __init__(
     self,
@@ -77,165 +83,171 @@ class Sweep:
     out: pathlib.Path,
     shared: pathlib.Path,
   ):
-    """Begins without points.
+    """Starts without jobs.
 
     Args:
-      base: the base experiment's file.
+      base: file of the base experiment.
       overrides: arguments of every run.
       out: folder of the runs.
-      shared: folder of what they share.
+      shared: folder of datasets and teachers.
 
     Raises:
-      UserError: an override is not for the command line to set.
+      UserError: an override is invalid, or set by the grid or the study.
     """
     for argument in overrides:
-      if _key(argument) in _GIVEN:
+      if _key(argument) in _RESERVED_FLAGS:
         raise UserError(
-          f'{argument} cannot stand behind --: the grid or the study gives it'
+          f'{argument} is not allowed after --: the grid or the study sets it'
         )
       if _key(argument).startswith('config.') and '=' not in argument:
         raise UserError(f'{argument}: write it as --config.KEY=VALUE')
     if not pathlib.Path(base).is_file():
-      raise UserError(f'--base={base}: there is no such file')
+      raise UserError(f'--base={base}: no such file')
     self._common = [f'--config={base}', *overrides]
     self._out, self._shared = out, shared
-    self._points: dict[pathlib.Path, Job] = {}
+    self._jobs: dict[pathlib.Path, Job] = {}
 
   def config(self, seed: int):
-    """The base experiment's config."""
+    """Returns the config of the base experiment."""
     return load([*self._common, override('seed', seed)])
 
   def add(self, name: str, changes: dict, seed: int) -> None:
-    """Adds a run, and what it needs.
+    """Adds a run and its dependencies.
 
     Args:
-      name: of the point.
+      name: name of the run.
       changes: {config key: value}.
-      seed: of the run.
+      seed: seed of the run.
 
     Raises:
-      UserError: a name will not do as a folder's or is there twice, the
-        changes are not ones of a config, or two runs want one dataset in
-        different ways.
+      UserError: the name is a duplicate or not valid for a folder, a change is
+        not valid for the config, or two runs need different versions of one
+        dataset.
     """
     if not re.fullmatch(r'[\w.@=+,-]+', name) or name[0] in '.-':
-      raise UserError(f'the study names a point {name!r}: not fit for a folder')
-    given = {'seed', 'stages', 'source_dir', 'teacher_from'} & set(changes)
-    if given:
       raise UserError(
-        f"the study sets config.{min(given)} of {name}: that is the grid's"
+        f'the study has a run {name!r}: not valid as a folder name'
       )
-    told = ', '.join(f'{key}={_short(value)}' for key, value in changes.items())
-    wanted = {**changes, 'seed': seed, 'stages': ('finetune',)}
-    config, needs = self._load(wanted), []
-    if setup.uses_sources(config):
-      wanted['source_dir'] = self._source_dir(config)
-      needs += [self._dataset(changes, task) for task in config.sources]
-      if not config.teacher_from:
-        teacher = self._teacher(changes, seed, config, tuple(needs))
-        needs.append(teacher.name)
-        wanted['teacher_from'] = str(teacher.workdir)
-    point = self._make(
-      'runs', self._out / f'{name}-{seed}', wanted, tuple(needs), told
+    reserved = {'seed', 'stages', 'source_dir', 'teacher_from'} & set(changes)
+    if reserved:
+      raise UserError(
+        f'the study sets config.{min(reserved)} of {name}: only the grid'
+        ' may set it'
+      )
+    description = ', '.join(
+      f'{key}={_abbreviate(value)}' for key, value in changes.items()
     )
-    if point.workdir in self._points:
-      raise UserError(f'the study has two points {point.workdir}')
-    self._points[point.workdir] = point
+    values = {**changes, 'seed': seed, 'stages': ('finetune',)}
+    config, deps = self._load(values), []
+    if setup.uses_sources(config):
+      values['source_dir'] = self._source_dir(config)
+      deps += [self._dataset(changes, task) for task in config.sources]
+      if not config.teacher_from:
+        teacher = self._teacher(changes, seed, config, tuple(deps))
+        deps.append(teacher.name)
+        values['teacher_from'] = str(teacher.workdir)
+    job = self._make(
+      'runs', self._out / f'{name}-{seed}', values, tuple(deps), description
+    )
+    if job.workdir in self._jobs:
+      raise UserError(f'the study has two jobs {job.workdir}')
+    self._jobs[job.workdir] = job
 
-  def points(self) -> list[Job]:
-    """All of them: datasets, then teachers, then runs."""
-    every = self._points.values()
-    return [p for kind in KINDS for p in every if p.kind == kind]
+  def jobs(self) -> list[Job]:
+    """Returns all jobs: datasets, then teachers, then runs."""
+    jobs = self._jobs.values()
+    return [job for kind in KINDS for job in jobs if job.kind == kind]
 
   def _source_dir(self, config):
     return config.source_dir or str(self._shared / 'sources')
 
   def _dataset(self, changes, task):
-    """The name of the point that makes a source task's dataset."""
-    wanted = {
-      **_of(changes, config_keys.DATA),
-      'seed': 0,  # One for all seeds of the runs.
+    """Returns the name of the job that collects a source task's dataset."""
+    values = {
+      **_select(changes, config_keys.DATA),
+      'seed': 0,  # All seeds of the runs share the dataset.
       'variant': 'vid2act',
       'sources': (task,),
       'stages': ('collect',),
     }
-    wanted['source_dir'] = self._source_dir(self._load(wanted))
+    values['source_dir'] = self._source_dir(self._load(values))
     folder = 'collect-' + re.sub(r'[^\w.@=+,-]', '_', task)
-    point = self._make('datasets', self._shared / folder, wanted, (), task)
-    other = self._points.setdefault(point.workdir, point)
-    one, two = (_facts(runs.as_dict(p.config)) for p in (other, point))
+    job = self._make('datasets', self._shared / folder, values, (), task)
+    other = self._jobs.setdefault(job.workdir, job)
+    one, two = (_identity(runs.as_dict(j.config)) for j in (other, job))
     if one != two:
       raise UserError(
-        f'the study wants the dataset {task} in two ways: points that share a'
-        f' source may not differ in any of {", ".join(config_keys.DATA)}'
+        f'the study has two versions of the dataset {task}: jobs that share a'
+        f' source must not differ in any of {", ".join(config_keys.DATA)}'
       )
-    return point.name
+    return job.name
 
-  def _teacher(self, changes, seed, config, needs):
-    """The point that pretrains as this run needs it."""
+  def _teacher(self, changes, seed, config, deps):
+    """Returns the job that pretrains the teacher of a run."""
     actions = setup.variant(config).actions
-    wanted = {
-      **_of(changes, config_keys.TEACHER, config_keys.STUDENT_ALONE),
+    values = {
+      **_select(changes, config_keys.TEACHER, config_keys.STUDENT_ONLY),
       'seed': seed,
-      # Pretraining is the same for all variants of a kind.
+      # Pretraining is the same for all variants with, and without, actions.
       'variant': 'vid2act' if actions else 'action_free',
       'source_dir': self._source_dir(config),
       'stages': ('pretrain',),
     }
     kind = 'teacher' if actions else 'teacher_action_free'
-    folder = self._teacher_folder(kind, seed, self._load(wanted))
-    if folder not in self._points:
-      about = f'of {_short(tuple(config.sources))}'
-      self._points[folder] = self._make(
-        'teachers', folder, wanted, needs, about
+    folder = self._teacher_folder(kind, seed, self._load(values))
+    if folder not in self._jobs:
+      description = f'of {_abbreviate(tuple(config.sources))}'
+      self._jobs[folder] = self._make(
+        'teachers', folder, values, deps, description
       )
-    return self._points[folder]
+    return self._jobs[folder]
 
   def _teacher_folder(self, kind, seed, config):
-    facts = _teacher_facts(runs.as_dict(config))
-    text = json.dumps(facts, sort_keys=True)
-    mark = hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
-    folder = self._shared / f'{kind}-{mark}-{seed}'
+    identity = _teacher_identity(runs.as_dict(config))
+    text = json.dumps(identity, sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
+    folder = self._shared / f'{kind}-{digest}-{seed}'
     if folder.exists():
       return folder
-    # One of an older version may be the same under another mark.
+    # A teacher of an older version may be the same with another digest.
     for other in sorted(self._shared.glob(f'{kind}-*-{seed}')):
       if (other / runs.CONFIG).exists():
-        if _teacher_facts(runs.read_config_dict(other)) == facts:
+        if _teacher_identity(runs.read_config_dict(other)) == identity:
           return other
     return folder
 
-  def _make(self, kind, workdir, wanted, needs, about):
-    arguments = self._arguments(wanted)
-    return Job(kind, workdir, arguments, load(list(arguments)), needs, about)
+  def _make(self, kind, workdir, values, deps, description):
+    arguments = self._arguments(values)
+    config = load(list(arguments))
+    return Job(kind, workdir, arguments, config, deps, description)
 
-  def _load(self, wanted):
-    return load(list(self._arguments(wanted)))
+  def _load(self, values):
+    return load(list(self._arguments(values)))
 
-  def _arguments(self, wanted):
-    own = [override(key, value) for key, value in wanted.items()]
-    given = {_key(argument) for argument in own}
-    # Not twice: of tuples, the second would be appended to the first.
-    common = [arg for arg in self._common if _key(arg) not in given]
-    return (*common, *own)
+  def _arguments(self, values):
+    overrides = [override(key, value) for key, value in values.items()]
+    overridden = {_key(argument) for argument in overrides}
+    # Not twice: absl appends the second value of a tuple to the first.
+    common = [arg for arg in self._common if _key(arg) not in overridden]
+    return (*common, *overrides)
 
 
-def _facts(tree):
-  """Of a config, what makes another dataset or teacher.
+def _identity(tree):
+  """Returns the part of a config that identifies a dataset or teacher.
 
-  How much it is made from is part of it: a run may be made longer in its
-  folder, but is another one then.
+  It includes the length of the training: a longer training makes another
+  teacher, although a run can be extended in its folder.
   """
   return config_keys.exclude(tree, (*config_keys.RUNTIME, 'finetune.env_steps'))
 
 
-def _teacher_facts(tree):
-  """Of one seed. Where the datasets are makes no other teacher."""
-  facts = _facts(tree)
-  return {k: v for k, v in facts.items() if k not in ('source_dir', 'seed')}
+def _teacher_identity(tree):
+  """Like `_identity`, without the seed and the folder of the datasets."""
+  identity = _identity(tree)
+  return {k: v for k, v in identity.items() if k not in ('source_dir', 'seed')}
 
 
-def make(
+def make_jobs(
   study: str,
   base: str,
   seeds: int,
@@ -243,47 +255,47 @@ def make(
   out: pathlib.Path,
   shared: pathlib.Path,
 ) -> list[Job]:
-  """The points of a study.
+  """Makes the jobs of a study.
 
   Args:
-    study: its file.
-    base: the base experiment's file.
-    seeds: how many: 0, 1, ...
+    study: the study file.
+    base: file of the base experiment.
+    seeds: number of seeds: 0, 1, ...
     overrides: arguments of every run.
     out: folder of the runs.
     shared: folder of datasets and teachers.
 
   Returns:
-    Points; those that another one needs come before it.
+    The jobs, in the order of their dependencies.
 
   Raises:
-    UserError: the study, the base or an override will not do.
+    UserError: the study, the base or an override is invalid.
   """
   if seeds < 1:
-    raise UserError(f'--seeds={seeds}: there must be at least one')
-  get_study = _read(study)
-  plan = Sweep(base, overrides, out, shared)
+    raise UserError(f'--seeds={seeds}: must be at least 1')
+  get_study = _load_study(study)
+  sweep = Sweep(base, overrides, out, shared)
   for seed in range(seeds):
-    found = get_study(plan.config(seed))
-    if not isinstance(found, dict) or not found:
-      raise UserError(f'{study}: get_study must give {{name: changes}}')
-    for name, changes in found.items():
-      plan.add(name, changes, seed)
-  return plan.points()
+    named_changes = get_study(sweep.config(seed))
+    if not isinstance(named_changes, dict) or not named_changes:
+      raise UserError(f'{study}: get_study must return {{name: changes}}')
+    for name, changes in named_changes.items():
+      sweep.add(name, changes, seed)
+  return sweep.jobs()
 
 
-def _read(study):
+def _load_study(study):
   path = pathlib.Path(study)
   if not path.is_file():
-    raise UserError(f'--study={study}: there is no such file')
+    raise UserError(f'--study={study}: no such file')
   spec = importlib.util.spec_from_file_location(f'study_{path.stem}', path)
   if spec is None:
-    raise UserError(f'--study={study}: not a file of Python (.py)')
+    raise UserError(f'--study={study}: not a Python file (.py)')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   if not hasattr(module, 'get_study'):
     raise UserError(
-      f'--study={study}: it has no get_study(config); studies are in'
+      f'--study={study}: the file has no get_study(config); studies are in'
       ' experiments/studies/'
     )
   return module.get_study
@@ -293,16 +305,16 @@ def _key(argument):
   return argument.split('=')[0].lstrip('-')
 
 
-def _of(changes, names, but=()):
-  """Changes of some parts of the config."""
+def _select(changes, names, exclude=()):
+  """Selects the changes of some parts of the config."""
   return {
     key: value
     for key, value in changes.items()
-    if config_keys.matches(key, names) and not config_keys.matches(key, but)
+    if config_keys.matches(key, names) and not config_keys.matches(key, exclude)
   }
 
 
-def _short(value):
+def _abbreviate(value):
   if not isinstance(value, tuple):
     return value
   first, more = value[:2], len(value) - 2

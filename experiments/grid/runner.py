@@ -1,7 +1,7 @@
-"""Runs the points of a grid, several at a time, here and on other machines.
+"""Runs the jobs of a grid, several in parallel, on one or more machines.
 
-A point is a process of `experiments.run`. Grids over one folder share the
-points out by locks: each starts what is ready and no other is at.
+A job is a process of `experiments.run`. Runners that share a folder split the
+jobs between them by locks: each starts jobs that are ready and not locked.
 """
 
 import contextlib
@@ -19,51 +19,53 @@ from vid2act_jax.data import files
 from vid2act_jax.loops.preemption import EXIT_STATUS
 
 PROGRAM = sys.executable, '-m', 'experiments.run'
-_TICK = 0.2  # Seconds between looks at the processes here,
-_LOOK = 5.0  # and at points that another grid is at.
-_TOLD = 12  # Lines of a failed run's log.
+_PROCESS_POLL_SECONDS = 0.2  # For processes of this runner.
+_LOCK_POLL_SECONDS = 5.0  # For jobs of other runners.
+_LOG_TAIL_LINES = 12  # Printed of a failed job's log.
 
 
-def log_of(point: Job) -> pathlib.Path:
-  """Where a point's process writes what it says."""
-  return point.workdir.parent / 'logs' / f'{point.name}.log'
+def log_path(job: Job) -> pathlib.Path:
+  """The file with the output of a job's process."""
+  return job.workdir.parent / 'logs' / f'{job.name}.log'
 
 
-def describe(points: list[Job]) -> dict[str, str]:
-  """{name: done, running, failed, half, todo or spare} of points.
+def job_states(jobs: list[Job]) -> dict[str, str]:
+  """Returns {name: done, running, failed, partial, todo or unneeded}.
 
-  Spare: not there, but all that needed it is done.
+  An unneeded job is not done, but all jobs that depend on it are.
   """
   states = {}
-  for point in reversed(points):  # What needs it comes first.
-    users = [p for p in points if point.name in p.needs]
-    if point.is_done():
-      states[point.name] = 'done'
-    elif users and all(states[p.name] in ('done', 'spare') for p in users):
-      states[point.name] = 'spare'
-    elif _is_running(point):
-      states[point.name] = 'running'
-    elif _mark_of(point).exists():
-      states[point.name] = 'failed'
+  for job in reversed(jobs):  # Dependents come first.
+    dependents = [j for j in jobs if job.name in j.deps]
+    if job.is_done():
+      states[job.name] = 'done'
+    elif dependents and all(
+      states[j.name] in ('done', 'unneeded') for j in dependents
+    ):
+      states[job.name] = 'unneeded'
+    elif _is_running(job):
+      states[job.name] = 'running'
+    elif _failed_path(job).exists():
+      states[job.name] = 'failed'
     else:
-      states[point.name] = 'half' if point.workdir.exists() else 'todo'
-  return {point.name: states[point.name] for point in points}
+      states[job.name] = 'partial' if job.workdir.exists() else 'todo'
+  return {job.name: states[job.name] for job in jobs}
 
 
-class _Child:
-  """A point's process, and the lock that keeps others from starting it."""
+class _Process:
+  """A job's process, and the lock that keeps others from starting it."""
 
-  def __init__(self, point: Job, gpu: str | None, lock: contextlib.ExitStack):
-    self.point, self._lock = point, lock
-    self._began = time.monotonic()
-    self.asked = False
-    command = [*PROGRAM, *point.arguments, f'--workdir={point.workdir}']
+  def __init__(self, job: Job, gpu: str | None, lock: contextlib.ExitStack):
+    self.job, self._lock = job, lock
+    self._started = time.monotonic()
+    self.stop_requested = False
+    command = [*PROGRAM, *job.arguments, f'--workdir={job.workdir}']
     environment = dict(os.environ)
     if gpu is not None:
       environment['CUDA_VISIBLE_DEVICES'] = gpu
-    path = log_of(point)
+    path = log_path(job)
     files.make_folder(path.parent)
-    _mark_of(point).unlink(missing_ok=True)
+    _failed_path(job).unlink(missing_ok=True)
     with open(path, 'ab') as log:
       log.write(f'$ {shlex.join(command)}\n'.encode())
       log.flush()
@@ -73,25 +75,26 @@ class _Child:
         stdout=log,
         stderr=log,
         env=environment,
-        # A Ctrl-C is for the grid, which tells its runs.
+        # Only the runner gets a Ctrl-C; it forwards the signal.
         start_new_session=True,
       )
 
-  def ask(self):
-    """Asks it to save and stop."""
-    self.asked = True
+  def terminate(self):
+    """Requests that it saves and stops."""
+    self.stop_requested = True
     self._process.terminate()
 
   def kill(self):
-    """Ends it at once; the point goes on from its last checkpoint."""
-    self.asked = True
+    """Kills it; the job resumes later from its last checkpoint."""
+    self.stop_requested = True
     self._process.kill()
 
-  def ended(self, stops: bool) -> str | None:
-    """How it ended.
+  def poll(self, stopping: bool) -> str | None:
+    """Checks whether it has ended.
 
     Args:
-      stops: whether the grid was asked to stop, as it may have been, too.
+      stopping: whether the runner was asked to stop; the process may have got
+        the same signal.
 
     Returns:
       'done', 'saved' or 'failed'; None while it runs.
@@ -100,182 +103,183 @@ class _Child:
     if status is None:
       return None
     self._lock.close()
-    # Asked before it listens, or killed: then it goes on where it had saved.
-    stopped = (self.asked or stops) and status in (
+    # Killed, or terminated before its signal handler was set: it resumes from
+    # its last checkpoint.
+    stopped = (self.stop_requested or stopping) and status in (
       -signal.SIGTERM,
       -signal.SIGKILL,
     )
     if status == EXIT_STATUS or stopped:
       return 'saved'
-    if status == 0 and self.point.is_done():
+    if status == 0 and self.job.is_done():
       return 'done'
-    _mark_of(self.point).write_text(f'status {status}\n')
+    _failed_path(self.job).write_text(f'status {status}\n')
     return 'failed'
 
-  def minutes(self) -> str:
-    """How long it has been running."""
-    return f'{(time.monotonic() - self._began) / 60:.1f} min'
+  def elapsed(self) -> str:
+    """Returns the time since its start."""
+    return f'{(time.monotonic() - self._started) / 60:.1f} min'
 
 
 class Runner:
-  """Runs points until all are done, one has failed, or it is asked to stop."""
+  """Runs jobs until all are done, one has failed, or it is asked to stop."""
 
   def __init__(
     self,
-    points: list[Job],
+    jobs: list[Job],
     gpus: list[str | None],
     keep_going: bool = False,
-    say: Callable[[str], None] = lambda text: print(text, flush=True),
+    log_fn: Callable[[str], None] = lambda text: print(text, flush=True),
   ):
-    """Takes the points, in an order in which they can be done.
+    """Initialises the runner.
 
     Args:
-      points: of `jobs.make`.
-      gpus: for each job at once, the one it sees; None: all there are.
-      keep_going: whether the others go on when one has failed.
-      say: takes a line of progress.
+      jobs: from `make_jobs`, in the order of their dependencies.
+      gpus: the GPU of each parallel job; None: all GPUs.
+      keep_going: whether to continue with the other jobs when one has failed.
+      log_fn: called with each line of progress.
     """
-    states = describe(points)
-    self._done = {n for n, s in states.items() if s in ('done', 'spare')}
-    self._left = [p for p in points if p.name not in self._done]
-    self._total = len(points)
-    self._keep_going, self._say = keep_going, say
+    states = job_states(jobs)
+    self._done = {n for n, s in states.items() if s in ('done', 'unneeded')}
+    self._pending = [j for j in jobs if j.name not in self._done]
+    self._total = len(jobs)
+    self._keep_going, self._log = keep_going, log_fn
     self._gpus = gpus
-    self._children: dict[int, _Child] = {}  # By slot.
+    self._processes: dict[int, _Process] = {}  # By slot.
     self._failed = self._saved = self._waiting = False
     self._signals: list[int] = []
-    self._heard = 0
-    self._next_look = 0.0
+    self._num_forwarded = 0
+    self._next_poll = 0.0
 
   def run(self) -> int:
-    """Starts and watches the processes.
+    """Starts the processes and waits for them.
 
     Returns:
-      The exit status: 0; 1 when a point has failed; 75 when it was asked to
-      stop, or a run was: the same command goes on.
+      The exit status: 0; 1 if a job has failed; 75 if the runner or a job was
+      asked to stop: the same command resumes.
 
     Raises:
       UserError: a folder cannot be written.
     """
     numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {n: signal.signal(n, self._hear) for n in numbers}
-    self._say(f'{len(self._done)} of {self._total} points are done')
+    handlers = {n: signal.signal(n, self._on_signal) for n in numbers}
+    self._log(f'{len(self._done)} of {self._total} jobs are done')
     try:
-      while self._children or (self._left and not self._stops()):
-        self._look()
-        time.sleep(_TICK)
-        self._pass_on()
-        self._take_ended()
-    except BaseException:  # Nobody would watch over them.
-      for child in self._children.values():
-        child.ask()
+      while self._processes or (self._pending and not self._stopping()):
+        self._start_ready()
+        time.sleep(_PROCESS_POLL_SECONDS)
+        self._forward_signals()
+        self._reap()
+    except BaseException:  # The processes must not run without a runner.
+      for process in self._processes.values():
+        process.terminate()
       raise
     finally:
-      for number, handler in before.items():
+      for number, handler in handlers.items():
         signal.signal(number, handler)
     if self._failed:
       return 1
     return EXIT_STATUS if self._signals or self._saved else 0
 
-  def _hear(self, number, unused_frame):
+  def _on_signal(self, number, unused_frame):
     self._signals.append(number)
 
-  def _stops(self):
+  def _stopping(self):
     return bool(self._signals) or (self._failed and not self._keep_going)
 
-  def _look(self):
-    """Starts what is ready, where there is room."""
+  def _start_ready(self):
+    """Starts ready jobs in free slots."""
     now = time.monotonic()
-    full = len(self._children) == len(self._gpus)
-    if full or self._stops() or now < self._next_look:
+    full = len(self._processes) == len(self._gpus)
+    if full or self._stopping() or now < self._next_poll:
       return
-    self._next_look = now + _LOOK
-    children = [child.point for child in self._children.values()]
-    pending = {point.name for point in [*self._left, *children]}
-    for point in list(self._left):
-      if pending.isdisjoint(point.needs):
-        self._try(point)
-    if self._left and not self._children and not self._waiting:
-      self._say(f'{len(self._left)} points left, under way elsewhere: waiting')
-    self._waiting = not self._children
+    self._next_poll = now + _LOCK_POLL_SECONDS
+    running = [process.job for process in self._processes.values()]
+    unfinished = {job.name for job in [*self._pending, *running]}
+    for job in list(self._pending):
+      if unfinished.isdisjoint(job.deps):
+        self._try_start(job)
+    if self._pending and not self._processes and not self._waiting:
+      self._log(f'waiting for {len(self._pending)} jobs of other processes')
+    self._waiting = not self._processes
 
-  def _try(self, point):
-    """Starts a point, unless it is done or under way elsewhere."""
-    free = [i for i in range(len(self._gpus)) if i not in self._children]
+  def _try_start(self, job):
+    """Starts a job, unless it is done or locked by another process."""
+    free = [i for i in range(len(self._gpus)) if i not in self._processes]
     if not free:
       return
     with contextlib.ExitStack() as stack:
       try:
-        stack.enter_context(files.lock(_lock_of(point)))
-        # Not by a grid, or by one that was killed and left it running.
-        for folder in filter(pathlib.Path.exists, point.written()):
+        stack.enter_context(files.lock(_lock_path(job)))
+        # Its process may run without a grid, or outlive a killed one.
+        for folder in filter(pathlib.Path.exists, job.output_folders()):
           with files.lock(folder):
             pass
       except files.Locked:
         return
-      self._left.remove(point)
-      if point.is_done():
-        self._end(point, 'done, elsewhere')
+      self._pending.remove(job)
+      if job.is_done():
+        self._finish(job, 'done by another process')
         return
-      child = _Child(point, self._gpus[free[0]], stack.pop_all())
-    self._children[free[0]] = child
-    self._say(f'started {point.name}, says {log_of(point)}')
+      process = _Process(job, self._gpus[free[0]], stack.pop_all())
+    self._processes[free[0]] = process
+    self._log(f'started {job.name}, log: {log_path(job)}')
 
-  def _pass_on(self):
-    """Asks the processes to stop, and kills them when asked again."""
-    before, self._heard = self._heard, len(self._signals)
-    for child in self._children.values():
-      if self._stops() and not child.asked:
-        child.ask()
-      elif 0 < before < self._heard:
-        child.kill()
+  def _forward_signals(self):
+    """Terminates the processes, and kills them at the second signal."""
+    before, self._num_forwarded = self._num_forwarded, len(self._signals)
+    for process in self._processes.values():
+      if self._stopping() and not process.stop_requested:
+        process.terminate()
+      elif 0 < before < self._num_forwarded:
+        process.kill()
 
-  def _take_ended(self):
-    for slot, child in list(self._children.items()):
-      end = child.ended(bool(self._signals))
-      if not end:
+  def _reap(self):
+    for slot, process in list(self._processes.items()):
+      outcome = process.poll(bool(self._signals))
+      if not outcome:
         continue
-      del self._children[slot]
-      self._next_look = 0.0  # There is room, and more may be ready.
-      if end == 'done':
-        self._end(child.point, f'done in {child.minutes()}')
+      del self._processes[slot]
+      self._next_poll = 0.0  # A slot is free, and more jobs may be ready.
+      if outcome == 'done':
+        self._finish(process.job, f'done in {process.elapsed()}')
       else:
-        self._drop(child.point, end)
+        self._drop(process.job, outcome)
 
-  def _end(self, point, how):
-    self._done.add(point.name)
-    self._next_look = 0.0
-    self._say(f'[{len(self._done)}/{self._total}] {point.name}: {how}')
+  def _finish(self, job, text):
+    self._done.add(job.name)
+    self._next_poll = 0.0
+    self._log(f'[{len(self._done)}/{self._total}] {job.name}: {text}')
 
-  def _drop(self, point, end):
-    """Of one that did not get to its end; what needs it is left out."""
-    name = point.name
-    if end == 'saved':
+  def _drop(self, job, outcome):
+    """Handles a saved or failed job, and skips its dependents."""
+    name = job.name
+    if outcome == 'saved':
       self._saved = True
-      self._say(f'{name}: saved, the same command goes on')
+      self._log(f'{name}: saved; the same command resumes')
     else:
       self._failed = True
-      self._say(f'{name}: failed; the end of {log_of(point)}:\n{_tail(point)}')
-    lost = {name}
-    for other in list(self._left):  # In the order of their needs.
-      if lost.intersection(other.needs):
-        lost.add(other.name)
-        self._left.remove(other)
-    if len(lost) > 1 and not self._stops():
-      self._say(f'left out, for they need {name}: {len(lost) - 1} points')
+      self._log(f'{name}: failed; end of {log_path(job)}:\n{_log_tail(job)}')
+    dropped = {name}
+    for other in list(self._pending):  # In the order of dependencies.
+      if dropped.intersection(other.deps):
+        dropped.add(other.name)
+        self._pending.remove(other)
+    if len(dropped) > 1 and not self._stopping():
+      self._log(f'skipped {len(dropped) - 1} jobs that depend on {name}')
 
 
-def _lock_of(point):
-  return point.workdir.parent / 'locks' / point.name
+def _lock_path(job):
+  return job.workdir.parent / 'locks' / job.name
 
 
-def _mark_of(point):
-  return log_of(point).with_suffix('.failed')
+def _failed_path(job):
+  return log_path(job).with_suffix('.failed')
 
 
-def _is_running(point):
-  """Whether a grid is at it."""
-  folder = _lock_of(point)
+def _is_running(job):
+  """Whether a runner holds the job's lock."""
+  folder = _lock_path(job)
   if not folder.exists():
     return False
   try:
@@ -285,7 +289,7 @@ def _is_running(point):
     return True
 
 
-def _tail(point):
-  text = log_of(point).read_text(errors='replace')
+def _log_tail(job):
+  text = log_path(job).read_text(errors='replace')
   lines = [line for line in text.splitlines() if line.strip()]
-  return '\n'.join(f'  | {line}' for line in lines[-_TOLD:])
+  return '\n'.join(f'  | {line}' for line in lines[-_LOG_TAIL_LINES:])

@@ -1,6 +1,6 @@
-"""Studies, for `python -m experiments.grid`; what several of them need."""
+"""Studies for `python -m experiments.grid`, and a shared helper."""
 
 
 def shifted(task: str, key: str, value) -> str:
-  """A task's name with one more change to it (docs/shifted-tasks.md)."""
+  """Adds a modifier to a task's name (docs/shifted-tasks.md)."""
   return f'{task}{"," if "@" in task else "@"}{key}={value}'

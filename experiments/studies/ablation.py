@@ -1,11 +1,11 @@
-"""Which part of the method does the work?
+"""Ablation: which part of the method matters?
 
   python -m experiments.grid --study=experiments/studies/ablation.py
 
-The whole method beside what is left of it without distillation, without
-action replay, with weights that are equal, never learned or all on one source;
-and beside the baselines, which learn from scratch or by other roads from the
-same data. 8 + N runs a seed (N sources), 2 teachers a seed, N datasets.
+The full method, compared with ablations (no distillation, no action replay,
+similarity weights that are uniform, frozen or all on one source) and baselines
+(training from scratch, other transfer methods on the same data). 8 + N runs per
+seed (N sources), 2 teachers per seed, N datasets.
 """
 
 VARIANTS = (
@@ -21,8 +21,8 @@ VARIANTS = (
 
 
 def get_study(config):
-  """A point for each variant, and for each source alone."""
-  points = {name: {'variant': name} for name in VARIANTS}
+  """A job for each variant, and for each single source."""
+  jobs = {name: {'variant': name} for name in VARIANTS}
   for index, task in enumerate(config.sources):
-    points[f'single_{index}'] = {'variant': f'single:{task}'}
-  return points
+    jobs[f'single_{index}'] = {'variant': f'single:{task}'}
+  return jobs

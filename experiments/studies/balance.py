@@ -1,17 +1,17 @@
-"""A base for studies within minutes: cartpole balance, small networks.
+"""Base config for studies in minutes: cartpole balance, small networks.
 
   python -m experiments.grid --study=experiments/studies/transfer.py \
     --base=experiments/studies/balance.py --jobs=2
 
-One source is the same task with stronger gravity, the other another body. A
-quarter of an hour a run on one CPU core (13 and 15 minutes were seen).
+One source is the same task with stronger gravity, the other has another body. A
+run takes about 15 minutes on one CPU core (measured: 13 and 15 minutes).
 """
 
 from experiments import learning_check
 
 
 def get_config():
-  """learning_check.py on a task that is learned sooner, with less an update."""
+  """learning_check.py with an easier task and smaller updates."""
   config = learning_check.get_config()
   config.name = 'balance'
   config.task = 'dmc_cartpole_balance'

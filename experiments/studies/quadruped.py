@@ -1,13 +1,12 @@
-"""Does transfer pay at full size, as the paper claims?
+"""The paper's claim at full size: transfer to quadruped walk and run.
 
   python -m experiments.grid --study=experiments/studies/quadruped.py \
     --base=experiments/dmc_quadruped.py --gpus 0 1 2 3
 
-Quadruped walk and run, the whole method and DreamerV2, to 402k env steps. The
-paper's claim is +50% (walk) and +100% (run) over DreamerV2; for what was
-published see experiments/dmc_quadruped.py. 4 runs and 1 teacher a seed, 4
-datasets. Given again, it continues from what is there; with more --seeds it
-adds runs.
+Quadruped walk and run, the full method and DreamerV2, to 402k env steps. The
+paper claims +50% (walk) and +100% (run) over DreamerV2; published returns are
+in experiments/dmc_quadruped.py. 4 runs and 1 teacher per seed, 4 datasets. The
+same command resumes the study; with more --seeds it adds runs.
 """
 
 TASKS = 'dmc_quadruped_walk', 'dmc_quadruped_run'
@@ -15,7 +14,7 @@ VARIANTS = 'dreamerv2', 'vid2act'
 
 
 def get_study(config):
-  """A point for each task and variant."""
+  """A job for each task and variant."""
   del config
   return {
     f'{task.removeprefix("dmc_")}_{variant}': {

@@ -1,13 +1,13 @@
-"""How far may the sources' dynamics or view be from the target's?
+"""Transfer under shifted dynamics and camera views.
 
   python -m experiments.grid --study=experiments/studies/shift.py
 
-The source is the target task itself, with gravity, gain or mass changed by a
-factor, or seen by another camera (docs/shifted-tasks.md). `same` is the task
-unchanged, `from_scratch` no source. `<key>_all` has all strengths of a key at
-once, the unchanged task among them: do the weights find it? 2 + 12 + 3 runs a
-seed, one a camera and one with all of them; a teacher for each but one of
-them; 13 datasets and one a camera.
+The source is the target task with gravity, gain or mass scaled by a factor, or
+with another camera (docs/shifted-tasks.md). `same` is the unchanged task,
+`from_scratch` has no source. `<key>_all` has all values of a key and the
+unchanged task as sources: do the similarity weights select it? Per seed 2 + 12
++ 3 runs, one per camera and one with all cameras, and a teacher for each of
+them but `from_scratch`; 13 datasets and one per camera.
 """
 
 import functools
@@ -17,46 +17,48 @@ from vid2act_jax import envs
 from vid2act_jax.loops import setup
 from vid2act_jax.types import UserError
 
-FACTORS = '0.25', '0.5', '2', '4'  # Beside 1, which is the task itself.
+FACTORS = '0.25', '0.5', '2', '4'  # In addition to 1, the task itself.
 KEYS = 'gravity', 'gain', 'mass'
-MOST_CAMERAS = 5
+MAX_CAMERAS = 5
 
 
 def get_study(config):
-  """Points by what is changed, and by how much."""
+  """Jobs by modifier and value."""
   task = config.task
-  points = {
+  jobs = {
     'from_scratch': {'variant': 'dreamerv2'},
-    'same': _from(task),
+    'same': _transfer_from(task),
   }
   for key in KEYS:
-    points |= _changed(task, key, FACTORS)
+    jobs |= _shifted_jobs(task, key, FACTORS)
   cameras = [
     number
     for number in _cameras(task, setup.env_settings(config))
     if number != config.env.camera
   ]
-  return points | (_changed(task, 'camera', cameras) if cameras else {})
+  return jobs | (_shifted_jobs(task, 'camera', cameras) if cameras else {})
 
 
-def _changed(task, key, values):
-  """One point for each value, and one with all of them and the task itself."""
+def _shifted_jobs(task, key, values):
+  """One job for each value, and one with all values and the task itself."""
   names = {value: shifted(task, key, value) for value in values}
-  points = {f'{key}_{value}': _from(name) for value, name in names.items()}
-  return {**points, f'{key}_all': _from(task, *names.values())}
+  jobs = {
+    f'{key}_{value}': _transfer_from(name) for value, name in names.items()
+  }
+  return {**jobs, f'{key}_all': _transfer_from(task, *names.values())}
 
 
-def _from(*sources):
+def _transfer_from(*sources):
   return {'variant': 'vid2act', 'sources': sources}
 
 
 @functools.cache
 def _cameras(task, settings):
-  """Numbers of the cameras that the task has, the first few, as text."""
-  # What is wrong with the task itself is told, not taken for no camera.
+  """Returns the numbers of the task's first cameras, as strings."""
+  # Errors of the task itself must be raised, not taken for a missing camera.
   envs.make(task, settings, 0).close()
   found = []
-  for number in map(str, range(MOST_CAMERAS)):
+  for number in map(str, range(MAX_CAMERAS)):
     try:
       envs.make(shifted(task, 'camera', number), settings, 0).close()
     except UserError:

@@ -1,8 +1,8 @@
-"""The studies' base for two CPU cores: cartpole swing-up, small networks.
+"""Base config of studies for two CPU cores: cartpole swing-up, small networks.
 
   python -m experiments.grid --study=experiments/studies/ablation.py
 
-As experiments/learning_check.py, which learns within these 60k env steps.
+Like experiments/learning_check.py, which learns within these 60k env steps.
 """
 
 from experiments import learning_check

@@ -1,21 +1,21 @@
-"""How many sources pay, in return, time and memory?
+"""Effect of the number of sources on return, time and memory.
 
   python -m experiments.grid --study=experiments/studies/sources.py
 
-The first 1, 2, 4 and 8 of one list, and none (dreamerv2). The list is
-config.sources, filled up from POOL and shuffled once for all seeds: a larger N
-has all that a smaller one has, and does not begin with what is related most.
-Which task comes first is chance, though: try another ORDER before you conclude
-from N = 1. Pretraining has as many updates and frames for every N: its batch is
-made one that they share out evenly.
-5 runs and 4 teachers a seed, 8 datasets.
+The first 1, 2, 4 and 8 sources of one list, and none (dreamerv2). The list is
+config.sources, extended from POOL and shuffled once for all seeds: the sources
+of a smaller N are a subset of those of a larger N, and do not start with the
+most related ones. The first task is random: try another SHUFFLE_SEED before
+drawing conclusions from N = 1. Pretraining has the same number of updates and
+frames for every N: its batch is divisible by every N.
+5 runs and 4 teachers per seed, 8 datasets.
 """
 
 import random
 
-NUMBERS = 1, 2, 4, 8
-ORDER = 0  # Seed of the shuffle.
-# By suite: tasks of several bodies, none with a long horizon.
+NUM_SOURCES = 1, 2, 4, 8
+SHUFFLE_SEED = 0  # Seed of the shuffle.
+# By suite: tasks with different bodies, none with a long horizon.
 POOL = {
   'dmc': (
     'dmc_cartpole_balance',
@@ -43,27 +43,27 @@ POOL = {
 
 
 def get_study(config):
-  """A point for each number of sources there are enough tasks for."""
-  tasks = candidates(config)[: NUMBERS[-1]]
-  random.Random(ORDER).shuffle(tasks)
-  batch = -(-config.pretrain.batch // NUMBERS[-1]) * NUMBERS[-1]
-  points = {'sources_0': {'variant': 'dreamerv2'}}
-  for number in NUMBERS:
+  """A job for each number of sources, as far as there are enough tasks."""
+  tasks = candidates(config)[: NUM_SOURCES[-1]]
+  random.Random(SHUFFLE_SEED).shuffle(tasks)
+  batch = -(-config.pretrain.batch // NUM_SOURCES[-1]) * NUM_SOURCES[-1]
+  jobs = {'sources_0': {'variant': 'dreamerv2'}}
+  for number in NUM_SOURCES:
     if number <= len(tasks):
-      points[f'sources_{number}'] = {
+      jobs[f'sources_{number}'] = {
         'variant': 'vid2act',
         'sources': tuple(tasks[:number]),
         'pretrain.batch': batch,
       }
-  return points
+  return jobs
 
 
 def candidates(config) -> list[str]:
-  """The config's own sources, then those of the pool that it has not."""
-  own = list(config.sources)
+  """The config's sources, followed by the other tasks of the pool."""
+  tasks = list(config.sources)
   more = POOL.get(config.task.split('_')[0], ())
-  known = {task.split('@')[0] for task in (*own, config.task)}
+  known = {task.split('@')[0] for task in (*tasks, config.task)}
   more = [task for task in more if task not in known]
-  if config.env.camera:  # Chosen for the config's own tasks.
+  if config.env.camera:  # Chosen for the config's tasks.
     more = [f'{task}@camera=0' for task in more]
-  return own + more
+  return tasks + more

@@ -1,4 +1,4 @@
-"""What the benchmarks count, on programs whose numbers are known."""
+"""Tests of the benchmarks' counts, on programs with known numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +16,19 @@ def count(fn, *args):
   return update.count(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
-def test_operations():
+def test_operations_are_counted():
   x = jnp.ones((3, 5))
   assert count(lambda x: x @ jnp.ones((5, 7)), x) == (2 * 3 * 5 * 7, 0)
   image, kernel = jnp.ones((2, 8, 8, 5)), jnp.ones((4, 4, 5, 6))
   taps = 2 * 2 * 3 * 3 * 6 * (4 * 4 * 5)
-  for form in conv.FORMS:
-    fn = lambda x, form=form: conv.conv(BlockedImage.of(x), kernel, form).x
+  for impl in conv.IMPLS:
+    fn = lambda x, impl=impl: conv.conv(BlockedImage.of(x), kernel, impl).x
     found, steps = count(fn, image)
     assert (found, steps) == (taps, 0)
 
 
 @pytest.mark.parametrize('unroll, steps', [(1, 10), (2, 5), (10, 0)])
-def test_steps(unroll, steps):
+def test_sequential_steps_are_counted(unroll, steps):
   def fn(x):
     step = lambda x, _: (x @ x, None)
     return jax.lax.scan(step, x, None, length=10, unroll=unroll)[0]
@@ -39,33 +39,35 @@ def test_steps(unroll, steps):
 
 
 def test_an_update_has_128_steps():
-  """50 and 50 back along the sequences, 14 and 14 back in imagination."""
+  """50 forward and backward over the sequences, 14 in imagination."""
   config = base.get_config().learner
   config.update(conv='native', cpu_chunk=0)
   agent = learner.build_agent(config, 6, (6,) * 4)
   key = jax.random.key(0)
   state = jax.eval_shape(lambda: agent.init(key, agent.teacher.init(key)))
-  for kept in ('none', 'float16'):
-    batch = jax.eval_shape(lambda k=kept: update.make_batch(agent, 50, 50, k))
+  for embeddings in ('none', 'float16'):
+    batch = jax.eval_shape(
+      lambda e=embeddings: update.make_batch(agent, 50, 50, e)
+    )
     operations, steps = count(agent.finetune_step, state, batch, key)
     assert steps == 128
     # Embedding: every frame of 5 batches, under 4 labels or its own.
-    expected = {'none': 1.8e12, 'float16': 1.2e12}[kept]
+    expected = {'none': 1.8e12, 'float16': 1.2e12}[embeddings]
     assert operations == pytest.approx(expected, rel=0.1)
 
 
-def test_what_is_told_of_an_update():
+def test_figures_of_an_update():
   arguments = '--preset quickstart --domains 1 --batch 2 --length 4 --horizon 3'
   args = update.parse([*arguments.split(), '--repeats', '1', '--no-parts'])
   figures = update.measure_update(args)
-  # The quickstart's chunks, summed one after another, are not counted.
+  # The sequential chunks of the quickstart are not counted.
   assert figures['sequential_steps'] == 2 * 4 + 2 * 2
   assert figures['compilations'] == 1
   for key in ('compile_s', 'update_s', 'operations', 'peak_memory_bytes'):
     assert figures[key] > 0
 
 
-def test_the_parts_of_an_update():
+def test_parts_of_an_update():
   s = small.setup()
 
   def outputs(state, batch):
@@ -106,5 +108,5 @@ backend_config={"known_trip_count":{"n":"5"}}
 """
 
 
-def test_kernels_of_a_compiled_program():
+def test_kernels_are_counted_in_hlo():
   assert kernels.count(_HLO) == {'kernels': 5 * 2 + 2, 'in_loops': 10}

@@ -1,4 +1,4 @@
-"""Sources, their metadata and prefetching."""
+"""Tests of source datasets, metadata and prefetching."""
 
 import contextlib
 import itertools
@@ -49,7 +49,7 @@ class TestSources:
       assert not action[..., dim:].any()
       padded = replays[domain].sample(5, 6, 4, 4, stream=domain + 1)
       assert_same(padded, {k: v[domain] for k, v in batch.items()})
-    # The same episodes and seed, but draws of their own.
+    # The same episodes and seed, but sampled independently.
     assert (frame[0] != frame[1]).any() and (frame[1] != frame[2]).any()
     with pytest.raises(ValueError, match='3 actions cannot hold 4'):
       replays[1].sample(0, 1, 1, pad_actions_to=3)
@@ -63,7 +63,7 @@ class TestSources:
     with pytest.raises(UserError, match='a: its frames are 4x4.*64x64'):
       sources.load_sources([folder], 1e6, 0, size=64)
     eps.save(folder, 1, make_episode(6))
-    with pytest.raises(UserError, match='promises 1 episodes, there are 2'):
+    with pytest.raises(UserError, match='says 1 episodes, there are 2'):
       sources.load_sources([folder], 1e6, 0)
     folder = self.make(tmp_path / 'b', [5], complete=False)
     with pytest.raises(UserError, match='not complete, it has 1 episodes'):
@@ -101,12 +101,12 @@ class TestMetadata:
         value = {**read['versions'], 'numpy': np.__version__, **value}
       assert read[key] == value
 
-  def test_half_collected(self, tmp_path):
+  def test_incomplete(self, tmp_path):
     dataset.write_metadata(tmp_path, 'probe_x', {}, DESCRIPTION, False)
-    about = dataset.read_metadata(tmp_path, partial=True)
-    assert (about['episodes'], about['return']) == (0, None)
-    assert about['success_rate'] is None
-    with pytest.raises(UserError, match=re.escape(dataset.AGAIN)):
+    metadata = dataset.read_metadata(tmp_path, partial=True)
+    assert (metadata['episodes'], metadata['return']) == (0, None)
+    assert metadata['success_rate'] is None
+    with pytest.raises(UserError, match=re.escape(dataset.RERUN_HINT)):
       dataset.read_metadata(tmp_path)
 
   def test_bad_metadata(self, tmp_path):
@@ -127,11 +127,13 @@ class TestMetadata:
 
 class TestPrefetch:
   def test_order_and_end(self):
-    got = list(prefetch(lambda: iter(range(20)), depth=3, put=lambda x: 2 * x))
-    assert got == list(range(0, 40, 2))
+    batches = list(
+      prefetch(lambda: iter(range(20)), depth=3, put=lambda x: 2 * x)
+    )
+    assert batches == list(range(0, 40, 2))
     assert list(prefetch(lambda: iter(()))) == []
 
-  def test_on_the_device(self):
+  def test_device_put(self):
     def batches():
       yield {'image': np.full((2, 3), 7, np.uint8)}
 
@@ -143,27 +145,27 @@ class TestPrefetch:
     def broken():
       yield 1
       yield 2
-      raise UserError('the third is broken')
+      raise UserError('the third batch failed')
 
     stream = prefetch(broken, depth=2, put=lambda x: x)
     assert [next(stream), next(stream)] == [1, 2]
-    with pytest.raises(UserError, match='the third is broken'):
+    with pytest.raises(UserError, match='the third batch failed'):
       next(stream)
     assert list(stream) == []
 
-  def test_ends_when_closed(self):
-    drawn = []
+  def test_close_stops_the_thread(self):
+    sampled = []
 
     def endless():
       for index in itertools.count():
-        drawn.append(index)
+        sampled.append(index)
         yield index
 
     stream = prefetch(endless, depth=2, put=lambda x: x)
     with contextlib.closing(stream):
       assert list(itertools.islice(stream, 5)) == list(range(5))
       deadline = time.monotonic() + 5
-      while len(drawn) < 7 and time.monotonic() < deadline:
+      while len(sampled) < 7 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert drawn == list(range(7))  # Two ahead, never more.
+    assert sampled == list(range(7))  # At most two ahead.
     assert not any(t.name.startswith('prefetch') for t in threading.enumerate())

@@ -1,4 +1,4 @@
-"""Episodes and cutting a stream of steps into them."""
+"""Tests of episodes and of splitting a stream of steps into episodes."""
 
 import numpy as np
 import pytest
@@ -28,17 +28,17 @@ class TestEpisodes:
       'success': True,
     }
 
-  def test_listing_sorts_and_ignores_leftovers(self, tmp_path):
+  def test_listing_sorts_and_ignores_temporary_files(self, tmp_path):
     for index in (10, 2, 1000000):
       eps.save(tmp_path, index, make_episode(3))
-    leftover = tmp_path / 'episodes' / ('000011-3.npz' + files.TEMPORARY)
-    leftover.write_bytes(b'half')
+    temporary = tmp_path / 'episodes' / ('000011-3.npz' + files.TEMPORARY)
+    temporary.write_bytes(b'half')
     assert [f.index for f in eps.list_episodes(tmp_path)] == [2, 10, 1000000]
     eps.clean(tmp_path)
-    assert not leftover.exists()
+    assert not temporary.exists()
     assert eps.list_episodes(tmp_path / 'nothing') == []
 
-  def test_interrupted_write_leaves_nothing(self, tmp_path, monkeypatch):
+  def test_interrupted_write_leaves_no_file(self, tmp_path, monkeypatch):
     def full(file, arrays):
       file.write(b'some of it')
       raise OSError(28, 'No space left on device')
@@ -48,9 +48,9 @@ class TestEpisodes:
       eps.save(tmp_path, 0, make_episode())
     assert list((tmp_path / 'episodes').iterdir()) == []
 
-  def test_taken_index_and_strange_names(self, tmp_path):
+  def test_existing_index_and_invalid_names(self, tmp_path):
     eps.save(tmp_path, 0, make_episode(3))
-    with pytest.raises(UserError, match='000000-3.npz: there already'):
+    with pytest.raises(UserError, match='000000-3.npz: already exists'):
       eps.save(tmp_path, 0, make_episode(4))
     path = tmp_path / 'episodes' / '000000-3.npz'
     twin = path.with_name('000000-4.npz')
@@ -63,7 +63,7 @@ class TestEpisodes:
 
   def test_unwritable_folder(self, tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(UserError, match='file/episodes: cannot make'):
+    with pytest.raises(UserError, match='file/episodes: cannot create'):
       eps.save(tmp_path / 'file', 0, make_episode())
 
   @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ class TestEpisodes:
       ({'is_terminal': np.ones(8, bool)}, "'is_terminal' is set before"),
     ],
   )
-  def test_validation_names_the_thing(self, change, message):
+  def test_validation_errors(self, change, message):
     episode = make_episode(8)
-    eps.validate(episode, 'here', size=4, action_dim=2)
+    eps.validate(episode, 'name', size=4, action_dim=2)
     for key, value in change.items():
       if value is None:
         del episode[key]
@@ -102,30 +102,30 @@ class TestEpisodes:
         episode[key] = value
       else:
         episode[key][5] = float(value)
-    with pytest.raises(UserError, match='^here: .*' + message):
-      eps.validate(episode, 'here', size=4, action_dim=2)
+    with pytest.raises(UserError, match='^name: .*' + message):
+      eps.validate(episode, 'name', size=4, action_dim=2)
 
   def test_validation_bounds(self):
     episode = make_episode(8)
     episode['action'][3] = 1.0005
-    eps.validate(episode, 'here')
+    eps.validate(episode, 'name')
     with pytest.raises(UserError, match='should be 64x64'):
-      eps.validate(episode, 'here', size=64)
-    with pytest.raises(UserError, match='here: holds no frames'):
-      eps.validate({k: v[:0] for k, v in episode.items()}, 'here')
+      eps.validate(episode, 'name', size=64)
+    with pytest.raises(UserError, match='name: holds no frames'):
+      eps.validate({k: v[:0] for k, v in episode.items()}, 'name')
 
   def test_damaged_files(self, tmp_path):
-    """Whatever happens to the bytes: read as they were, or a clear error."""
+    """Damaged files give the original arrays or a clear error."""
     episode = make_episode(20, size=8)
     path = eps.save(tmp_path, 0, episode)
     whole = path.read_bytes()
     random = np.random.default_rng(0)
-    refused = 0
-    for trial in range(200):
+    num_errors = 0
+    for attempt in range(200):
       damaged = bytearray(whole)
-      if trial % 2:
-        for at in random.integers(0, len(whole), 3):
-          damaged[at] ^= int(random.integers(1, 256))
+      if attempt % 2:
+        for index in random.integers(0, len(whole), 3):
+          damaged[index] ^= int(random.integers(1, 256))
       else:
         damaged = damaged[: random.integers(0, len(whole))]
       path.write_bytes(damaged)
@@ -135,13 +135,13 @@ class TestEpisodes:
         assert_same(arrays, episode)
       except UserError as error:
         assert str(path) in str(error)
-        refused += 1
-    assert refused > 150
+        num_errors += 1
+    assert num_errors > 150
 
   def test_wrong_files(self, tmp_path):
     path = eps.save(tmp_path, 0, make_episode(8))
     longer = path.rename(path.with_name('000000-9.npz'))
-    with pytest.raises(UserError, match=r'promises 9 frames.*\[8\]'):
+    with pytest.raises(UserError, match=r'says 9 frames.*\[8\]'):
       eps.load(longer)
     np.savez(path, image=np.array([{}], dtype=object))
     with pytest.raises(UserError, match='000000-8.npz: damaged or not'):
@@ -153,24 +153,24 @@ class TestEpisodes:
       eps.load(tmp_path / 'gone.npz')
 
 
-class TestAssembler:
-  def test_environments_out_of_step(self):
+class TestEpisodeBuilder:
+  def test_environments_with_different_lengths(self):
     lengths = [[4, 3, 5], [6, 2, 4]]
     streams = []
     for env, row in enumerate(lengths):
-      played = [make_episode(n, 10 * env + i) for i, n in enumerate(row)]
+      episodes = [make_episode(n, 10 * env + i) for i, n in enumerate(row)]
       streams.append(
-        {k: np.concatenate([e[k] for e in played]) for k in played[0]}
+        {k: np.concatenate([e[k] for e in episodes]) for k in episodes[0]}
       )
-    assembler, ended = EpisodeBuilder(), []
+    builder, ended = EpisodeBuilder(), []
     shared = {k: np.stack([s[k][0] for s in streams]) for k in streams[0]}
     for t in range(12):
       for key, value in shared.items():
         value[...] = [s[key][t] for s in streams]
       obs = {k: v for k, v in shared.items() if k != 'action'}
-      # At a reset, any action is to be ignored.
+      # Actions at resets must be ignored.
       action = np.where(obs['is_first'][:, None], 9, shared['action'])
-      ended += assembler.add({**obs, 'log_x': np.zeros(2)}, action)
+      ended += builder.add({**obs, 'log_x': np.zeros(2)}, action)
     assert [e['image'][0, 0, 0, 0] for e in ended] == [0, 10, 1, 11, 2, 12]
     for episode, length in zip(ended, [4, 6, 3, 2, 5, 4], strict=True):
       number = int(episode['image'][0, 0, 0, 0])
@@ -178,16 +178,16 @@ class TestAssembler:
       assert_same(episode, {k: expected[k] for k in episode})
       assert len(episode) == len(expected)
 
-  def test_interrupted_and_wrong_streams(self):
+  def test_interrupted_and_invalid_streams(self):
     episode = make_episode(3)
     rows = [{k: v[t][None] for k, v in episode.items()} for t in range(3)]
-    assembler = EpisodeBuilder()
+    builder = EpisodeBuilder()
     with pytest.raises(ValueError, match='Environment 0 has not been reset'):
-      assembler.add(rows[1], rows[1]['action'])
+      builder.add(rows[1], rows[1]['action'])
     ended = []
     for t in (0, 1, 0, 1, 2):
-      ended += assembler.add(rows[t], rows[t]['action'])
+      ended += builder.add(rows[t], rows[t]['action'])
     assert [len(e['reward']) for e in ended] == [3]
     floats = {**rows[0], 'image': np.ones((1, 4, 4, 3))}
     with pytest.raises(TypeError):
-      assembler.add(floats, np.zeros((1, 2)))
+      builder.add(floats, np.zeros((1, 2)))

@@ -1,4 +1,4 @@
-"""Imports as a user meets them, and looking at what came of them."""
+"""Tests of importing and inspecting datasets from the command line."""
 
 import errno
 import json
@@ -52,36 +52,38 @@ def load(folder):
 
 class TestImport:
   def test_command(self, source, tmp_path, capsys):
-    to = tmp_path / 'my_task'
+    target = tmp_path / 'my_task'
     command = ['import', '--format', 'dreamer', '--action-repeat', '2']
-    assert main([*command, str(source), str(to)]) == 0
-    assert f'{to}: 4 episodes' in capsys.readouterr().out
-    about = dataset.read_metadata(to)
-    assert (about['task'], about['episodes']) == ('my_task', 4)
-    assert (about['size'], about['action_dim']) == (4, 2)
-    assert about['env_steps'] == 2 * (sum(LENGTHS) - 4)
-    assert about['collected']['format'] == 'dreamer'
+    assert main([*command, str(source), str(target)]) == 0
+    assert f'{target}: 4 episodes' in capsys.readouterr().out
+    metadata = dataset.read_metadata(target)
+    assert (metadata['task'], metadata['episodes']) == ('my_task', 4)
+    assert (metadata['size'], metadata['action_dim']) == (4, 2)
+    assert metadata['env_steps'] == 2 * (sum(LENGTHS) - 4)
+    assert metadata['collected']['format'] == 'dreamer'
     for number, (length, episode) in enumerate(
-      zip(LENGTHS, load(to), strict=True)
+      zip(LENGTHS, load(target), strict=True)
     ):
       assert_same(episode, make_episode(length, number))
 
-  def test_goes_on(self, source, tmp_path, monkeypatch):
-    """Killed at any episode, run again: the same, and nothing twice."""
+  def test_resumes(self, source, tmp_path, monkeypatch):
+    """Killed at any episode and run again, it gives the same episodes."""
     run(source, tmp_path / 'whole')
     save = eps.save
     for kill in range(4):
       folder = tmp_path / f'killed{kill}'
       written = []
 
-      def die(directory, index, episode, kill=kill, written=written):
+      def interrupted_save(
+        directory, index, episode, kill=kill, written=written
+      ):
         if index == kill and kill not in written:
           written.append(index)
           raise KeyboardInterrupt
         written.append(index)
         return save(directory, index, episode)
 
-      monkeypatch.setattr(eps, 'save', die)
+      monkeypatch.setattr(eps, 'save', interrupted_save)
       with pytest.raises(KeyboardInterrupt):
         run(source, folder)
       with pytest.raises(UserError, match='not complete'):
@@ -94,29 +96,34 @@ class TestImport:
       ):
         assert_same(left, right)
 
-  def test_what_will_not_do_is_left_out(self, source, tmp_path, capsys):
+  def test_invalid_episodes_are_skipped(self, source, tmp_path, capsys):
     reward = make_episode(9)['reward']
     reward[4] = np.nan
     write(source, 1, 9, reward=reward)
     broken = source / '20260101T000003-abc-8.npz'
     whole = broken.read_bytes()
     broken.write_bytes(whole[:100])
-    to = tmp_path / 'to'
-    assert main(['import', '--format', 'dreamer', str(source), str(to)]) == 0
+    target = tmp_path / 'to'
+    assert (
+      main(['import', '--format', 'dreamer', str(source), str(target)]) == 0
+    )
     out = capsys.readouterr().out
-    assert '2 episodes' in out and '2 episodes will not do' in out
-    assert [len(e['reward']) for e in load(to)] == [6, 7]
-    reasons = {p.name: p.read_text() for p in (to / 'quarantine').glob('*.txt')}
+    assert '2 episodes' in out and '2 episodes are invalid' in out
+    assert [len(e['reward']) for e in load(target)] == [6, 7]
+    reasons = {
+      p.name: p.read_text() for p in (target / 'quarantine').glob('*.txt')
+    }
     assert len(reasons) == 2
     assert any("'reward' is not finite" in text for text in reasons.values())
-    # Mended at its source, it comes in by the next import.
+    # Fixed in the source, it is added by the next import.
     broken.write_bytes(whole)
-    about = run(source, to)
-    assert about['episodes'] == 3 and about['collected']['left_out'] == 1
-    assert [len(e['reward']) for e in load(to)] == [6, 7, 8]
-    assert len(list((to / 'quarantine').iterdir())) == 1
+    metadata = run(source, target)
+    assert metadata['episodes'] == 3
+    assert metadata['collected']['left_out'] == 1
+    assert [len(e['reward']) for e in load(target)] == [6, 7, 8]
+    assert len(list((target / 'quarantine').iterdir())) == 1
 
-  def test_source_that_grows(self, source, tmp_path):
+  def test_new_episodes_in_the_source(self, source, tmp_path):
     run(source, tmp_path / 'to')
     new = source / '20250101T000000-older-5.npz'  # First by its name.
     write(source, 7, 5)
@@ -125,17 +132,17 @@ class TestImport:
     for number, (length, episode) in enumerate(
       zip([*LENGTHS, 5], load(tmp_path / 'to'), strict=True)
     ):
-      wanted = make_episode(length, 7 if number == 4 else number)
-      assert_same(episode, wanted)
+      expected = make_episode(length, 7 if number == 4 else number)
+      assert_same(episode, expected)
 
   def test_other_sizes(self, source, tmp_path):
     write(source, 4, 5, image=np.zeros((5, 8, 8, 3), np.uint8))
-    about = run(source, tmp_path / 'mixed')
-    assert about['collected']['left_out'] == 1
+    metadata = run(source, tmp_path / 'mixed')
+    assert metadata['collected']['left_out'] == 1
     (reason,) = (tmp_path / 'mixed' / 'quarantine').iterdir()
     assert 'is 8x8, should be 4x4' in reason.read_text()
-    about = run(source, tmp_path / 'resized', size=4)
-    assert (about['episodes'], about['size']) == (5, 4)
+    metadata = run(source, tmp_path / 'resized', size=4)
+    assert (metadata['episodes'], metadata['size']) == (5, 4)
 
   def test_other_actions(self, source, tmp_path):
     write(source, 4, 5, action=np.zeros((5, 3), np.float32))
@@ -143,7 +150,7 @@ class TestImport:
     (reason,) = (tmp_path / 'to' / 'quarantine').iterdir()
     assert "'action' has 3 dimensions, should have 2" in reason.read_text()
 
-  def test_folder_of_something_else(self, source, tmp_path):
+  def test_folder_with_another_dataset(self, source, tmp_path):
     run(source, tmp_path / 'to')
     with pytest.raises(UserError, match='other options; choose another'):
       run(source, tmp_path / 'to', size=8)
@@ -155,36 +162,36 @@ class TestImport:
       run(source, tmp_path / 'to')
     assert len(load(tmp_path / 'to')) == 4
 
-  def test_nothing_there(self, tmp_path, capsys):
+  def test_missing_source(self, tmp_path, capsys):
     command = ['import', '--format', 'dreamer', str(tmp_path / 'no')]
     assert main([*command, str(tmp_path / 'to')]) == 1
     assert f'error: {tmp_path / "no"}' in capsys.readouterr().err
     assert not (tmp_path / 'to').exists()
 
-  def test_nothing_that_will_do(self, tmp_path):
+  def test_no_valid_episode(self, tmp_path):
     source = tmp_path / 'source'
     source.mkdir()
     write(source, 0, 4, reward=np.full(4, np.nan, np.float32))
-    with pytest.raises(UserError, match='no episode of it will do.*not finite'):
+    with pytest.raises(UserError, match='has no valid episode.*not finite'):
       run(source, tmp_path / 'to')
 
-  def test_source_that_vanishes(self, source, tmp_path):
-    def vanish(done, total):
+  def test_source_disappears(self, source, tmp_path):
+    def remove_source(done, total):
       if done == 2:
         source.rename(tmp_path / 'away')
 
     options = formats.Options()
-    to = tmp_path / 'to'
-    with pytest.raises(UserError, match='vanished at .*bring it back'):
+    target = tmp_path / 'to'
+    with pytest.raises(UserError, match='disappeared at .*restore it'):
       importing.import_dataset(
-        'dreamer', str(source), to, options, progress=vanish
+        'dreamer', str(source), target, options, progress=remove_source
       )
-    assert not (to / 'quarantine').exists() and len(load(to)) == 2
+    assert not (target / 'quarantine').exists() and len(load(target)) == 2
     (tmp_path / 'away').rename(source)
-    assert run(source, to)['episodes'] == 4
+    assert run(source, target)['episodes'] == 4
 
   def test_full_disk(self, source, tmp_path, monkeypatch):
-    to, fsync, calls = tmp_path / 'to', os.fsync, []
+    target, fsync, calls = tmp_path / 'to', os.fsync, []
 
     def full(descriptor):
       calls.append(descriptor)
@@ -193,15 +200,15 @@ class TestImport:
       fsync(descriptor)
 
     monkeypatch.setattr(os, 'fsync', full)
-    with pytest.raises(UserError, match='No space left.*already is kept'):
-      run(source, to)
+    with pytest.raises(UserError, match='No space left.*already .* are kept'):
+      run(source, target)
     monkeypatch.undo()
-    assert 0 < len(load(to)) < 4
-    assert not list(to.rglob('*' + files.TEMPORARY))
-    assert run(source, to)['episodes'] == 4
+    assert 0 < len(load(target)) < 4
+    assert not list(target.rglob('*' + files.TEMPORARY))
+    assert run(source, target)['episodes'] == 4
 
 
-class TestLook:
+class TestInspect:
   def make(self, folder, lengths=(6, 9, 7)):
     fill(folder, lengths)
     dataset.write_metadata(
@@ -209,13 +216,13 @@ class TestLook:
     )
     return folder
 
-  def test_facts(self, tmp_path):
-    facts = inspect.inspect(self.make(tmp_path))
-    np.testing.assert_array_equal(facts['lengths'], [6, 9, 7])
-    np.testing.assert_allclose(facts['returns'], [15, 8036, 12021])
-    np.testing.assert_allclose(facts['action_high'], [8 / 256] * 2)
-    assert facts['bytes_held'] == 22 * (4 * 4 * 3 + 2 * 4 + 4 + 1 + 4)
-    assert facts['successes'] is None and facts['problems'] == []
+  def test_statistics(self, tmp_path):
+    info = inspect.inspect(self.make(tmp_path))
+    np.testing.assert_array_equal(info['lengths'], [6, 9, 7])
+    np.testing.assert_allclose(info['returns'], [15, 8036, 12021])
+    np.testing.assert_allclose(info['action_high'], [8 / 256] * 2)
+    assert info['bytes_held'] == 22 * (4 * 4 * 3 + 2 * 4 + 4 + 1 + 4)
+    assert info['successes'] is None and info['problems'] == []
 
   def test_command(self, tmp_path, capsys):
     folder = self.make(tmp_path / 'd')
@@ -231,12 +238,12 @@ class TestLook:
     ):
       assert part in out, part
     assert 'problem' not in out
-    picture = np.array(Image.open(folder / 'contact_sheet.png'))
-    # A row an episode, worst return first; first and last frames at the ends.
-    assert picture.shape == (3 * 6, 10 * 6, 3)
+    sheet = np.array(Image.open(folder / 'contact_sheet.png'))
+    # One row per episode, lowest return first; first and last frames included.
+    assert sheet.shape == (3 * 6, 10 * 6, 3)
     for row, length in enumerate((6, 9, 7)):
-      assert picture[6 * row, 0].tolist() == [row, 0, 0]
-      assert picture[6 * row, 54].tolist() == [row, length - 1, 0]
+      assert sheet[6 * row, 0].tolist() == [row, 0, 0]
+      assert sheet[6 * row, 54].tolist() == [row, length - 1, 0]
 
   def test_problems(self, tmp_path, capsys):
     folder = self.make(tmp_path / 'd')
@@ -249,11 +256,11 @@ class TestLook:
     assert main(['inspect', str(folder)]) == 0
     out = capsys.readouterr().out
     assert 'problem: 1 in quarantine, the first: 000001-9.npz' in out
-    about = json.loads((folder / dataset.FILE).read_text())
-    about['complete'] = False
-    (folder / dataset.FILE).write_text(json.dumps(about))
+    metadata = json.loads((folder / dataset.FILE).read_text())
+    metadata['complete'] = False
+    (folder / dataset.FILE).write_text(json.dumps(metadata))
     assert main(['inspect', str(folder)]) == 0
-    assert 'problem: unfinished; run what made it' in capsys.readouterr().out
+    assert 'problem: unfinished; run the command' in capsys.readouterr().out
 
   def test_no_dataset(self, tmp_path, capsys):
     assert main(['inspect', str(tmp_path)]) == 1

@@ -1,4 +1,4 @@
-"""Damaged episodes: found, told apart, put aside, and trained without."""
+"""Tests of validating datasets and moving invalid episodes to quarantine."""
 
 import re
 import zipfile
@@ -16,7 +16,7 @@ LENGTH = 8
 
 
 def changed(**arrays):
-  """The bytes of an episode with other arrays; None: without."""
+  """Writes an episode with other arrays; None removes one."""
 
   def write(path, random):
     del random
@@ -44,7 +44,7 @@ def flipped(path, random):
 
 
 def renamed(path, random):
-  changed()(path.with_name(f'strange-{random.integers(1e9)}.npz'), random)
+  changed()(path.with_name(f'invalid-{random.integers(1e9)}.npz'), random)
 
 
 def nan_reward(path, random):
@@ -53,7 +53,7 @@ def nan_reward(path, random):
   changed(reward=reward)(path, random)
 
 
-# How a file is spoilt, and a word of the reason.
+# Ways to damage a file, and a pattern of the reason.
 DAMAGE = {
   'cut off': (cut, 'damaged'),
   'bit flipped': (flipped, 'damaged'),
@@ -66,7 +66,7 @@ DAMAGE = {
   'nan reward': (nan_reward, "'reward' is not finite at frame"),
   'no frames': (
     changed(**{k: v[:0] for k, v in make_episode(LENGTH).items()}),
-    'the name promises 8',
+    'the name says 8',
   ),
   'other image size': (
     changed(image=np.zeros((LENGTH, 6, 6, 3), np.uint8)),
@@ -84,79 +84,79 @@ DAMAGE = {
     lambda path, random: changed()(
       path.with_name(path.name.replace('-8', '-7')), random
     ),
-    'the name promises 7 frames',
+    'the name says 7 frames',
   ),
-  'strange name': (renamed, 'not named <index>-<length>'),
+  'invalid name': (renamed, 'not named <index>-<length>'),
 }
 
 
 @pytest.fixture
-def sound(tmp_path):
+def valid_dataset(tmp_path):
   """A dataset of three episodes."""
   fill(tmp_path, [6, 9, 7])
   dataset.write_metadata(tmp_path, 'x', {'method': 'm'}, DESCRIPTION, True)
   return tmp_path
 
 
-def test_two_hundred_damaged_files(sound, capsys):
+def test_two_hundred_damaged_files(valid_dataset, capsys):
   random = np.random.default_rng(0)
   names = list(DAMAGE)
   kinds = {}
   for number in range(200):
     kind = names[number % len(names)]
-    path = sound / 'episodes' / f'{number + 10:06d}-{LENGTH}.npz'
+    path = valid_dataset / 'episodes' / f'{number + 10:06d}-{LENGTH}.npz'
     before = set(path.parent.iterdir())
     DAMAGE[kind][0](path, random)
     (new,) = set(path.parent.iterdir()) - before
     kinds[new.name] = kind
-  broken = quarantine.find(sound)
-  assert {path.name for path in broken} == set(kinds)
-  assert main(['validate', str(sound)]) == 0
-  assert f'3 episodes are sound, {len(kinds)} were' in capsys.readouterr().out
-  reasons = quarantine.reasons(sound)
+  invalid = quarantine.find_invalid(valid_dataset)
+  assert {path.name for path in invalid} == set(kinds)
+  assert main(['validate', str(valid_dataset)]) == 0
+  assert f'3 episodes are valid, {len(kinds)} were' in capsys.readouterr().out
+  reasons = quarantine.read_reasons(valid_dataset)
   assert set(reasons) == set(kinds)
   for name, kind in kinds.items():
-    assert (sound / 'quarantine' / name).is_file()
+    assert (valid_dataset / 'quarantine' / name).is_file()
     match = re.search(DAMAGE[kind][1], reasons[name])
     assert match, (kind, reasons[name])
-  # What is sound is what it was, and is trained on.
-  assert [f.index for f in eps.list_episodes(sound)] == [0, 1, 2]
-  replays, about = sources.load_sources([sound], 1e9, 0)
-  assert about[0]['episodes'] == replays[0].num_episodes == 3
+  # Valid episodes are unchanged and can be sampled.
+  assert [f.index for f in eps.list_episodes(valid_dataset)] == [0, 1, 2]
+  replays, metadata = sources.load_sources([valid_dataset], 1e9, 0)
+  assert metadata[0]['episodes'] == replays[0].num_episodes == 3
   assert replays[0].sample(0, 4, 6)['image'].shape == (4, 6, 4, 4, 3)
 
 
-def test_sound_dataset_is_left_alone(sound, capsys):
-  before = {p: p.read_bytes() for p in sound.rglob('*.npz')}
-  assert main(['validate', str(sound)]) == 0
-  assert '3 episodes are sound, 0 were' in capsys.readouterr().out
-  assert {p: p.read_bytes() for p in sound.rglob('*.npz')} == before
-  assert not (sound / 'quarantine').exists()
+def test_valid_dataset_is_unchanged(valid_dataset, capsys):
+  before = {p: p.read_bytes() for p in valid_dataset.rglob('*.npz')}
+  assert main(['validate', str(valid_dataset)]) == 0
+  assert '3 episodes are valid, 0 were' in capsys.readouterr().out
+  assert {p: p.read_bytes() for p in valid_dataset.rglob('*.npz')} == before
+  assert not (valid_dataset / 'quarantine').exists()
 
 
-def test_dry_run_moves_nothing(sound, capsys):
-  path = sound / 'episodes' / '000001-9.npz'
+def test_dry_run_moves_nothing(valid_dataset, capsys):
+  path = valid_dataset / 'episodes' / '000001-9.npz'
   path.write_bytes(path.read_bytes()[:99])
-  assert main(['validate', '--dry-run', str(sound)]) == 1
+  assert main(['validate', '--dry-run', str(valid_dataset)]) == 1
   assert '000001-9.npz: damaged' in capsys.readouterr().out
   assert path.exists()
 
 
-def test_training_names_the_way_out(sound):
-  path = sound / 'episodes' / '000001-9.npz'
+def test_training_error_names_the_command(valid_dataset):
+  path = valid_dataset / 'episodes' / '000001-9.npz'
   path.write_bytes(path.read_bytes()[:99])
   with pytest.raises(UserError, match='000001-9.npz.*data validate DATASET'):
-    sources.load_sources([sound], 1e9, 0)
+    sources.load_sources([valid_dataset], 1e9, 0)
 
 
-def test_wrong_metadata_empties_nothing(sound, capsys):
+def test_wrong_metadata_moves_nothing(valid_dataset, capsys):
   description = {**DESCRIPTION, 'action_dim': 5}
-  dataset.write_metadata(sound, 'x', {'method': 'm'}, description, True)
-  assert main(['validate', str(sound)]) == 1
-  told = capsys.readouterr().err
-  assert 'metadata.json: contradicts every sound episode' in told
-  assert "'action' has 2 dimensions, should have 5" in told
-  assert len(eps.list_episodes(sound)) == 3
+  dataset.write_metadata(valid_dataset, 'x', {'method': 'm'}, description, True)
+  assert main(['validate', str(valid_dataset)]) == 1
+  err = capsys.readouterr().err
+  assert 'metadata.json: contradicts every valid episode' in err
+  assert "'action' has 2 dimensions, should have 5" in err
+  assert len(eps.list_episodes(valid_dataset)) == 3
 
 
 def test_no_dataset(tmp_path, capsys):

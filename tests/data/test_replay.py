@@ -1,4 +1,4 @@
-"""Replay: bounds, sampling and going on after an interruption."""
+"""Tests of replay: capacity, sampling and resuming."""
 
 import numpy as np
 import pytest
@@ -14,13 +14,13 @@ from vid2act_jax.data import files, store
 from vid2act_jax.data.replay import Replay
 from vid2act_jax.types import UserError
 
-# Of the episodes here.
+# Bytes per frame of the episodes in these tests.
 FRAME = store.record_bytes(store.frame_columns(size=4, action_dim=2))
 
 
 class TestReplay:
   def test_chunks(self, tmp_path):
-    """Whole, in order, inside one episode, each action with its frame."""
+    """Chunks are consecutive frames of one episode, with their prev_action."""
     replay = Replay(fill(tmp_path, [7, 20, 5, 3, 31]), 1000 * FRAME, seed=0)
     batch = replay.sample(0, batch=400, length=5)
     assert batch['image'].shape == (400, 5, 4, 4, 3)
@@ -46,18 +46,19 @@ class TestReplay:
   def test_starts_are_uniform(self, tmp_path):
     lengths, length = [7, 20, 5, 3, 31], 5
     replay = Replay(fill(tmp_path, lengths), 1000 * FRAME, seed=3)
-    places = [
+    starts = [
       (n, t) for n, T in enumerate(lengths) for t in range(T - length + 1)
     ]
-    assert replay.num_starts(length) == len(places) == 47
-    counts = dict.fromkeys(places, 0)
+    assert replay.num_starts(length) == len(starts) == 47
+    counts = dict.fromkeys(starts, 0)
     for index in range(100):
       first = replay.sample(index, 94, length)['image'][:, 0, 0, 0]
       for number, start, _ in first:
         counts[int(number), int(start)] += 1
     expected = 9400 / 47
     chi2 = sum((c - expected) ** 2 / expected for c in counts.values())
-    # 46 degrees of freedom: 99.9% of fair draws lie below 81.4, 0.1% below 20.
+    # 46 degrees of freedom: 99.9% of uniform samples are below 81.4, 0.1% below
+    # 20.
     assert 20 < chi2 < 81.4
 
   def test_deterministic(self, tmp_path):
@@ -91,22 +92,22 @@ class TestReplay:
     assert stats['return_mean'] == pytest.approx(2510.5)
     assert replay.sample(0, 2, 6)['action'].shape == (2, 6, 2)
 
-  def test_resumed_run_equals_the_uninterrupted(self, tmp_path):
-    before, after = [9, 5, 8, 12, 6, 7], [10, 11, 4]
+  def test_resumed_run_equals_uninterrupted_run(self, tmp_path):
+    first_part, second_part = [9, 5, 8, 12, 6, 7], [10, 11, 4]
     whole = Replay(tmp_path / 'whole', 30 * FRAME, 5, owner=True)
-    play(whole, before + after)
+    play(whole, first_part + second_part)
     run = Replay(tmp_path / 'run', 30 * FRAME, 5, owner=True)
-    play(run, before)
-    run.release()
+    play(run, first_part)
+    run.delete_evicted()
     checkpoint = run.total_episodes
     held = run.sample(3, 8, 4)
-    play(run, [20, 3, 30], first=6)  # Lost: ended after the checkpoint.
+    play(run, [20, 3, 30], first=6)  # After the checkpoint: deleted.
     run = Replay(
       tmp_path / 'run', 30 * FRAME, 5, owner=True, keep_episodes=checkpoint
     )
     assert run.total_episodes == 6
     assert_same(run.sample(3, 8, 4), held)
-    play(run, after, first=6)
+    play(run, second_part, first=6)
     assert_same(run.sample(4, 8, 4), whole.sample(4, 8, 4))
     again = Replay(tmp_path / 'run', 30 * FRAME, 5, owner=True)
     assert_same(again.sample(4, 8, 4), whole.sample(4, 8, 4))
@@ -117,14 +118,14 @@ class TestReplay:
     for number, length in enumerate([6, 9, 5, 3, 8, 20, 2, 18]):
       play(replay, [length], first=number)
       held.append(replay.num_frames)
-      # Opened anew, the folder gives what is held now.
+      # A new replay of the folder holds the same episodes.
       again = Replay(tmp_path, 20 * FRAME, seed=0)
       assert again.stats() == replay.stats()
       assert_same(again.sample(0, 8, 2), replay.sample(0, 8, 2))
     assert held == [6, 15, 20, 17, 16, 20, 2, 20]
     assert replay.total_episodes == replay.episodes_on_disk == 8
     assert replay.stats()['bytes'] == replay.stats()['capacity_bytes']
-    replay.release()
+    replay.delete_evicted()
     assert [f.index for f in eps.list_episodes(tmp_path)] == [6, 7]
     assert (replay.num_episodes, replay.episodes_on_disk) == (2, 2)
     with pytest.raises(
@@ -132,14 +133,14 @@ class TestReplay:
     ):
       play(replay, [21], first=8)
 
-  def test_everything_may_stay_on_disk(self, tmp_path):
+  def test_keep_all_keeps_evicted_episodes(self, tmp_path):
     replay = Replay(tmp_path, 20 * FRAME, 0, owner=True, keep_all=True)
     play(replay, [15, 15, 15])
-    replay.release()
+    replay.delete_evicted()
     assert (replay.num_episodes, len(eps.list_episodes(tmp_path))) == (1, 3)
 
   def test_chunks_across_episodes(self, tmp_path):
-    """On request: then every frame with enough behind it starts a chunk."""
+    """With `cross_episodes`, every frame with enough after it is a start."""
     lengths, length = [3, 2, 4, 9], 5
     fill(tmp_path, lengths, terminal=True)
     replay = Replay(tmp_path, 1000 * FRAME, 0, cross_episodes=True)
@@ -154,25 +155,25 @@ class TestReplay:
       assert frames.tolist() == [list(p) for p in stream[start:][:length]]
       first = batch['is_first'][row]
       np.testing.assert_array_equal(first, frames[:, 1] == 0)
-      ends = [t == lengths[n] - 1 for n, t in frames]
-      np.testing.assert_array_equal(batch['discount'][row], np.invert(ends))
+      terminal = [t == lengths[n] - 1 for n, t in frames]
+      np.testing.assert_array_equal(batch['discount'][row], np.invert(terminal))
       seen.add(start)
     assert seen == set(range(replay.num_starts(length)))
 
   def test_source_is_only_read(self, tmp_path):
     fill(tmp_path, [6, 9, 3])
-    leftover = tmp_path / 'episodes' / ('000011-3.npz' + files.TEMPORARY)
-    leftover.write_bytes(b'being written by another')
+    temporary = tmp_path / 'episodes' / ('000011-3.npz' + files.TEMPORARY)
+    temporary.write_bytes(b'partial')
     replay = Replay(tmp_path, 13 * FRAME, seed=0)
     assert (replay.num_episodes, replay.episodes_on_disk) == (2, 3)
     with pytest.raises(ValueError, match='only read'):
-      replay.release()
+      replay.delete_evicted()
     with pytest.raises(ValueError, match='only read'):
       play(replay, [3])
     assert len(eps.list_episodes(tmp_path)) == 3
-    assert leftover.exists()
+    assert temporary.exists()
 
-  def test_bad_folders(self, tmp_path):
+  def test_invalid_folders(self, tmp_path):
     with pytest.raises(UserError, match='nowhere: no episodes.*collect'):
       Replay(tmp_path / 'nowhere', 10 * FRAME, 0)
     assert not (tmp_path / 'nowhere').exists()

@@ -1,4 +1,4 @@
-"""The ring of records on disk."""
+"""Tests of the ring buffer of records."""
 
 import errno
 import os
@@ -25,9 +25,9 @@ def read(ring, position, length):
   return out
 
 
-def test_the_newest_are_held(tmp_path):
-  """Whatever the lengths, also over the ring's end."""
-  ring = store.Ring(tmp_path, 10, COLUMNS)
+def test_newest_records_are_held(tmp_path):
+  """For all lengths, also if records wrap around."""
+  ring = store.RingBuffer(tmp_path, 10, COLUMNS)
   stream = {key: [] for key in KEYS}
   position = 0
   for number, length in enumerate([4, 7, 1, 10, 3, 9, 5]):
@@ -43,35 +43,35 @@ def test_the_newest_are_held(tmp_path):
 
 
 def test_wider_actions_and_strided_images(tmp_path):
-  ring = store.Ring(tmp_path, 8, COLUMNS)
+  ring = store.RingBuffer(tmp_path, 8, COLUMNS)
   new = records(5, 3)
-  turned = new['image'].transpose(0, 2, 1, 3)  # Not contiguous.
-  ring.write(6, {**new, 'image': turned})
+  transposed = new['image'].transpose(0, 2, 1, 3)  # Not contiguous.
+  ring.write(6, {**new, 'image': transposed})
   out = {**ring.empty((5,)), 'action': np.zeros((5, 4), np.float32)}
   ring.read(6, out)
-  np.testing.assert_array_equal(out['image'], turned)
+  np.testing.assert_array_equal(out['image'], transposed)
   np.testing.assert_array_equal(out['action'][:, :2], new['action'])
   assert not out['action'][:, 2:].any()
 
 
-def test_nothing_is_left_behind(tmp_path):
-  ring = store.Ring(tmp_path, 8, COLUMNS)
+def test_no_files_are_left(tmp_path):
+  ring = store.RingBuffer(tmp_path, 8, COLUMNS)
   ring.write(0, records(5, 0))
   assert os.listdir(tmp_path) == []
 
 
-def test_disk_space_is_taken_as_it_is_used(tmp_path):
-  """A bound far beyond the disk is no error until it is reached."""
+def test_disk_space_is_allocated_on_write(tmp_path):
+  """A capacity larger than the disk is no error until it is reached."""
   columns = store.frame_columns(64, 2)
   frame = store.record_bytes(columns)
   assert frame == 64 * 64 * 3 + 2 * 4 + 4 + 1 + 4
-  ring = store.Ring(tmp_path, int(5e12 / frame), columns)
+  ring = store.RingBuffer(tmp_path, int(5e12 / frame), columns)
   episode = {k: v[:1] for k, v in make_episode(2, size=64).items()}
   ring.write(0, episode)
 
 
 def test_full_disk(tmp_path, monkeypatch):
-  ring = store.Ring(tmp_path, 8, COLUMNS)
+  ring = store.RingBuffer(tmp_path, 8, COLUMNS)
 
   def full(*unused):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -82,15 +82,15 @@ def test_full_disk(tmp_path, monkeypatch):
 
 
 def test_short_writes_are_completed(tmp_path, monkeypatch):
-  ring = store.Ring(tmp_path, 8, COLUMNS)
-  whole = os.pwrite
+  ring = store.RingBuffer(tmp_path, 8, COLUMNS)
+  pwrite = os.pwrite
   monkeypatch.setattr(
-    os, 'pwrite', lambda file, data, at: whole(file, data[:700], at)
+    os, 'pwrite', lambda file, data, offset: pwrite(file, data[:700], offset)
   )
   ring.write(0, records(5, 1))
   assert_same(read(ring, 0, 5), records(5, 1))
 
 
-def test_folder_that_cannot_be_used(tmp_path):
-  with pytest.raises(UserError, match='nowhere: cannot hold the frames'):
-    store.Ring(tmp_path / 'nowhere', 8, COLUMNS)
+def test_missing_folder(tmp_path):
+  with pytest.raises(UserError, match='nowhere: cannot store the frames'):
+    store.RingBuffer(tmp_path / 'nowhere', 8, COLUMNS)

@@ -1,4 +1,4 @@
-"""Files made to harm: refused early, by name, with nothing of them run."""
+"""Malicious files are rejected early, by name, and no code of them is run."""
 
 import ast
 import json
@@ -20,13 +20,13 @@ from vid2act_jax.data import episodes as eps
 from vid2act_jax.types import UserError
 
 _ROOT = pathlib.Path(__file__).parents[2]
-mark = pytest.fixture(untrusted_data.mark)
-frugal = pytest.fixture(untrusted_data.frugal)
+sentinel = pytest.fixture(untrusted_data.sentinel)
+resource_limits = pytest.fixture(untrusted_data.resource_limits)
 
 
 class TestNpz:
   @pytest.mark.parametrize(
-    'how, message',
+    'kwargs, message',
     [
       ({}, 'claim to hold 12.9 GB'),
       ({'gib': 1, 'count': 3}, 'claim to hold 3.22 GB'),
@@ -34,13 +34,13 @@ class TestNpz:
       ({'claimed': 1 << 60, 'gib': 1}, r'claim to hold 1.15e\+09 GB'),
     ],
   )
-  def test_bombs(self, tmp_path, how, message, frugal):
-    path = write_bombs(tmp_path / '000000-8.npz', **how)
+  def test_bombs(self, tmp_path, kwargs, message, resource_limits):
+    path = write_bombs(tmp_path / '000000-8.npz', **kwargs)
     assert path.stat().st_size < 16 << 20
     with pytest.raises(UserError, match=f'{path}: .*{message}.*restore it, or'):
       eps.load(path)
 
-  def test_a_stream_longer_than_it_claims(self, tmp_path, frugal):
+  def test_member_longer_than_claimed(self, tmp_path, resource_limits):
     path = tmp_path / 'a.npz'
     with zipfile.ZipFile(path, 'w') as archive:
       archive.writestr('a.npy', zeros(header((99,)), 2 << 10))
@@ -49,7 +49,7 @@ class TestNpz:
     with pytest.raises(UserError, match='a.npz: damaged.*CRC'):
       files.read_npz(path)
 
-  def test_what_is_not_wanted_is_not_unpacked(self, tmp_path, frugal):
+  def test_unused_members_are_not_unpacked(self, tmp_path, resource_limits):
     path = write_bombs(tmp_path / 'a.npz')
     with zipfile.ZipFile(path, 'a') as archive:
       archive.writestr('reward.npy', npy(np.ones(3, np.float32)))
@@ -75,7 +75,7 @@ class TestNpz:
       (b'\x80\x04N.', 'reading magic'),
     ],
   )
-  def test_headers(self, tmp_path, data, message, frugal):
+  def test_headers(self, tmp_path, data, message, resource_limits):
     path = tmp_path / 'a.npz'
     with zipfile.ZipFile(path, 'w') as archive:
       archive.writestr('a.npy', data)
@@ -102,7 +102,7 @@ class TestNpz:
     with pytest.raises(UserError, match='it has 10001 members.*restore'):
       files.read_npz(path)
 
-  def test_plain_arrays_are_what_they_were(self, tmp_path):
+  def test_plain_arrays_round_trip(self, tmp_path):
     arrays = {
       'fortran': np.asfortranarray(np.arange(6.0).reshape(2, 3)),
       'scalar': np.array(3),
@@ -117,8 +117,8 @@ class TestNpz:
         assert read[key].dtype == value.dtype and read[key].flags.writeable
         np.testing.assert_array_equal(read[key], value)
 
-  def test_pickles(self, tmp_path, mark):
-    array = np.array([Payload(mark)] * 3, object)
+  def test_pickles(self, tmp_path, sentinel):
+    array = np.array([Payload(sentinel)] * 3, object)
     path = tmp_path / '000000-3.npz'
     np.savez(path, image=array, reward=array, actions=array, terminals=array)
     for read in (eps.load, eps.load_summary, weights.read):
@@ -167,7 +167,9 @@ class TestMetadata:
     dataset.write_metadata(tmp_path, 'x', {'method': 'm'}, DESCRIPTION, True)
     path = tmp_path / dataset.FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
-    with pytest.raises(UserError, match=f'{path}: of another .*{key}.*restore'):
+    with pytest.raises(
+      UserError, match=f'{path}: values of the wrong type.*{key}.*restore'
+    ):
       dataset.read_metadata(tmp_path)
 
   def test_reasons(self, tmp_path):
@@ -175,12 +177,12 @@ class TestMetadata:
     path.parent.mkdir()
     path.write_bytes(b'\xff')
     with pytest.raises(UserError, match=f'{path}: cannot be read.*remove it'):
-      quarantine.reasons(tmp_path)
+      quarantine.read_reasons(tmp_path)
 
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_checkpoints(tmp_path):
-  """A few bytes may claim any shape, or any size of their parts."""
+  """A few bytes can claim any shape or any chunk size."""
   import tensorstore
 
   from vid2act_jax.loops.checkpoint import Checkpoint
@@ -190,9 +192,9 @@ def test_checkpoints(tmp_path):
   saver.save(1, state, {})
   base = f'file://{tmp_path}/1/state/'
   store = tensorstore.KvStore.open({'driver': 'ocdbt', 'base': base}).result()
-  about = json.loads(store['a/.zarray'])
+  metadata = json.loads(store['a/.zarray'])
   for change in ({'shape': [1 << 36]}, {'chunks': [1 << 36]}):
-    store['a/.zarray'] = json.dumps({**about, **change}).encode()
+    store['a/.zarray'] = json.dumps({**metadata, **change}).encode()
     for read in (saver.restore_raw, lambda: saver.restore(state)):
       with pytest.raises(
         UserError, match=f'{tmp_path}/1 .*275 GB.*use another folder'
@@ -220,9 +222,9 @@ _CODE = {'pickle', 'cloudpickle', 'dill', 'joblib', 'marshal', 'shelve', 'yaml'}
 
 
 @pytest.mark.parametrize('folder', ['vid2act_jax', 'experiments'])
-def test_nothing_that_is_read_is_run(folder):
-  """What could run what a file says is not in the code."""
-  seen = []
+def test_no_code_is_run_from_files(folder):
+  """The code base has no calls that can run code from a file."""
+  torch_loads = []
   for path in sorted((_ROOT / folder).rglob('*.py')):
     for node in ast.walk(ast.parse(path.read_text())):
       where = f'{path}:{getattr(node, "lineno", 0)}'
@@ -236,19 +238,19 @@ def test_nothing_that_is_read_is_run(folder):
       if not isinstance(node, ast.Call):
         continue
       called = ast.unparse(node.func)
-      given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+      kwargs = {k.arg: ast.unparse(k.value) for k in node.keywords}
       assert called not in ('eval', 'exec', 'compile', '__import__'), where
-      assert given.get('allow_pickle', 'False') == 'False', where
+      assert kwargs.get('allow_pickle', 'False') == 'False', where
       if called in ('np.load', 'numpy.load', 'np.lib.format.read_array'):
-        assert 'allow_pickle' in given, where
+        assert 'allow_pickle' in kwargs, where
       if re.fullmatch(r'torch\.(load|jit\.load)|.*torch\.load', called):
-        assert given.get('weights_only') == 'True', where
-        seen.append(called)
-  assert seen == (['torch.load'] if folder == 'vid2act_jax' else [])
+        assert kwargs.get('weights_only') == 'True', where
+        torch_loads.append(called)
+  assert torch_loads == (['torch.load'] if folder == 'vid2act_jax' else [])
 
 
-def test_sound_episodes_are_read(tmp_path):
-  """Blank frames and flags shrink to a thousandth and are no bomb."""
+def test_valid_episodes_are_read(tmp_path):
+  """Blank frames and flags compress about 1000 times and are accepted."""
   episode = make_episode(3000, size=64)
   episode['image'][:] = episode['action'][:] = 0
   path = eps.save(tmp_path, 0, episode)

@@ -1,4 +1,4 @@
-"""Weights of other programs: read as they are, or refused by name."""
+"""Tests of reading weights of other programs."""
 
 import json
 import struct
@@ -14,8 +14,8 @@ from tests.untrusted_data import Payload, write_bombs
 from vid2act_jax.data import weights
 from vid2act_jax.types import UserError
 
-mark = pytest.fixture(untrusted_data.mark)
-frugal = pytest.fixture(untrusted_data.frugal)
+sentinel = pytest.fixture(untrusted_data.sentinel)
+resource_limits = pytest.fixture(untrusted_data.resource_limits)
 
 
 def test_npz(tmp_path):
@@ -24,11 +24,11 @@ def test_npz(tmp_path):
   np.savez(tmp_path / 'a.npz', a=np.array(['x']))
   with pytest.raises(UserError, match="a.npz: 'a' is <U1, should.*convert"):
     weights.read(tmp_path / 'a.npz')
-  with pytest.raises(UserError, match='gone.pt: not a file; give one'):
+  with pytest.raises(UserError, match='gone.pt: not a file; pass a weights'):
     weights.read(tmp_path / 'gone.pt')
 
 
-def test_safetensors(tmp_path, frugal):
+def test_safetensors(tmp_path, resource_limits):
   numpy = pytest.importorskip('safetensors.numpy')
   path = tmp_path / 'a.safetensors'
   arrays = {'a.b': np.arange(6, dtype=np.float32).reshape(2, 3)}
@@ -53,16 +53,16 @@ def test_safetensors(tmp_path, frugal):
     {'dtype': 'F8_E5M2', 'shape': [24]},
   ):
     write(**change)
-    with pytest.raises(UserError, match=f'{path}: .*convert it anew'):
+    with pytest.raises(UserError, match=f'{path}: .*convert it again'):
       weights.read(path)
 
 
 @pytest.mark.parametrize('torch', [None, '2.5.1'])
-def test_pytorch_that_is_missing_or_old(tmp_path, monkeypatch, torch, mark):
+def test_missing_or_old_pytorch(tmp_path, monkeypatch, torch, sentinel):
   import pickle
 
   path = tmp_path / 'a.pt'
-  path.write_bytes(pickle.dumps(Payload(mark)))
+  path.write_bytes(pickle.dumps(Payload(sentinel)))
   module = torch and types.SimpleNamespace(__version__=torch)
   monkeypatch.setitem(sys.modules, 'torch', module)
   with pytest.raises(UserError, match=f"(?s){path}: .*savez.'a.npz'") as caught:
@@ -70,7 +70,7 @@ def test_pytorch_that_is_missing_or_old(tmp_path, monkeypatch, torch, mark):
   assert 'weights_only=True' in str(caught.value)
 
 
-def test_pytorch_is_asked_for_tensors_alone(tmp_path, monkeypatch):
+def test_pytorch_loads_only_tensors(tmp_path, monkeypatch):
   calls = []
 
   def load(path, **kwargs):
@@ -81,7 +81,7 @@ def test_pytorch_is_asked_for_tensors_alone(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', module)
   path = tmp_path / 'a.pth'
   zipfile.ZipFile(path, 'w').close()
-  with pytest.raises(UserError, match='a.pth: holds no tensors .*save the'):
+  with pytest.raises(UserError, match='a.pth: holds no tensors; save the'):
     weights.read(path)
   assert calls == [{'map_location': 'cpu', 'weights_only': True}]
   write_bombs(path)

@@ -1,4 +1,4 @@
-"""Environments: their flow, pictures, known values, workers and errors."""
+"""Environments: flags, images, known values, seeds and errors."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ FAST = envs.Settings(quality='fast', time_limit=20)
 
 @pytest.fixture
 def make():
-  """Makes environments that are closed after the test."""
+  """Makes environments and closes them after the test."""
   made = []
 
   def build(task, settings=FAST, seed=0):
@@ -26,13 +26,13 @@ def make():
 
 @pytest.fixture
 def suite():
-  """dm_control's suite itself; the GL backend is chosen before its import."""
-  gl.choose()
+  """dm_control's suite, imported after the GL backend is selected."""
+  gl.select_backend()
   return pytest.importorskip('dm_control.suite')
 
 
 def rollout(env, steps, seed=0):
-  """Random actions after a reset; a list of observations."""
+  """Takes random actions after a reset; returns a list of observations."""
   rng = np.random.default_rng(seed)
   return [env.reset()] + [
     env.step(rng.uniform(-1, 1, env.action_dim)) for _ in range(steps)
@@ -75,13 +75,13 @@ def test_observations_and_flags(make, task, action_dim):
     env.step(np.zeros(action_dim))
 
 
-def test_time_limit_cuts_a_repeat_short(make):
+def test_time_limit_truncates_action_repeat(make):
   env = make('probe_reward', envs.Settings(action_repeat=4, time_limit=10))
   rewards = [float(o['reward']) for o in rollout(env, 3)]
   assert rewards == [0, 4, 4, 2]
 
 
-def test_suite_limit_holds_when_shorter(make):
+def test_shorter_suite_limit_applies(make):
   env = make(
     'dmc_cartpole_swingup',
     envs.Settings(quality='fast', action_repeat=50, time_limit=10**6),
@@ -94,7 +94,7 @@ def test_suite_limit_holds_when_shorter(make):
 @pytest.mark.parametrize(
   'domain, task', [('cheetah', 'run'), ('humanoid', 'stand')]
 )
-def test_dmc_repeats_and_scales_as_the_raw_suite(make, suite, domain, task):
+def test_dmc_rewards_match_raw_suite(make, suite, domain, task):
   settings = envs.Settings(quality='fast', action_repeat=3)
   env = make(f'dmc_{domain}_{task}', settings, seed=7)
   raw = suite.load(domain, task, task_kwargs={'random': 7})
@@ -103,12 +103,12 @@ def test_dmc_repeats_and_scales_as_the_raw_suite(make, suite, domain, task):
   rng = np.random.default_rng(0)
   for _ in range(5):
     action = rng.uniform(-1, 1, env.action_dim)
-    wanted = sum(raw.step(action.astype(np.float32)).reward for _ in range(3))
-    np.testing.assert_allclose(env.step(action)['reward'], wanted, rtol=1e-5)
+    expected = sum(raw.step(action.astype(np.float32)).reward for _ in range(3))
+    np.testing.assert_allclose(env.step(action)['reward'], expected, rtol=1e-5)
 
 
 def test_dmc_action_bounds(make):
-  # The quadruped's bounds differ by joint; lqr has none, so no scale either.
+  # The quadruped's bounds differ by joint; lqr has none and is not scaled.
   for task, low, high in (
     ('dmc_quadruped_walk', [-1, -1, -0.8] * 4, [1, 1.1, 0.8] * 4),
     ('dmc_lqr_lqr_2_1', [-1], [1]),
@@ -121,20 +121,20 @@ def test_dmc_action_bounds(make):
       np.testing.assert_allclose(control, bound, atol=1e-6)
 
 
-def test_dmc_standard_is_the_suites_own_picture(make, suite):
+def test_dmc_standard_quality_matches_suite_rendering(make, suite):
   env = make('dmc_walker_walk', envs.Settings(), seed=3)
-  ours = env.reset()['image'].astype(int)
+  standard = env.reset()['image'].astype(int)
   fast = make('dmc_walker_walk', FAST, seed=3).reset()['image'].astype(int)
   raw = suite.load('walker', 'walk', task_kwargs={'random': 3})
   raw.reset()
-  own = raw.physics.render(64, 64, camera_id=0).astype(int)
+  expected = raw.physics.render(64, 64, camera_id=0).astype(int)
   raw.physics.free()
-  assert np.abs(ours - own).mean() < 0.5
-  assert ours.std() > 10 and fast.std() > 10
-  assert 0.5 < np.abs(fast - own).mean() < 30
+  assert np.abs(standard - expected).mean() < 0.5
+  assert standard.std() > 10 and fast.std() > 10
+  assert 0.5 < np.abs(fast - expected).mean() < 30
 
 
-def test_new_terrain_is_drawn(make):
+def test_new_terrain_is_rendered(make):
   env = make('dmc_quadruped_escape', envs.Settings(quality='fast'), seed=0)
   ground = [env.reset()['image'][:16].astype(int) for _ in range(2)]
   assert np.abs(ground[0] - ground[1]).mean() > 1
@@ -158,12 +158,12 @@ def test_seeds(make, task):
   'task',
   ['dmc_cartpole_swingup', 'dmc_quadruped_escape', 'metaworld_reach'],
 )
-def test_episodes_take_seeds(make, task):
+def test_reset_seeds(make, task):
   env = make(task, envs.Settings(quality='fast'))
 
   def start(seed):
     image = env.reset(seed)['image']
-    env.step(np.ones(env.action_dim))  # The next must forget it.
+    env.step(np.ones(env.action_dim))  # Must not affect the next episode.
     if task.startswith('metaworld'):
       return image, env.state
     physics = env._simulator._env.physics
@@ -178,9 +178,9 @@ def test_episodes_take_seeds(make, task):
     assert (first[2] != other[2]).any()
 
 
-def test_two_environments_do_not_draw_into_each_other(make):
+def test_environments_do_not_share_gl_context(make):
   settings = envs.Settings(quality='fast')
-  alone = [o['image'] for o in rollout(make('dmc_walker_walk', settings), 3)]
+  single = [o['image'] for o in rollout(make('dmc_walker_walk', settings), 3)]
   both = make('dmc_walker_walk', settings), make('metaworld_reach', settings)
   rng = np.random.default_rng(0)
   mixed = [both[0].reset()['image']]
@@ -188,7 +188,7 @@ def test_two_environments_do_not_draw_into_each_other(make):
   for _ in range(3):
     mixed.append(both[0].step(rng.uniform(-1, 1, 6))['image'])
     both[1].step(np.zeros(4))
-  np.testing.assert_array_equal(alone, mixed)
+  np.testing.assert_array_equal(single, mixed)
 
 
 def test_metaworld_is_upright(make):
@@ -196,12 +196,12 @@ def test_metaworld_is_upright(make):
   assert env.description['flips'] == ['vertical', 'horizontal']
   assert env.description['camera'] == 'corner'
   image = env.reset()['image'].astype(int)
-  # Above all a plain grey background; the wooden table is in the lower half.
+  # The upper half is grey background, the lower half has the wooden table.
   red, green, blue = np.moveaxis(image, -1, 0)
   wood = (red - blue > 20) & (red - green < 60)
   assert np.abs(image[:4, :16] - image[0, 0]).max() < 8
   assert wood[32:].mean() > 5 * wood[:32].mean()
-  # Lifting the hand changes the picture above more than below.
+  # Lifting the hand changes the upper half of the image more than the lower.
   for _ in range(20):
     lifted = env.step(np.array([0, 0, 1, 0]))['image'].astype(int)
   moved = np.abs(lifted - image).sum(-1) > 30
@@ -211,14 +211,14 @@ def test_metaworld_is_upright(make):
 def test_scripted_policy_succeeds(make):
   settings = envs.Settings(quality='fast', action_repeat=4, time_limit=500)
   env = make('metaworld_reach', settings)
-  act = envs.scripted_policy('metaworld_reach')
+  policy_fn = envs.scripted_policy('metaworld_reach')
   goals, successes = [], 0
   for _ in range(2):
     obs = env.reset()
     assert not obs['success'] and obs['state'].shape == (39,)
     goals.append(obs['state'][-3:])
     for _ in range(40):
-      action = act(env)
+      action = policy_fn(env)
       assert action.dtype == np.float32 and np.abs(action).max() <= 1
       obs = env.step(action)
       successes += bool(obs['success'])
@@ -274,10 +274,10 @@ def test_bad_actions(make):
   'task, message',
   [
     ('atari_pong', "unknown suite 'atari'.*dmc, metaworld, probe"),
-    ('dmc', 'there are .*dmc_walker_walk'),
+    ('dmc', 'choose one of .*dmc_walker_walk'),
     ('dmc_cartpole_swngup', 'did you mean dmc_cartpole_swingup'),
     ('metaworld_door_clos', 'did you mean metaworld_door_close'),
-    ('probe_xyz', 'there are probe_reward'),
+    ('probe_xyz', 'choose one of probe_reward'),
   ],
 )
 def test_unknown_tasks(task, message):
@@ -304,19 +304,19 @@ def test_missing_package(monkeypatch):
     envs.make('dmc_walker_walk', FAST, 0)
 
 
-def test_gl_problems_are_told(monkeypatch):
+def test_gl_errors(monkeypatch):
   monkeypatch.delenv('VID2ACT_GL_TRIED', raising=False)
   monkeypatch.setenv('MUJOCO_GL', 'nonsense')
   with pytest.raises(UserError, match='MUJOCO_GL=nonsense does not work'):
-    gl.choose()
+    gl.select_backend()
   monkeypatch.delenv('MUJOCO_GL')
   with pytest.raises(UserError, match='mujoco was imported before'):
-    gl.choose()
+    gl.select_backend()
   monkeypatch.delitem(gl.sys.modules, 'mujoco')
-  monkeypatch.setattr(gl, '_try', lambda backend: 'library not found')
+  monkeypatch.setattr(gl, '_test_backend', lambda backend: 'library not found')
   with pytest.raises(UserError, match='egl: library.*apt-get install libegl1'):
-    gl.choose()
+    gl.select_backend()
   monkeypatch.setattr(
-    gl, '_try', lambda backend: '' if backend == 'osmesa' else 'no'
+    gl, '_test_backend', lambda backend: '' if backend == 'osmesa' else 'no'
   )
-  assert gl.choose() == 'osmesa'
+  assert gl.select_backend() == 'osmesa'

@@ -1,4 +1,4 @@
-"""Gymnasium's environments and one's own: pictures, actions, ends, errors."""
+"""Gymnasium and custom environments: images, actions, flags, errors."""
 
 import sys
 
@@ -18,7 +18,7 @@ SMALL = envs.Settings(size=16, action_repeat=1)
 
 @pytest.fixture
 def make():
-  """Makes environments that are closed after the test."""
+  """Makes environments and closes them after the test."""
   made = []
 
   def build(task, settings=SMALL, seed=0):
@@ -32,33 +32,33 @@ def make():
     env.close()
 
 
-def test_own_environment(make):
+def test_custom_environment(make):
   env = make('make_terminal', seed=7)
-  draw = np.random.Generator(np.random.PCG64(7)).integers(256)
+  sample = np.random.Generator(np.random.PCG64(7)).integers(256)
   first = env.reset()
   assert env.action_dim == 1 and env.state is None and 'state' not in first
-  # 48 x 32 is squeezed, so that both halves are still halves.
+  # 48 x 32 is resized without cropping: both halves stay halves.
   assert first['image'].shape == (16, 16, 3)
   assert (first['image'][:, :8] == 0).all()
-  assert (first['image'][:, 8:] == draw).all()
+  assert (first['image'][:, 8:] == sample).all()
   steps = [env.step(np.array([a])) for a in (-1, 0.5, 2)]
   assert [float(o['reward']) for o in steps] == [0, 3, 4]
   assert [int(o['image'][0, 0, 0]) for o in steps] == [1, 2, 3]
   assert [bool(o['success']) for o in steps] == [False, False, True]
   assert [bool(o['is_last']) for o in steps] == [False, False, True]
   assert steps[-1]['is_terminal'] and steps[-1]['discount'] == 0
-  about = env.description
-  assert about['task'] == f'{LAB}:make_terminal'
-  assert about['frame'] == [32, 48, 3] and about['actions'] == 'box'
-  assert about['camera'] == '' and about['flips'] == []
-  assert about['versions'] == {'gymnasium': gymnasium.__version__}
+  description = env.description
+  assert description['task'] == f'{LAB}:make_terminal'
+  assert description['frame'] == [32, 48, 3] and description['actions'] == 'box'
+  assert description['camera'] == '' and description['flips'] == []
+  assert description['versions'] == {'gymnasium': gymnasium.__version__}
 
 
 @pytest.mark.filterwarnings('ignore:.*render_mode')
 def test_truncation(make):
   for task, length in (
     ('make_truncated', 2),
-    (f'gym_{LAB}:tests/Tiny-v0', 3),  # by gymnasium's own TimeLimit
+    (f'gym_{LAB}:tests/Tiny-v0', 3),  # by gymnasium's TimeLimit
   ):
     env = make(task)
     assert ('success' in env.reset()) == (task == 'make_truncated')
@@ -76,15 +76,15 @@ def test_action_bounds(make):
     (0, [2, 0, 6, 8, 0, 0]),
     (1, [4, 1, 7, 9, 1, 1]),
   ):
-    action = env._simulator._convert(np.full(6, value, np.float32))
+    action = env._simulator._to_action(np.full(6, value, np.float32))
     np.testing.assert_array_equal(action, np.reshape(row, (2, 3)))
     assert action.dtype == np.float32
   assert env.step(np.ones(6))['reward'] == 23
-  assert (image[:, 8:] > 0).all()  # 'pixels', not the 'other' picture
+  assert (image[:, 8:] > 0).all()  # 'pixels', not the 'other' image
 
 
-def test_whole_numbers():
-  _, size, convert = gym._actions('t', spaces.Box(0, 3, (2,), np.int64))
+def test_integer_box():
+  _, size, convert = gym._action_adapter('t', spaces.Box(0, 3, (2,), np.int64))
   action = convert(np.array([-0.5, 0.9], np.float32))
   assert size == 2 and action.tolist() == [1, 3] and action.dtype == np.int64
 
@@ -92,16 +92,16 @@ def test_whole_numbers():
 @pytest.mark.parametrize(
   'task', ['make_rendered', f'gym_{LAB}:tests/Rendered-v0']
 )
-def test_choices(make, task):
+def test_discrete_actions(make, task):
   env = make(task)
   obs = env.reset()
   assert env.action_dim == 3 and env.description['actions'] == 'discrete'
   assert 'success' not in obs and obs['image'].shape == (16, 16, 3)
   assert obs['image'] is not gym_tasks.Rendered.frame
-  for choice in range(3):
+  for index in range(3):
     action = np.full(3, -0.5)
-    action[choice] = -0.4
-    assert env.step(action)['reward'] == 5 + choice
+    action[index] = -0.4
+    assert env.step(action)['reward'] == 5 + index
 
 
 def test_seeds(make):
@@ -133,8 +133,8 @@ def test_cartpole(make):
   pytest.importorskip('pygame')
   env = make('gym_CartPole-v1', envs.Settings())
   images, rewards = [env.reset()['image']], []
-  while not env._ended:
-    obs = env.step(np.array([0, 1]))  # to the right, and over
+  while not env._done:
+    obs = env.step(np.array([0, 1]))  # to the right until it falls
     rewards.append(float(obs['reward']))
   assert obs['is_terminal'] and 4 <= sum(rewards) <= 12
   images.append(obs['image'])
@@ -143,21 +143,21 @@ def test_cartpole(make):
   assert after > before + 0.5
 
 
-def test_mujoco_draws_its_own(make):
-  gl.choose()
+def test_mujoco_environments_do_not_share_gl_context(make):
+  gl.select_backend()
   pytest.importorskip('mujoco')
-  alone = make('gym_InvertedPendulum-v5', seed=1).reset()['image']
+  single = make('gym_InvertedPendulum-v5', seed=1).reset()['image']
   one = make('gym_InvertedPendulum-v5', seed=1)
   two = make('gym_Reacher-v5', seed=1)
   other = two.reset()['image']
-  np.testing.assert_array_equal(one.reset()['image'], alone)
+  np.testing.assert_array_equal(one.reset()['image'], single)
   one.close()
   np.testing.assert_array_equal(two.reset(seed=1)['image'], other)
-  assert alone.std() > 5 and np.abs(alone.astype(int) - other).mean() > 5
+  assert single.std() > 5 and np.abs(single.astype(int) - other).mean() > 5
 
 
 @pytest.mark.parametrize('task', ['gym_Pendulum-v1', f'{LAB}:make_truncated'])
-def test_workers_equal_in_process(task):
+def test_workers_match_local(task):
   if task.startswith('gym_'):
     pytest.importorskip('pygame')
   runs = []
@@ -165,10 +165,10 @@ def test_workers_equal_in_process(task):
     with envs.VectorEnv(task, SMALL, 1, 3, parallel) as vector:
       actions = [None, [[0.5]], [[-0.5]], [[1]]]
       runs.append([vector.step(action) for action in actions])
-  for here, there in zip(*runs, strict=True):
-    assert here.keys() == there.keys()
-    for key in here:
-      np.testing.assert_array_equal(here[key], there[key])
+  for local, worker in zip(*runs, strict=True):
+    assert local.keys() == worker.keys()
+    for key in local:
+      np.testing.assert_array_equal(local[key], worker[key])
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_workers_equal_in_process(task):
     ('gym_absent.lab:Reach-v0', r"'gym_absent.lab:Reach-v0'.*named 'absent'"),
     ('absent.lab:make', r"'absent.lab:make' needs.*No module named 'absent'"),
     (f'{LAB}:make_trminal', f'no function.*mean {LAB}:make_terminal'),
-    (f'{LAB}:PICTURE', "has no function 'PICTURE'; define it"),
+    (f'{LAB}:IMAGE', "has no function 'IMAGE'; define it"),
     (f'{LAB}:', 'not named <module>:<function>'),
     ('a/b:make', 'not named <module>:<function>'),
   ],
@@ -194,18 +194,18 @@ def test_unknown_tasks(task, message):
 @pytest.mark.parametrize(
   'function, message',
   [
-    ('make_nothing', "returns 'int': it has to return a gymnasium.Env"),
-    ('make_blind', 'shows no picture.*render_mode is None'),
+    ('make_nothing', "returns 'int': it must return a gymnasium.Env"),
+    ('make_unrenderable', 'has no image.*render_mode is None'),
     ('make_frameless', r'renders no frame.*u8 \[H, W, 3\]'),
-    ('make_buttons', r'the actions MultiDiscrete\(\[2 2\]\): wrap it'),
+    ('make_buttons', r'the action space MultiDiscrete\(\[2 2\]\): wrap it'),
   ],
 )
-def test_unfit_environments(function, message):
+def test_unsupported_environments(function, message):
   with pytest.raises(UserError, match=f"'{LAB}:{function}'.*{message}"):
     envs.make(f'{LAB}:{function}', SMALL, 0)
 
 
-def test_what_there_is_not():
+def test_unsupported_settings():
   task = f'{LAB}:make_rendered'
   with pytest.raises(UserError, match="no camera '0': leave the camera empty"):
     envs.make(task, envs.Settings(camera='0'), 0)
@@ -235,22 +235,22 @@ def test_modules_in_the_current_folder(monkeypatch, tmp_path):
     envs.check('broken_lab:make')
 
 
-def test_gl_is_asked_for_only_with_mujoco(monkeypatch, tmp_path):
+def test_gl_backend_is_selected_only_for_mujoco(monkeypatch, tmp_path):
   monkeypatch.syspath_prepend(tmp_path)
   monkeypatch.setitem(sys.modules, 'mujoco', None)
   monkeypatch.delitem(sys.modules, 'mujoco')
   monkeypatch.setattr(gym.importlib.util, 'find_spec', lambda name: True)
-  chosen = []
+  calls = []
 
   def fail():
-    chosen.append(1)
+    calls.append(1)
     raise UserError('no GL library')
 
-  monkeypatch.setattr(gl, 'choose', fail)
+  monkeypatch.setattr(gl, 'select_backend', fail)
   registry.prepare('gym_Pendulum-v1')
-  assert not chosen
-  registry.prepare(f'{LAB}:make_rendered')  # may need it, and does not
-  assert chosen
+  assert not calls
+  registry.prepare(f'{LAB}:make_rendered')  # might need GL, but does not
+  assert calls
   text = 'import sys\nsys.modules["mujoco"] = sys\nmake = dict'
   (tmp_path / 'physical_lab.py').write_text(text)
   with pytest.raises(UserError, match='no GL library'):

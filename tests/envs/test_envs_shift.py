@@ -1,4 +1,4 @@
-"""Tasks that differ from another one in a known way, and noise."""
+"""Shifted tasks and the noise probe."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ SETTINGS = envs.Settings(size=16, action_repeat=1, quality='fast')
 
 @pytest.fixture
 def make():
-  """Makes environments that are closed after the test."""
+  """Makes environments and closes them after the test."""
   made = []
 
   def build(task, settings=SETTINGS, seed=0):
@@ -38,13 +38,13 @@ def physics_of(env):
 
 
 def forward(physics):
-  import mujoco  # Not before GL was chosen.
+  import mujoco  # After the GL backend is selected.
 
   mujoco.mj_forward(physics.model.ptr, physics.data.ptr)
 
 
-def accelerate(env, control=0.0, angle=np.pi / 2):
-  """The pendulum's acceleration from rest at an angle, without its damping."""
+def acceleration(env, control=0.0, angle=np.pi / 2):
+  """Returns the pendulum's acceleration from rest at an angle."""
   physics = physics_of(env)
   physics.data.qpos[:] = angle
   physics.data.qvel[:] = 0
@@ -63,16 +63,19 @@ class TestNames:
       shift.Shift(actions=3, copy='x-1'),
     )
     assert shift.parse('dmc_walker_walk') == (base, shift.Shift())
-    assert shift.parse('a@gravity=0,gain=0')[1].dynamics
-    assert not shift.parse('a@copy=1,actions=1,camera=side')[1].dynamics
+    assert shift.parse('a@gravity=0,gain=0')[1].has_dynamics
+    assert not shift.parse('a@copy=1,actions=1,camera=side')[1].has_dynamics
 
   @pytest.mark.parametrize(
     'changes, message',
     [
-      ('speed=2', "no modifier 'speed'.*keys of gravity, gain, mass, camera"),
-      ('', "no modifier ''.*key=value"),
-      ('gravity=2,', "no modifier ''"),
-      ('Gravity=2', "no modifier 'Gravity'"),
+      (
+        'speed=2',
+        "unknown modifier 'speed'.*keys of gravity, gain, mass, camera",
+      ),
+      ('', "unknown modifier ''.*key=value"),
+      ('gravity=2,', "unknown modifier ''"),
+      ('Gravity=2', "unknown modifier 'Gravity'"),
       ('gravity', 'gravity= should be a factor'),
       ('gravity=-1', 'gravity=-1 should be a factor such as 0.5, 0 or more'),
       ('gain=nan', 'gain=nan should be a factor'),
@@ -88,13 +91,13 @@ class TestNames:
       ('copy=1@copy=2', 'copy=1@copy=2 should'),
     ],
   )
-  def test_mistakes(self, changes, message):
+  def test_errors(self, changes, message):
     task = f'dmc_walker_walk@{changes}'
     with pytest.raises(UserError, match=message) as error:
       envs.check(task)
     assert task in str(error.value) and '\n' not in str(error.value)
 
-  def test_the_task_itself_is_still_checked(self):
+  def test_original_task_is_checked(self):
     with pytest.raises(UserError, match='did you mean probe_wide'):
       envs.check('probe_wid@actions=2')
     with pytest.raises(UserError, match='has no function'):
@@ -104,21 +107,21 @@ class TestNames:
 
 
 class TestDynamics:
-  def test_gravity_stays_over_resets(self, make):
+  def test_gravity_persists_over_resets(self, make):
     plain = make('dmc_pendulum_swingup')
     half = make('dmc_pendulum_swingup@gravity=0.5')
     for env in (plain, half):
       for seed in (0, None, 5):
         env.reset(seed)
         env.step(np.zeros(1))
-    assert accelerate(plain) > 1
-    np.testing.assert_allclose(accelerate(half), accelerate(plain) / 2)
+    assert acceleration(plain) > 1
+    np.testing.assert_allclose(acceleration(half), acceleration(plain) / 2)
 
   def test_gain_and_mass(self, make):
     def push(changes):
       env = make(f'dmc_pendulum_swingup{changes}')
       env.reset()
-      return accelerate(env, control=1.0, angle=0.0)
+      return acceleration(env, control=1.0, angle=0.0)
 
     np.testing.assert_allclose(push('@gain=2'), 2 * push(''))
     np.testing.assert_allclose(push('@mass=2'), push('') / 2)
@@ -126,7 +129,7 @@ class TestDynamics:
     assert push('@gain=0') == 0
 
   @pytest.mark.parametrize('task', ['dmc_fish_swim', 'dmc_quadruped_walk'])
-  def test_gain_of_position_actuators_is_of_all_their_force(self, make, task):
+  def test_gain_scales_whole_force_of_position_actuators(self, make, task):
     forces = []
     for changes in ('', '@gain=3'):
       env = make(task + changes)
@@ -141,9 +144,9 @@ class TestDynamics:
     assert np.abs(forces[0]).max() > 1e-4
     np.testing.assert_allclose(forces[1], 3 * forces[0], rtol=1e-9)
 
-  def test_a_limit_of_the_force_is_multiplied_too(self, make):
+  def test_gain_scales_force_limit(self, make):
     env = make('dmc_pendulum_swingup')
-    # Not imported before GL was chosen, as it imports MuJoCo.
+    # It imports MuJoCo, so only after the GL backend is selected.
     from vid2act_jax.envs import dynamics
 
     model = physics_of(env).model.ptr
@@ -155,7 +158,7 @@ class TestDynamics:
     with pytest.raises(UserError, match="'task' has actuators, such as muscl"):
       dynamics.scale_gain(model, 3.0, 'task')
 
-  def test_mass_changes_what_mujoco_derives_and_no_picture(self, make):
+  def test_mass_changes_derived_fields_but_not_images(self, make):
     settings = envs.Settings()
     plain = make('dmc_walker_walk', settings)
     same = make('dmc_walker_walk@mass=1', settings)
@@ -217,28 +220,28 @@ class TestDynamics:
       ('dmc_finger_spin@gravity=0.5', 'has no gravity to change'),
     ],
   )
-  def test_nothing_to_change(self, task, message):
+  def test_nothing_to_shift(self, task, message):
     with pytest.raises(UserError, match=f'{task}.*{message}'):
       envs.make(task, SETTINGS, 0)
 
-  def test_found_before_a_run_where_the_name_tells(self):
+  def test_check_detects_missing_model(self):
     with pytest.raises(UserError, match='no MuJoCo model'):
       envs.check('probe_noise@gain=2')
 
 
 class TestCamera:
-  def test_instead_of_the_settings(self, make):
+  def test_overrides_settings(self, make):
     settings = envs.Settings(camera='0', quality='fast')
     task = 'dmc_walker_walk'
     side = make(task, settings)
     back = make(f'{task}@camera=back', settings)
-    wanted = make(task, envs.Settings(camera='back', quality='fast'))
+    expected = make(task, envs.Settings(camera='back', quality='fast'))
     assert back.description['camera'] == 'back'
     image = back.reset(1)['image']
-    np.testing.assert_array_equal(image, wanted.reset(1)['image'])
+    np.testing.assert_array_equal(image, expected.reset(1)['image'])
     assert (image != side.reset(1)['image']).any()
-    turned = make('metaworld_reach@camera=topview')
-    assert turned.description['camera'] == 'topview'
+    env = make('metaworld_reach@camera=topview')
+    assert env.description['camera'] == 'topview'
 
   def test_unknown(self, make):
     for task in ('dmc_walker_walk', 'metaworld_reach', 'probe_noise'):
@@ -278,7 +281,7 @@ class TestActions:
     for actions, action, reward in (
       (2, [-0.5, -0.2], 6),  # The third is not taken, although 0 is larger.
       (2, [-1, -1], 5),
-      (4, [-1, -1, 0, 1], 7),  # The fourth does nothing.
+      (4, [-1, -1, 0, 1], 7),  # The fourth has no effect.
     ):
       env = make(f'{lab}@actions={actions}')
       env.reset()
@@ -286,15 +289,15 @@ class TestActions:
 
   def test_scripted_policies(self, make):
     task = 'metaworld_reach'
-    env, own = make(task), envs.scripted_policy(task)
+    env, original = make(task), envs.scripted_policy(task)
     env.reset(4)
     for actions in (3, 6):
       changed = f'{task}@actions={actions}'
-      other, act = make(changed), envs.scripted_policy(changed)
+      other, policy_fn = make(changed), envs.scripted_policy(changed)
       other.reset(4)
-      action = act(other)
+      action = policy_fn(other)
       assert action.shape == (actions,) and action.dtype == np.float32
-      np.testing.assert_array_equal(action[:3], own(env)[:3])
+      np.testing.assert_array_equal(action[:3], original(env)[:3])
       np.testing.assert_array_equal(action[4:], 0)
       other.step(action)
     with pytest.raises(UserError, match='actions=2.*needs 3 to move the hand'):
@@ -302,7 +305,7 @@ class TestActions:
     with pytest.raises(UserError, match='no scripted policies'):
       envs.scripted_policy('dmc_walker_walk@gain=2')
 
-  def test_several_environments(self):
+  def test_vector_env(self):
     make = lambda parallel: envs.VectorEnv(
       'probe_action@actions=3', SETTINGS, 2, 0, parallel
     )
@@ -318,15 +321,19 @@ def test_noise(make):
   env = make('probe_noise', envs.Settings(action_repeat=1), seed=3)
   assert env.action_dim == 2
 
-  def play(seed, action):
+  def run_episode(seed, action):
     episode = [env.reset(seed)]
     return episode + [env.step(np.full(2, action)) for _ in range(5)]
 
-  episode, again, other = play(1, 0.3), play(1, -0.3), play(2, 0.3)
+  episode, again, other = (
+    run_episode(1, 0.3),
+    run_episode(1, -0.3),
+    run_episode(2, 0.3),
+  )
   images = np.stack([obs['image'] for obs in episode]).astype(float)
   assert all(obs['reward'] == 0 and obs['discount'] == 1 for obs in episode)
   assert not any(obs['is_last'] for obs in episode)
-  # Uniform, and alike neither in time nor between pixels or colours.
+  # Uniform, and uncorrelated over time, pixels and color channels.
   assert images.mean() == pytest.approx(127.5, abs=1)
   assert images.std() == pytest.approx(73.9, abs=1)
   assert (images.min(), images.max()) == (0, 255)
@@ -338,7 +345,7 @@ def test_noise(make):
     (centred[..., 1:], centred[..., :-1]),
   ):
     assert abs((left * right).mean()) < 0.02 * 73.9**2
-  # Actions do nothing, seeds do.
+  # Actions have no effect, seeds have.
   np.testing.assert_array_equal(images, [obs['image'] for obs in again])
   assert (images[0] != other[0]['image']).any()
   free = env.reset()['image']
@@ -346,7 +353,7 @@ def test_noise(make):
 
 
 def positions(task):
-  """qpos [T, 2] of the cartpole under the same actions, in two episodes."""
+  """Returns qpos [T, 2] of the cartpole in two episodes of fixed actions."""
   env, rows = envs.make(task, SETTINGS, 0), []
   random = np.random.default_rng(0)
   for seed in (3, 4):
@@ -360,22 +367,22 @@ def positions(task):
 
 class TestDatasets:
   def test_collected_inspected_validated(self, tmp_path):
-    """The folder's name is the task's, as in a run's source_dir."""
+    """The folder is named like the task, as in a run's source_dir."""
     task = 'dmc_cartpole_balance@gravity=0.5'
     tasks = task, 'dmc_cartpole_balance@copy=1,camera=0', 'dmc_cartpole_balance'
     for name in tasks:
       folder = str(tmp_path / name)
       options = '--episodes 2 --action-repeat 1 --time-limit 15 --workers 1'
       command = ['collect', '--task', name, *options.split(), folder]
-      told = io.StringIO()
-      with contextlib.redirect_stdout(told):
+      stdout = io.StringIO()
+      with contextlib.redirect_stdout(stdout):
         assert not main(command)
         assert not main(['inspect', folder])
         assert not main(['validate', folder])
-      assert name in told.getvalue()
+      assert name in stdout.getvalue()
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(tasks)
-    about = dataset.read_metadata(tmp_path / task)
-    assert about['task'] == task and about['episodes'] == 2
+    metadata = dataset.read_metadata(tmp_path / task)
+    assert metadata['task'] == task and metadata['episodes'] == 2
     half, copy, plain = (
       [eps.load(file.path) for file in eps.list_episodes(tmp_path / name)]
       for name in tasks
@@ -395,12 +402,12 @@ class TestDatasets:
     for episode in (slice(0, 20), slice(20, 40)):
       assert np.abs(half[episode] - plain[episode]).max() > 1e-4
 
-  def test_another_change_in_the_folder(self, tmp_path):
+  def test_folder_of_another_shift(self, tmp_path):
     plan = lambda task: collect.Plan(task, SETTINGS, 'random', 1, 0.0, 0)
-    play = lambda task: collect.collect(plan(task), tmp_path, 1, lambda *_: 0)
-    play('probe_terminal@copy=1')
+    run = lambda task: collect.collect(plan(task), tmp_path, 1, lambda *_: 0)
+    run('probe_terminal@copy=1')
     with pytest.raises(UserError, match="copy=1', not 'probe_terminal@copy=2'"):
-      play('probe_terminal@copy=2')
+      run('probe_terminal@copy=2')
 
 
 class TestRuns:
@@ -410,7 +417,7 @@ class TestRuns:
     values = {f'similarity/{name}': n for n, name in enumerate(self.SOURCES)}
     with logger.Logger(tmp_path, 'finetune') as log:
       log.scalars(1, values)
-    # Resumed: what is kept is written anew.
+    # Resuming rewrites the kept rows.
     with logger.Logger(tmp_path, 'finetune', resume_step=1):
       pass
     (row,) = logger.read_metrics(tmp_path, 'finetune')
@@ -418,10 +425,10 @@ class TestRuns:
     assert list((tmp_path / 'tensorboard' / 'finetune').glob('events*'))
 
   def test_checkpoints(self, tmp_path):
-    notes = {'sources': self.SOURCES, 'source_action_dims': [2, 2]}
+    metadata = {'sources': self.SOURCES, 'source_action_dims': [2, 2]}
     state = {name: jnp.ones(2) for name in self.SOURCES}
     folder = tmp_path / self.SOURCES[0]
-    checkpoint.Checkpoint(folder).save(3, state, notes)
+    checkpoint.Checkpoint(folder).save(3, state, metadata)
     restored, read, step = checkpoint.Checkpoint(folder).restore(state)
     assert step == 3 and read['sources'] == self.SOURCES
     np.testing.assert_array_equal(restored[self.SOURCES[1]], 1)

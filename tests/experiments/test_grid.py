@@ -1,4 +1,4 @@
-"""Studies: their points, and the grid that runs them."""
+"""Studies: their jobs, and the grid that runs them."""
 
 import json
 import os
@@ -14,8 +14,9 @@ import time
 import pytest
 
 from experiments.grid import __main__ as grid
-from experiments.grid import configs, jobs, runner
-from experiments.grid.runner import Runner, describe
+from experiments.grid import configs, runner
+from experiments.grid.jobs import KINDS, make_jobs
+from experiments.grid.runner import Runner, job_states
 from experiments.studies import shift, sources
 from vid2act_jax import envs
 from vid2act_jax.data import dataset, files
@@ -32,171 +33,173 @@ STUDIES = sorted(
   if 'def get_study' in path.read_text()
 )
 DEBUG = str(ROOT / 'experiments' / 'debug.py')
-# Stands for experiments.run: quick, and does what files beside it say.
+# Replaces experiments.run: fast, and controlled by files next to it.
 FAKE = """
 import pathlib, shutil, signal, sys, time
-here = pathlib.Path(__file__).parent
+folder = pathlib.Path(__file__).parent
 kind, = {name for a in sys.argv for name in ('collect', 'pretrain', 'finetune')
          if a == f"--config.stages=('{name}',)"}
 value = lambda key: [a.split('=', 1)[1] for a in sys.argv
                      if a.startswith(key + '=')][-1]
 workdir = pathlib.Path(value('--workdir'))
 workdir.mkdir(parents=True, exist_ok=True)
-with open(here / 'order', 'a') as file:
+with open(folder / 'order', 'a') as file:
   file.write(workdir.name + '\\n')
-print('the last words', flush=True)
-if (here / f'fail {workdir.name}').exists():
+print('the last line', flush=True)
+if (folder / f'fail {workdir.name}').exists():
   sys.exit(3)
-if (here / f'wait {workdir.name}').exists():
+if (folder / f'wait {workdir.name}').exists():
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-  (here / 'waits').touch()
+  (folder / 'waits').touch()
   time.sleep(60)
 if kind == 'collect':
   task = eval(value('--config.sources'))[0]
-  shutil.copytree(here / 'dataset',
+  shutil.copytree(folder / 'dataset',
                   pathlib.Path(value('--config.source_dir')) / task)
 else:
-  made = workdir / {'pretrain': 'teacher', 'finetune': 'student'}[kind]
-  made.mkdir()
-  (made / 'DONE.json').write_text('{"step": 6, "env_steps": 100}')
+  stage = workdir / {'pretrain': 'teacher', 'finetune': 'student'}[kind]
+  stage.mkdir()
+  (stage / 'DONE.json').write_text('{"step": 6, "env_steps": 100}')
 """
 
 
-def plan(name, out, seeds=1, overrides=(), base=DEBUG):
+def make(name, out, seeds=1, overrides=(), base=DEBUG):
   study = FOLDER / f'{name}.py'
-  return jobs.make(str(study), base, seeds, list(overrides), out, out)
+  return make_jobs(str(study), base, seeds, list(overrides), out, out)
 
 
-# What the studies are.
+# Jobs of the studies.
 
 
 @pytest.mark.parametrize('name', STUDIES)
-def test_every_study_is_sound(name, tmp_path):
-  """On the debug experiment: its configs are ones of a run, and fit."""
-  found = plan(name, tmp_path, 2)
-  names = [p.name for p in found]
-  assert len(set(names)) == len(names) == len({p.workdir for p in found})
-  assert [p.kind for p in found] == sorted(
-    (p.kind for p in found), key=jobs.KINDS.index
+def test_studies_make_valid_jobs(name, tmp_path):
+  """With the debug experiment: valid configs and consistent dependencies."""
+  jobs = make(name, tmp_path, 2)
+  names = [j.name for j in jobs]
+  assert len(set(names)) == len(names) == len({j.workdir for j in jobs})
+  assert [j.kind for j in jobs] == sorted(
+    (j.kind for j in jobs), key=KINDS.index
   )
-  for index, point in enumerate(found):
-    assert set(point.needs) <= set(names[:index])
-    config = point.config
+  for index, job in enumerate(jobs):
+    assert set(job.deps) <= set(names[:index])
+    config = job.config
     variant = setup.variant(config)
-    if point.kind != 'runs' or not variant.pretrained:
-      assert point.kind == 'datasets' or variant.pretrained or not point.needs
+    if job.kind != 'runs' or not variant.pretrained:
+      assert job.kind == 'datasets' or variant.pretrained or not job.deps
       continue
-    # Its teacher is of its sources, its seed and its kind.
+    # Its teacher has the same sources, seed and kind.
     (teacher,) = [
-      p for p in found if p.kind == 'teachers' and p.name in point.needs
+      j for j in jobs if j.kind == 'teachers' and j.name in job.deps
     ]
     assert config.teacher_from == str(teacher.workdir)
     assert teacher.config.sources == config.sources
     assert teacher.config.seed == config.seed
     assert setup.variant(teacher.config).actions == variant.actions
-    assert len(point.needs) == 1 + len(config.sources)
+    assert len(job.deps) == 1 + len(config.sources)
     assert config.source_dir == str(tmp_path / 'sources')
-  seeds = {p.config.seed for p in found if p.kind == 'runs'}
+  seeds = {j.config.seed for j in jobs if j.kind == 'runs'}
   assert seeds == {0, 1}
 
 
-def test_work_is_shared(tmp_path):
-  found = plan('ablation', tmp_path, 2)
-  kinds = [p.kind for p in found]
-  # With actions and without, of two seeds; datasets of one.
+def test_datasets_and_teachers_are_shared(tmp_path):
+  jobs = make('ablation', tmp_path, 2)
+  kinds = [j.kind for j in jobs]
+  # Teachers with and without actions, for two seeds; datasets for one.
   assert kinds.count('datasets') == 2 and kinds.count('teachers') == 4
   assert kinds.count('runs') == 2 * (8 + 2)
-  teachers = [p.name for p in found if p.kind == 'teachers']
-  # Another study finds the same ones there, if it pretrains alike.
-  other = plan('pretraining', tmp_path, 2, ['--config.finetune.log_every=3'])
-  assert [p.name for p in other if p.kind == 'teachers'] == teachers
-  other = plan('pretraining', tmp_path, 2, ['--config.pretrain.steps=7'])
-  assert not {p.name for p in other} & set(teachers)
+  teachers = [j.name for j in jobs if j.kind == 'teachers']
+  # Another study with the same pretraining uses the same teachers.
+  other = make('pretraining', tmp_path, 2, ['--config.finetune.log_every=3'])
+  assert [j.name for j in other if j.kind == 'teachers'] == teachers
+  other = make('pretraining', tmp_path, 2, ['--config.pretrain.steps=7'])
+  assert not {j.name for j in other} & set(teachers)
 
 
-def test_a_study_goes_before_the_command_line(tmp_path):
-  given = ["--config.sources=('probe_wide','probe_count','probe_noise')"]
-  found = plan('sources', tmp_path, 1, given)
-  lists = [p.config.sources for p in found if p.kind == 'runs'][1:]
+def test_study_overrides_command_line(tmp_path):
+  overrides = ["--config.sources=('probe_wide','probe_count','probe_noise')"]
+  jobs = make('sources', tmp_path, 1, overrides)
+  lists = [j.config.sources for j in jobs if j.kind == 'runs'][1:]
   assert [len(tasks) for tasks in lists] == [1, 2]
-  assert [len(p.config.sources) for p in found if p.kind == 'datasets'] == [
+  assert [len(j.config.sources) for j in jobs if j.kind == 'datasets'] == [
     1, 1
   ]  # fmt: skip
-  for point in found:
-    told = [a for a in point.arguments if a.startswith('--config.sources=')]
-    assert len(told) == 1
+  for job in jobs:
+    matches = [a for a in job.arguments if a.startswith('--config.sources=')]
+    assert len(matches) == 1
 
 
-def test_what_is_given_is_used(tmp_path):
-  given = '--config.teacher_from=mine.npz', '--config.source_dir=/data'
-  found = plan('pretraining', tmp_path, 1, given)
-  assert [p.kind for p in found].count('teachers') == 0
-  run = found[-4]
+def test_given_teacher_and_datasets_are_used(tmp_path):
+  overrides = '--config.teacher_from=mine.npz', '--config.source_dir=/data'
+  jobs = make('pretraining', tmp_path, 1, overrides)
+  assert [j.kind for j in jobs].count('teachers') == 0
+  run = jobs[-4]
   assert run.config.teacher_from == 'mine.npz'
   assert run.config.source_dir == '/data'
 
 
-def test_numbers_of_sources_are_nested():
+def test_sources_are_nested():
   config = configs.load([f'--config={FOLDER}/small.py'])
-  found = sources.get_study(config)
-  lists = [p['sources'] for p in found.values() if 'sources' in p]
+  jobs = sources.get_study(config)
+  lists = [j['sources'] for j in jobs.values() if 'sources' in j]
   assert [len(tasks) for tasks in lists] == [1, 2, 4, 8]
   for fewer, more in zip(lists, lists[1:], strict=False):
     assert more[: len(fewer)] == fewer
   assert set(config.sources) <= set(lists[-1])
   assert len({t.split('@')[0] for t in lists[-1]} | {config.task}) == 9
-  assert found == sources.get_study(config)
-  batches = {p['pretrain.batch'] for p in found.values() if 'sources' in p}
+  assert jobs == sources.get_study(config)
+  batches = {j['pretrain.batch'] for j in jobs.values() if 'sources' in j}
   assert batches == {8} and config.pretrain.batch == 5
 
 
 @pytest.mark.parametrize('suite', sources.POOL)
-def test_tasks_of_the_pool_are_there(suite):
-  assert len(sources.POOL[suite]) > sources.NUMBERS[-1]
+def test_pool_tasks_exist(suite):
+  assert len(sources.POOL[suite]) > sources.NUM_SOURCES[-1]
   for task in sources.POOL[suite]:
     envs.check(task)
 
 
-def test_cameras_are_counted():
+def test_shift_uses_existing_cameras():
   config = configs.load([f'--config={FOLDER}/small.py'])
-  found = shift.get_study(config)
-  # It has two, one of which is its own.
+  jobs = shift.get_study(config)
+  # The task has two cameras, one of which is its default.
   name = 'dmc_cartpole_swingup@camera=0'
-  assert found['camera_0']['sources'] == (name,)
-  assert 'camera_1' not in found and 'camera_2' not in found
-  assert found['camera_all']['sources'] == (config.task, name)
-  assert len(found['mass_all']['sources']) == 5
+  assert jobs['camera_0']['sources'] == (name,)
+  assert 'camera_1' not in jobs and 'camera_2' not in jobs
+  assert jobs['camera_all']['sources'] == (config.task, name)
+  assert len(jobs['mass_all']['sources']) == 5
 
 
-def test_the_page_tells_the_numbers(tmp_path):
-  """Of docs/studies.md, for the array of the example."""
-  found = plan('ablation', tmp_path, 3, base=str(FOLDER / 'small.py'))
-  kinds = [p.kind for p in found]
+def test_docs_have_job_ranges(tmp_path):
+  """The array example of docs/studies.md."""
+  jobs = make('ablation', tmp_path, 3, base=str(FOLDER / 'small.py'))
+  kinds = [j.kind for j in jobs]
   ranges = [
     f'{kinds.index(kind)}-{kinds.index(kind) + kinds.count(kind) - 1}'
-    for kind in jobs.KINDS
+    for kind in KINDS
   ]
-  page = (ROOT / 'docs' / 'studies.md').read_text()
-  assert re.findall(r'--array=([\d-]+)', page) == ranges
+  text = (ROOT / 'docs' / 'studies.md').read_text()
+  assert re.findall(r'--array=([\d-]+)', text) == ranges
   for name in STUDIES:
-    assert f'| `{name}.py` |' in page
+    assert f'| `{name}.py` |' in text
 
 
-# How a grid runs.
+# The runner.
 
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-  """Points of a study with a program that only pretends; its folder."""
+  """Replaces the program of all jobs; returns its folder."""
   env = envs.make('probe_wide', envs.Settings(), 0)
-  made = tmp_path / 'dataset'
+  folder = tmp_path / 'dataset'
   (tmp_path / 'fake.py').write_text(FAKE)
-  files.make_folder(made)
-  how = {'method': 'collect', 'policy': 'random', 'seed': 0}
-  dataset.write_metadata(made, 'probe_wide', how, env.description, True)
+  files.make_folder(folder)
+  provenance = {'method': 'collect', 'policy': 'random', 'seed': 0}
+  dataset.write_metadata(
+    folder, 'probe_wide', provenance, env.description, True
+  )
   program = sys.executable, str(tmp_path / 'fake.py')
   monkeypatch.setattr(runner, 'PROGRAM', program)
-  monkeypatch.setattr(runner, '_LOOK', 0.1)
+  monkeypatch.setattr(runner, '_LOCK_POLL_SECONDS', 0.1)
   return tmp_path
 
 
@@ -204,28 +207,28 @@ def order(fake):
   return (fake / 'order').read_text().split()
 
 
-def test_runs_all_and_then_nothing(fake):
-  found, said = plan('pretraining', fake / 'out'), []
-  assert set(describe(found).values()) == {'todo'}
-  assert Runner(found, [None] * 3, say=said.append).run() == 0
+def test_runs_all_jobs_once(fake):
+  jobs, lines = make('pretraining', fake / 'out'), []
+  assert set(job_states(jobs).values()) == {'todo'}
+  assert Runner(jobs, [None] * 3, log_fn=lines.append).run() == 0
   started = order(fake)
-  assert sorted(started) == sorted(p.name for p in found)
-  for point in found:
-    for name in point.needs:
-      assert started.index(name) < started.index(point.name)
-  assert said[0] == '0 of 8 points are done'
-  assert sum('] ' in line for line in said) == 8
-  assert set(describe(found).values()) == {'done'}
-  assert Runner(found, [None]).run() == 0
+  assert sorted(started) == sorted(j.name for j in jobs)
+  for job in jobs:
+    for name in job.deps:
+      assert started.index(name) < started.index(job.name)
+  assert lines[0] == '0 of 8 jobs are done'
+  assert sum('] ' in line for line in lines) == 8
+  assert set(job_states(jobs).values()) == {'done'}
+  assert Runner(jobs, [None]).run() == 0
   assert order(fake) == started
-  # What is no longer needed may be gone; what another config made is not it.
+  # Unneeded data may be removed; a run of another config is not done.
   shutil.rmtree(fake / 'out' / 'sources')
-  states = describe(found)
-  assert [states[p.name] for p in found[:2]] == ['spare', 'spare']
-  assert Runner(found, [None]).run() == 0 and order(fake) == started
-  other = plan('pretraining', fake / 'out', 1, ['--config.env.time_limit=9'])
-  runs.init_workdir(found[-1].workdir, other[-1].config)
-  assert describe(found)[found[-1].name] == 'half'
+  states = job_states(jobs)
+  assert [states[j.name] for j in jobs[:2]] == ['unneeded'] * 2
+  assert Runner(jobs, [None]).run() == 0 and order(fake) == started
+  other = make('pretraining', fake / 'out', 1, ['--config.env.time_limit=9'])
+  runs.init_workdir(jobs[-1].workdir, other[-1].config)
+  assert job_states(jobs)[jobs[-1].name] == 'partial'
 
 
 def test_each_job_has_its_gpu(fake, monkeypatch):
@@ -234,31 +237,31 @@ def test_each_job_has_its_gpu(fake, monkeypatch):
     'import os; print("GPU", os.environ["CUDA_VISIBLE_DEVICES"])\n'
     + program.read_text()
   )
-  found = plan('pretraining', fake / 'out')
-  assert Runner(found, ['4', '7']).run() == 0
-  said = {re.search('GPU (.)', runner.log_of(p).read_text())[1] for p in found}
-  assert said == {'4', '7'}
+  jobs = make('pretraining', fake / 'out')
+  assert Runner(jobs, ['4', '7']).run() == 0
+  gpus = {re.search('GPU (.)', runner.log_path(j).read_text())[1] for j in jobs}
+  assert gpus == {'4', '7'}
 
 
-def test_failed_point_is_told(fake):
-  found, said = plan('pretraining', fake / 'out'), []
+def test_failed_job(fake):
+  jobs, lines = make('pretraining', fake / 'out'), []
   (fake / 'fail collect-probe_count').touch()
-  assert Runner(found, [None], say=said.append).run() == 1
+  assert Runner(jobs, [None], log_fn=lines.append).run() == 1
   assert order(fake) == ['collect-probe_wide', 'collect-probe_count']
-  assert '  | the last words' in said[-1]
-  assert describe(found)['collect-probe_count'] == 'failed'
-  # What does not need it goes on if wished.
-  assert Runner(found, [None], True, said.append).run() == 1
+  assert '  | the last line' in lines[-1]
+  assert job_states(jobs)['collect-probe_count'] == 'failed'
+  # With keep_going, independent jobs continue.
+  assert Runner(jobs, [None], True, lines.append).run() == 1
   assert order(fake)[2:] == ['collect-probe_count', 'dreamerv2-0']
-  assert said[-3].endswith('need collect-probe_count: 5 points')
+  assert lines[-3] == 'skipped 5 jobs that depend on collect-probe_count'
   (fake / 'fail collect-probe_count').unlink()
-  assert Runner(found, [None]).run() == 0
-  assert set(describe(found).values()) == {'done'}
+  assert Runner(jobs, [None]).run() == 0
+  assert set(job_states(jobs).values()) == {'done'}
 
 
-def test_asked_to_stop_it_saves_and_goes_on(fake):
-  found, said = plan('pretraining', fake / 'out'), []
-  waits = [p for p in found if p.kind == 'teachers'][0].name
+def test_stops_and_resumes(fake):
+  jobs, lines = make('pretraining', fake / 'out'), []
+  waits = [j for j in jobs if j.kind == 'teachers'][0].name
   (fake / f'wait {waits}').touch()
 
   def stop():
@@ -268,67 +271,67 @@ def test_asked_to_stop_it_saves_and_goes_on(fake):
 
   thread = threading.Thread(target=stop)
   thread.start()
-  assert Runner(found, [None], say=said.append).run() == runner.EXIT_STATUS
+  assert Runner(jobs, [None], log_fn=lines.append).run() == runner.EXIT_STATUS
   thread.join()
-  assert said[-1] == f'{waits}: saved, the same command goes on'
-  assert describe(found)[waits] == 'half' and order(fake)[-1] == waits
+  assert lines[-1] == f'{waits}: saved; the same command resumes'
+  assert job_states(jobs)[waits] == 'partial' and order(fake)[-1] == waits
   (fake / f'wait {waits}').unlink()
-  assert Runner(found, [None]).run() == 0
+  assert Runner(jobs, [None]).run() == 0
   assert order(fake).count(waits) == 2
 
 
-def test_two_grids_share_the_points(fake):
-  found, said = plan('pretraining', fake / 'out'), []
-  first, *others = found
-  elsewhere = threading.Event()
+def test_two_runners_split_the_jobs(fake):
+  jobs, lines = make('pretraining', fake / 'out'), []
+  first, *others = jobs
+  released = threading.Event()
 
-  def other():
-    with files.lock(runner._lock_of(first)):
-      elsewhere.wait()
+  def other_runner():
+    with files.lock(runner._lock_path(first)):
+      released.wait()
       task = first.config.sources[0]
       shutil.copytree(fake / 'dataset', fake / 'out' / 'sources' / task)
 
-  def say(text):
-    said.append(text)
+  def log_fn(text):
+    lines.append(text)
     if 'waiting' in text:
-      elsewhere.set()
+      released.set()
 
-  thread = threading.Thread(target=other)
+  thread = threading.Thread(target=other_runner)
   thread.start()
   while not runner._is_running(first):
     time.sleep(0.01)
-  assert describe(found)[first.name] == 'running'
-  assert Runner(found, [None], say=say).run() == 0
+  assert job_states(jobs)[first.name] == 'running'
+  assert Runner(jobs, [None], log_fn=log_fn).run() == 0
   thread.join()
-  assert sorted(order(fake)) == sorted(p.name for p in others)
-  assert f'] {first.name}: done, elsewhere' in ' '.join(said)
+  assert sorted(order(fake)) == sorted(j.name for j in others)
+  assert f'] {first.name}: done by another process' in ' '.join(lines)
 
 
-def test_a_run_left_behind_is_not_started_again(fake):
-  """Of a grid that was killed, which its run outlives."""
-  found = plan('pretraining', fake / 'out')
-  point = found[0]
-  runner = Runner(found, [None], say=lambda text: None)
-  with files.lock(point.workdir):
-    runner._try(point)
-    assert not runner._children and point in runner._left
+def test_orphaned_run_is_not_started_again(fake):
+  """The process of a job outlives a killed runner."""
+  jobs = make('pretraining', fake / 'out')
+  job = jobs[0]
+  job_runner = Runner(jobs, [None], log_fn=lambda text: None)
+  with files.lock(job.workdir):
+    job_runner._try_start(job)
+    assert not job_runner._processes and job in job_runner._pending
   with files.lock(fake / 'out' / 'sources' / 'probe_wide'):
-    runner._try(point)
-    assert not runner._children
-  runner._try(point)
-  assert runner._children
-  while runner._children:
-    runner._take_ended()
+    job_runner._try_start(job)
+    assert not job_runner._processes
+  job_runner._try_start(job)
+  assert job_runner._processes
+  while job_runner._processes:
+    job_runner._reap()
 
 
-# The command.
+# The command line.
 
 
 def command(*arguments):
   return grid.main([str(argument) for argument in arguments])
 
 
-def told(name, out, *more):
+def run_study(name, out, *more):
   study = FOLDER / f'{name}.py'
   options = '--base', DEBUG, '--out', out, '--seeds', 1, *more
   return command('--study', study, *options)
@@ -336,24 +339,25 @@ def told(name, out, *more):
 
 def test_list_and_index(fake, capsys):
   out = fake / 'out'
-  assert told('pretraining', out, '--list') == 0
-  said = capsys.readouterr().out
-  assert 'datasets, --index 0 to 1:\n   0  todo ' in said
-  assert 'runs, --index 4 to 7:\n   4  todo     vid2act-0' in said
-  assert said.endswith('8 points: 8 todo\n')
+  assert run_study('pretraining', out, '--list') == 0
+  stdout = capsys.readouterr().out
+  assert 'datasets, --index 0 to 1:\n   0  todo ' in stdout
+  assert 'runs, --index 4 to 7:\n   4  todo      vid2act-0' in stdout
+  assert stdout.endswith('8 jobs: 8 todo\n')
   assert not out.exists()
-  assert told('pretraining', out, '--index', 2) == 1
-  said = capsys.readouterr().err
-  assert 'needs first: --index 0 (collect-probe_wide, todo), --index 1' in said
+  assert run_study('pretraining', out, '--index', 2) == 1
+  stderr = capsys.readouterr().err
+  assert 'run first for teacher-' in stderr
+  assert ': --index 0 (collect-probe_wide, todo), --index 1' in stderr
   for index in (1, 0, 2, 4, 4):
-    assert told('pretraining', out, '--index', index) == 0
+    assert run_study('pretraining', out, '--index', index) == 0
   assert [name.split('-')[0] for name in order(fake)] == [
     'collect', 'collect', 'teacher', 'vid2act'
   ]  # fmt: skip
   capsys.readouterr()
-  assert told('pretraining', out, '--list') == 0
-  assert capsys.readouterr().out.endswith('8 points: 4 done, 4 todo\n')
-  assert told('pretraining', out) == 0
+  assert run_study('pretraining', out, '--list') == 0
+  assert capsys.readouterr().out.endswith('8 jobs: 4 done, 4 todo\n')
+  assert run_study('pretraining', out) == 0
   assert f'vid2act_jax.analysis report {out} --out {out}/report' in (
     capsys.readouterr().out
   )
@@ -362,52 +366,52 @@ def test_list_and_index(fake, capsys):
 @pytest.mark.parametrize(
   'more, message',
   [
-    (['--index', 8], '--index=8: there are 0 to 7'),
-    (['--index', -1], '--index=-1: there are 0 to 7'),
-    (['--seeds', 0], 'at least one'),
-    (['--jobs', 0], 'at least one'),
-    (['--jobs', 2, '--gpus', 0], 'a GPU to itself'),
-    (['--base', 'no.py'], '--base=no.py: there is no such file'),
-    (['--study', 'no.py'], '--study=no.py: there is no such file'),
+    (['--index', 8], '--index=8: must be 0 to 7'),
+    (['--index', -1], '--index=-1: must be 0 to 7'),
+    (['--seeds', 0], 'must be at least 1'),
+    (['--jobs', 0], 'must be at least 1'),
+    (['--jobs', 2, '--gpus', 0], 'each job needs its own GPU'),
+    (['--base', 'no.py'], '--base=no.py: no such file'),
+    (['--study', 'no.py'], '--study=no.py: no such file'),
     (['--study', DEBUG], 'no get_study'),
-    (['--study', ROOT / 'README.md'], 'not a file of Python'),
+    (['--study', ROOT / 'README.md'], 'not a Python file'),
     (['--', '--config.no=1'], 'has no key'),
-    (['--', '--config.seed=1'], 'cannot stand behind --'),
-    (['--', '--config.variant=uniform'], 'cannot stand behind --'),
+    (['--', '--config.seed=1'], 'is not allowed after --'),
+    (['--', '--config.variant=uniform'], 'is not allowed after --'),
     (['--', '--config.env.num=many'], 'env.num'),
     (['--', '--config.env.num', '2'], 'write it as --config.KEY=VALUE'),
   ],
 )
-def test_mistakes_are_told_in_a_line(more, message, tmp_path, capsys):
-  assert told('pretraining', tmp_path, *more) == 1
-  said = capsys.readouterr().err
-  assert message in said and said.startswith('error: ')
-  assert said.count('\n') == 1
+def test_errors_are_one_line(more, message, tmp_path, capsys):
+  assert run_study('pretraining', tmp_path, *more) == 1
+  stderr = capsys.readouterr().err
+  assert message in stderr and stderr.startswith('error: ')
+  assert stderr.count('\n') == 1
 
 
 @pytest.mark.parametrize(
   'text, message',
   [
-    ('{}', 'must give'),
-    ('[1]', 'must give'),
-    ('{"a/b": {}}', 'not fit for a folder'),
-    ('{"..": {}}', 'not fit for a folder'),
-    ('{"a": {"seed": 3}}', "the grid's"),
+    ('{}', 'must return'),
+    ('[1]', 'must return'),
+    ('{"a/b": {}}', 'not valid as a folder name'),
+    ('{"..": {}}', 'not valid as a folder name'),
+    ('{"a": {"seed": 3}}', 'sets config.seed of a: only the grid'),
     ('{"a": {"varaint": "uniform"}}', 'has no key'),
     ('{"a": {"variant": "single:x"}}', "'x' is not in config.sources"),
-    ('{"collect-x": {"sources": ("x-0",)}}', 'has two points'),
-    ('{"a": {}, "b": {"env.camera": "1"}}', 'in two ways'),
-    ('{"a": {}, "b": {"collect.episodes": 9}}', 'in two ways'),
+    ('{"collect-x": {"sources": ("x-0",)}}', 'has two jobs'),
+    ('{"a": {}, "b": {"env.camera": "1"}}', 'has two versions'),
+    ('{"a": {}, "b": {"collect.episodes": 9}}', 'has two versions'),
   ],
 )
-def test_mistakes_of_a_study(text, message, tmp_path):
+def test_study_errors(text, message, tmp_path):
   study = tmp_path / 'study.py'
   study.write_text(f'def get_study(config):\n  return {text}\n')
   with pytest.raises(UserError, match=re.escape(message)):
-    jobs.make(str(study), DEBUG, 1, [], tmp_path, tmp_path)
+    make_jobs(str(study), DEBUG, 1, [], tmp_path, tmp_path)
 
 
-def test_what_makes_no_other_dataset_or_teacher_may_differ(tmp_path):
+def test_changes_that_keep_dataset_and_teacher(tmp_path):
   study = tmp_path / 'study.py'
   study.write_text(
     'def get_study(config):\n'
@@ -417,38 +421,38 @@ def test_what_makes_no_other_dataset_or_teacher_may_differ(tmp_path):
     '          "d": {"learner.transfer.guidance": 9},\n'
     '          "e": {"learner.scales.kl": 0.5}}\n'
   )
-  found = jobs.make(str(study), DEBUG, 1, [], tmp_path, tmp_path)
-  kinds = [p.kind for p in found]
-  # The KL's scale is the teacher's as well.
+  jobs = make_jobs(str(study), DEBUG, 1, [], tmp_path, tmp_path)
+  kinds = [j.kind for j in jobs]
+  # The KL scale also affects the teacher.
   assert kinds.count('datasets') == 2 and kinds.count('teachers') == 2
-  numbers = [p.config.env.num for p in found if p.kind == 'runs']
+  numbers = [j.config.env.num for j in jobs if j.kind == 'runs']
   assert numbers == [1, 2, 1, 1, 1]
 
 
-def test_a_teacher_with_another_mark_is_found(tmp_path):
-  """As one of an older version, whose config lacks what came later."""
+def test_teacher_with_another_digest_is_found(tmp_path):
+  """For example of an older version, whose config lacks newer keys."""
   (teacher,) = [
-    p for p in plan('transfer', tmp_path, 1) if p.kind == 'teachers'
+    j for j in make('transfer', tmp_path, 1) if j.kind == 'teachers'
   ]
   config = json.loads(teacher.config.to_json_best_effort())
   del config['learner']['unroll'], config['learner']['scales']['discount']
   older = tmp_path / 'teacher-older-0'
   older.mkdir()
-  for steps, found in ((config['pretrain']['steps'], older), (7, None)):
+  for steps, expected in ((config['pretrain']['steps'], older), (7, None)):
     config['pretrain']['steps'] = steps
     (older / runs.CONFIG).write_text(json.dumps(config))
-    planned = plan('transfer', tmp_path, 1)
-    (folder,) = [p.workdir for p in planned if p.kind == 'teachers']
-    assert folder == (found or teacher.workdir)
-    users = {p.config.teacher_from for p in planned if p.kind == 'runs'}
-    assert users == {'', str(folder)}
+    jobs = make('transfer', tmp_path, 1)
+    (folder,) = [j.workdir for j in jobs if j.kind == 'teachers']
+    assert folder == (expected or teacher.workdir)
+    teachers = {j.config.teacher_from for j in jobs if j.kind == 'runs'}
+    assert teachers == {'', str(folder)}
 
 
-# With the real program.
+# The real program.
 
 
 def test_end_to_end(tmp_path):
-  """Two variants of one teacher; stopped on the way, and going on."""
+  """Two variants with one teacher; stopped and resumed."""
   study = tmp_path / 'two.py'
   study.write_text(
     'def get_study(config):\n'
@@ -476,18 +480,18 @@ def test_end_to_end(tmp_path):
     stderr=subprocess.STDOUT,
     text=True,
   )
-  process, said = start(), ['']
-  while 'started teacher' not in said[-1]:
-    said.append(process.stdout.readline())
-    assert said[-1], said
+  process, lines = start(), ['']
+  while 'started teacher' not in lines[-1]:
+    lines.append(process.stdout.readline())
+    assert lines[-1], lines
   process.send_signal(signal.SIGINT)
-  said = process.communicate()[0]
-  assert process.returncode == runner.EXIT_STATUS, said
-  assert 'saved, the same command goes on' in said
+  stdout = process.communicate()[0]
+  assert process.returncode == runner.EXIT_STATUS, stdout
+  assert 'saved; the same command resumes' in stdout
   process = start()
-  said = process.communicate()[0]
-  assert process.returncode == 0, said
-  assert said.startswith('1 of 4 points are done')
+  stdout = process.communicate()[0]
+  assert process.returncode == 0, stdout
+  assert stdout.startswith('1 of 4 jobs are done')
   (teacher,) = out.glob('teacher-*')
   assert Checkpoint(teacher / runs.TEACHER).finished()['step'] == 4
   for name in ('vid2act', 'no_replay'):
@@ -495,5 +499,5 @@ def test_end_to_end(tmp_path):
     assert config['variant'] == name
     assert config['teacher_from'] == str(teacher)
     assert Checkpoint(out / f'{name}-0' / runs.STUDENT).finished()
-    told = [r for r in read_metrics(out / f'{name}-0') if 'peak_gb' in r]
-    assert told and all(0.1 < r['peak_gb'] < 100 for r in told)
+    rows = [r for r in read_metrics(out / f'{name}-0') if 'peak_gb' in r]
+    assert rows and all(0.1 < r['peak_gb'] < 100 for r in rows)

@@ -1,4 +1,4 @@
-"""Two real processes of two devices each: training, a death, starting again."""
+"""Two processes of two devices each: training, a crash, and a restart."""
 
 import os
 import pathlib
@@ -22,18 +22,18 @@ from vid2act_jax.loops.checkpoint import Checkpoint
 ROOT = pathlib.Path(__file__).parents[2]
 HEARTBEAT = 10
 BATCH = 8  # Of each source and of the target: two rows a device.
-# What the survivor says, whichever comes first.
-LAST_WORDS = (
-  'another task died',  # JAX: no heartbeat any more.
-  'cannot go on',  # Ours: an all-reduce has failed.
-  # Gloo, in a thread of its own, where nobody can catch it: what it was sent
-  # is not what it awaits, once an all-reduce has failed on one device only.
+# Messages of the surviving process, whichever comes first.
+CRASH_MESSAGES = (
+  'another task died',  # JAX: the heartbeat timed out.
+  'cannot continue',  # Ours: an all-reduce has failed.
+  # Gloo, in a thread where it cannot be caught: the message does not match the
+  # one expected, after an all-reduce has failed on one device only.
   'gloo::EnforceNotMet',
 )
 
 
 def config(**changes):
-  """debug.py with batches that four devices can share."""
+  """debug.py with batches that divide over four devices."""
   config = debug.get_config()
   config.pretrain.batch = 2 * BATCH
   config.finetune.batch = BATCH
@@ -42,7 +42,7 @@ def config(**changes):
 
 
 def start(workdir, cache, processes, process, port, *overrides):
-  """One process of so many, with two simulated devices."""
+  """Starts one of several processes, with two simulated devices."""
   flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=2'
   env = {**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}
   env['JAX_COMPILATION_CACHE_DIR'] = str(cache)
@@ -71,16 +71,16 @@ def free_port():
 
 
 @pytest.fixture(scope='module')
-def alone(tmp_path_factory):
-  """Datasets and a teacher made by one process on one device."""
-  workdir = tmp_path_factory.mktemp('alone') / 'run'
+def single(tmp_path_factory):
+  """Datasets and a teacher from one process on one device."""
+  workdir = tmp_path_factory.mktemp('single') / 'run'
   run.run(config(stages=('collect', 'pretrain')), workdir)
   return workdir
 
 
-def test_two_processes_train_and_one_goes_on(alone, tmp_path):
+def test_two_processes_train_and_one_resumes(single, tmp_path):
   workdir, cache = tmp_path / 'run', tmp_path / 'compiled'
-  shutil.copytree(alone / 'sources', workdir / 'sources')
+  shutil.copytree(single / 'sources', workdir / 'sources')
   port = free_port()
   pair = [start(workdir, cache, 2, i, port) for i in range(2)]
   try:
@@ -89,17 +89,17 @@ def test_two_processes_train_and_one_goes_on(alone, tmp_path):
       assert not ended, ended
       time.sleep(0.05)
     # Rows, sources and noise are those of one process.
-    one, two = (Checkpoint(w / runs.TEACHER) for w in (alone, workdir))
+    one, two = (Checkpoint(w / runs.TEACHER) for w in (single, workdir))
     small.assert_close(
       two.restore_raw()[0]['params'], one.restore_raw()[0]['params'], 1e-5
     )
     pair[1].send_signal(signal.SIGKILL)
-    begun = time.monotonic()
-    said = pair[0].communicate(timeout=60)[0]
-    # Another heartbeat, and what the machine takes to write down where.
-    assert time.monotonic() - begun < 3 * HEARTBEAT + 15
+    start_time = time.monotonic()
+    out = pair[0].communicate(timeout=60)[0]
+    # Another heartbeat, and time for the crash report.
+    assert time.monotonic() - start_time < 3 * HEARTBEAT + 15
     assert pair[0].returncode not in (0, None)
-    assert any(words in said for words in LAST_WORDS), said
+    assert any(text in out for text in CRASH_MESSAGES), out
   finally:
     for process in pair:
       process.kill()
@@ -107,16 +107,16 @@ def test_two_processes_train_and_one_goes_on(alone, tmp_path):
   _, extra, step = Checkpoint(workdir / runs.STUDENT).restore_raw()
   written = extra['total_episodes']
   assert len(written) == 2 and step >= 5
-  # One process, with another number of devices, takes all of it over.
-  again = start(workdir, cache, 1, 0, port)
-  said = again.communicate(timeout=300)[0]
-  assert again.returncode == 0, said
-  assert f'finetune: going on after update {step}' in said
-  done = Checkpoint(workdir / runs.STUDENT)
-  assert done.finished()['env_steps'] >= config().finetune.env_steps
+  # One process, with another number of devices, resumes the run.
+  process = start(workdir, cache, 1, 0, port)
+  out = process.communicate(timeout=300)[0]
+  assert process.returncode == 0, out
+  assert f'finetune: resuming after update {step}' in out
+  checkpoint = Checkpoint(workdir / runs.STUDENT)
+  assert checkpoint.finished()['env_steps'] >= config().finetune.env_steps
   episodes = eps.list_episodes(workdir / 'replay')
   assert len(episodes) > sum(written)
-  state = done.restore_raw()[0]
+  state = checkpoint.restore_raw()[0]
   for leaf in (x for x in _leaves(state) if x.dtype.kind == 'f'):
     assert np.isfinite(leaf).all()
 
@@ -129,35 +129,35 @@ def _leaves(tree):
   return [] if tree is None else [tree]
 
 
-def _write(folder, total):
-  """So many episodes, whose length tells their number."""
+def _write_episodes(folder, total):
+  """Writes `total` episodes of distinct lengths."""
   (folder / eps.FOLDER).mkdir(parents=True, exist_ok=True)
   for index in range(total):
     (folder / eps.FOLDER / f'{index:06d}-{index + 10}.npz').write_text('x')
 
 
 @pytest.mark.parametrize('before, now', [(1, 2), (2, 1), (2, 3), (3, 2)])
-def test_episodes_are_shared_out_anew(tmp_path, before, now):
+def test_episodes_are_resharded(tmp_path, before, now):
   for process in range(before):
-    _write(shards.folder_of(tmp_path, process, before), 3 + process)
-  # One more each than the checkpoint knows of.
+    _write_episodes(shards.folder_of(tmp_path, process, before), 3 + process)
+  # Each has one more than the checkpoint has recorded.
   written = [2 + process for process in range(before)]
-  _write(shards.folder_of(tmp_path, 0, now), 1 if now != 1 else 0)
+  _write_episodes(shards.folder_of(tmp_path, 0, now), 1 if now != 1 else 0)
   totals = shards.reshard(tmp_path, now, written)
   assert sum(totals) == sum(written) and len(totals) == now
   assert max(totals) - min(totals) <= 1
   lengths = []
   for process, total in enumerate(totals):
     folder = shards.folder_of(tmp_path, process, now)
-    found = eps.list_episodes(folder)
-    assert [f.index for f in found] == list(range(total))
-    lengths += [f.length for f in found]
+    episodes = eps.list_episodes(folder)
+    assert [e.index for e in episodes] == list(range(total))
+    lengths += [e.length for e in episodes]
   assert sorted(lengths) == sorted(
     index + 10 for total in written for index in range(total)
   )
   shards.clean(tmp_path, now)
-  left = {p.parent.parent for p in tmp_path.rglob('*.npz')}
-  assert left == {shards.folder_of(tmp_path, i, now) for i in range(now)}
+  folders = {p.parent.parent for p in tmp_path.rglob('*.npz')}
+  assert folders == {shards.folder_of(tmp_path, i, now) for i in range(now)}
 
 
 def test_nothing_to_reshard(tmp_path):

@@ -1,4 +1,4 @@
-"""Real signals at real runs; in full: python -m tests.kill_runs."""
+"""Sends real signals to real runs; in full: python -m tests.kill_runs."""
 
 import random
 import signal
@@ -10,9 +10,9 @@ from tests import kill_runs
 
 @pytest.fixture(scope='module')
 def reference(tmp_path_factory):
-  """A run that was left alone."""
-  folder = tmp_path_factory.mktemp('left_alone')
-  # Runs of one session compile once.
+  """A run without interruptions."""
+  folder = tmp_path_factory.mktemp('reference')
+  # The runs share a compilation cache.
   with pytest.MonkeyPatch.context() as patch:
     cache = tmp_path_factory.mktemp('compiled')
     patch.setenv('JAX_COMPILATION_CACHE_DIR', str(cache))
@@ -21,7 +21,7 @@ def reference(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-  'number, kinds',
+  'signum, kinds',
   [
     (signal.SIGKILL, ['episode', 'checkpoint', 'random']),
     # By default test_run.py and test_launch.py send SIGTERM.
@@ -30,11 +30,11 @@ def reference(tmp_path_factory):
     ),
   ],
 )
-def test_killed_runs_end_as_those_left_alone(
-  reference, tmp_path, number, kinds
-):
-  rng = random.Random(int(number))
-  found, met = kill_runs.run_with_kills(tmp_path, kinds, rng, reference, number)
-  assert not found
-  # The last may come too late, when the run has ended.
-  assert met >= len(kinds) - 1
+def test_killed_runs_equal_the_reference(reference, tmp_path, signum, kinds):
+  rng = random.Random(int(signum))
+  diff, kills = kill_runs.run_with_kills(
+    tmp_path, kinds, rng, reference, signum
+  )
+  assert not diff
+  # The run may end before the last kill.
+  assert kills >= len(kinds) - 1

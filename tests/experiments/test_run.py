@@ -1,4 +1,4 @@
-"""End to end: every stage, skipping, going on after a kill, and mistakes."""
+"""End to end: every stage, skipping, resuming after a kill, and errors."""
 
 import collections
 import json
@@ -44,7 +44,7 @@ def config_with(**overrides):
 
 @pytest.fixture(scope='module')
 def compilations():
-  """How often the `finished` run compiled each function."""
+  """Number of compilations of each function in the `finished` run."""
   return collections.Counter()
 
 
@@ -52,14 +52,14 @@ def compilations():
 def finished(tmp_path_factory, compilations):
   """A finished run of the debug experiment."""
 
-  def hear(event, _, fun_name='', **__):
+  def on_event(event, _, fun_name='', **__):
     if event == '/jax/core/compile/backend_compile_duration':
       compilations[fun_name.removeprefix('jit(').removesuffix(')')] += 1
 
   workdir = tmp_path_factory.mktemp('run') / 'debug'
-  jax.monitoring.register_event_duration_secs_listener(hear)
+  jax.monitoring.register_event_duration_secs_listener(on_event)
   run.run(config_with(), workdir)
-  jax.monitoring.unregister_event_duration_listener(hear)
+  jax.monitoring.unregister_event_duration_listener(on_event)
   return workdir
 
 
@@ -75,7 +75,7 @@ def test_each_step_is_compiled_once(finished, compilations):
   assert {name: compilations[name] for name in expected} == expected
 
 
-def test_run_leaves_everything(finished):
+def test_run_writes_all_outputs(finished):
   config = debug.get_config()
   metrics = read_metrics(finished)
   by_stage = {
@@ -87,7 +87,7 @@ def test_run_leaves_everything(finished):
   assert {'train/model_loss', 'train/image_loss', 'train/kl'} <= keys
   assert not any('distillation' in k for k in keys)
   keys = {k for m in by_stage['finetune'] for k in m}
-  for wanted in (
+  for key in (
     'train/distillation_loss',
     'train/vae_loss',
     'train/actor_loss',
@@ -97,7 +97,7 @@ def test_run_leaves_everything(finished):
     'episode/return',
     'random/return',
   ):
-    assert wanted in keys
+    assert key in keys
   for row in by_stage['finetune']:
     if 'similarity/probe_wide' in row:
       total = row['similarity/probe_wide'] + row['similarity/probe_count']
@@ -128,29 +128,29 @@ def test_schedule_is_kept(finished):
   assert extra['warm'] >= f.prefill
 
 
-def test_datasets_say_how_they_came_about(finished):
-  about = dataset.read_metadata(finished / 'sources' / 'probe_wide')
-  assert about['collected']['policy'] == 'random'
-  assert about['episodes'] == debug.get_config().collect.episodes
-  assert about['action_dim'] == 5
+def test_dataset_provenance(finished):
+  metadata = dataset.read_metadata(finished / 'sources' / 'probe_wide')
+  assert metadata['collected']['policy'] == 'random'
+  assert metadata['episodes'] == debug.get_config().collect.episodes
+  assert metadata['action_dim'] == 5
   online = dataset.read_metadata(finished / 'replay')
   assert online['task'] == 'probe_action'
 
 
-def test_second_start_skips_what_is_done(finished, capsys):
+def test_second_start_skips_complete_stages(finished, capsys):
   before = (finished / 'metrics.jsonl').read_text()
   run.run(config_with(), finished)
-  said = capsys.readouterr().out
-  assert 'collect: probe_wide is there' in said
-  assert 'pretrain: done' in said and 'finetune: done' in said
+  out = capsys.readouterr().out
+  assert 'collect: probe_wide exists' in out
+  assert 'pretrain: done' in out and 'finetune: done' in out
   assert (finished / 'metrics.jsonl').read_text() == before
 
 
 class Killed(Exception):
-  """Stands for a process that dies."""
+  """Simulates the death of the process."""
 
 
-def test_goes_on_after_a_kill(finished, tmp_path, monkeypatch, capsys):
+def test_resumes_after_a_kill(finished, tmp_path, monkeypatch, capsys):
   workdir = tmp_path / 'killed'
   shutil.copytree(finished, workdir)
   shutil.rmtree(workdir / runs.STUDENT)
@@ -167,17 +167,17 @@ def test_goes_on_after_a_kill(finished, tmp_path, monkeypatch, capsys):
     run.run(config_with(), workdir)
   monkeypatch.undo()
   run.run(config_with(), workdir)
-  assert 'finetune: going on after update 10' in capsys.readouterr().out
-  told = [m for m in read_metrics(workdir, 'finetune') if 'train/kl' in m]
+  assert 'finetune: resuming after update 10' in capsys.readouterr().out
+  rows = [m for m in read_metrics(workdir, 'finetune') if 'train/kl' in m]
   extra = Checkpoint(workdir / runs.STUDENT).restore_raw()[1]
-  # Nothing is told twice, and nothing that was learned is missing.
-  assert len(told) == extra['updates'] // debug.get_config().finetune.log_every
+  # Nothing is logged twice, and no update is missing.
+  assert len(rows) == extra['updates'] // debug.get_config().finetune.log_every
   done = Checkpoint(workdir / runs.STUDENT).finished()
   assert done['env_steps'] >= debug.get_config().finetune.env_steps
   assert kill_runs.differences(finished, workdir) == []
 
 
-def test_what_is_told_at_a_checkpoints_own_step_is_told_once(
+def test_metrics_at_the_step_of_a_checkpoint_are_logged_once(
   finished, tmp_path, monkeypatch
 ):
   workdir = tmp_path / 'killed'
@@ -206,36 +206,36 @@ def test_what_is_told_at_a_checkpoints_own_step_is_told_once(
   assert kill_runs.differences(finished, workdir) == []
 
 
-def test_one_that_is_asked_to_stop_saves_and_goes_on(finished, tmp_path):
-  """Before it learns, in an evaluation, between updates; and pretraining."""
+def test_preempted_run_saves_and_resumes(finished, tmp_path):
+  """In prefill, in an evaluation, between updates, and in pretraining."""
   workdir = tmp_path / 'stopped'
   shutil.copytree(finished, workdir)
-  for made in (runs.TEACHER, runs.STUDENT, 'replay'):
-    shutil.rmtree(workdir / made)
+  for name in (runs.TEACHER, runs.STUDENT, 'replay'):
+    shutil.rmtree(workdir / name)
 
-  class Asked(preemption.PreemptionHandler):
-    """Stops at its n-th check."""
+  class PreemptedAt(preemption.PreemptionHandler):
+    """Preempts the run at its n-th check."""
 
     def __init__(self, checks):
       super().__init__()
-      self.left = checks
+      self.remaining = checks
 
-    def check(self, together=False):
-      self.left -= 1
-      if self.left < 0:
+    def check(self, all_hosts=False):
+      self.remaining -= 1
+      if self.remaining < 0:
         raise preemption.Preempted('test')
 
   stops = 0
   for checks in (8, 12, 40, 33, 21, 80, 10_000):
     try:
-      run.run(config_with(), workdir, interrupt=Asked(checks))
+      run.run(config_with(), workdir, preemption=PreemptedAt(checks))
     except preemption.Preempted:
       stops += 1
   assert stops == 6
   assert kill_runs.differences(finished, workdir) == []
 
 
-def test_too_many_updates_that_are_not_finite_end_it(
+def test_too_many_updates_that_are_not_finite_end_the_run(
   finished, tmp_path, monkeypatch
 ):
   config = config_with(
@@ -244,38 +244,38 @@ def test_too_many_updates_that_are_not_finite_end_it(
     stages=('finetune',),
     skip_limit=3,
   )
-  batch = finetune.Finetuner._batch
+  sample_batch = finetune.Finetuner._sample_batch
 
-  def spoilt(self, index):
-    found = batch(self, index)
+  def with_nan(self, index):
+    batch = sample_batch(self, index)
     if index >= 6:
-      found.target.reward[:] = np.nan
-    return found
+      batch.target.reward[:] = np.nan
+    return batch
 
-  monkeypatch.setattr(finetune.Finetuner, '_batch', spoilt)
+  monkeypatch.setattr(finetune.Finetuner, '_sample_batch', with_nan)
   with pytest.raises(UserError, match='4 updates in a row.*lower') as error:
     run.run(config, tmp_path)
-  (kept,) = (tmp_path / 'not_finite' / 'finetune').glob('*.npz')
-  assert str(kept) in str(error.value)
-  assert np.isnan(np.load(kept)['target/reward']).all()
-  about = json.loads(kept.with_suffix('.json').read_text())
-  assert np.isnan(about['metrics']['model_loss'])
-  # What is saved is from before, and is good.
+  (path,) = (tmp_path / 'not_finite' / 'finetune').glob('*.npz')
+  assert str(path) in str(error.value)
+  assert np.isnan(np.load(path)['target/reward']).all()
+  record = json.loads(path.with_suffix('.json').read_text())
+  assert np.isnan(record['metrics']['model_loss'])
+  # The checkpoint is from before, and is finite.
   state, extra, _ = Checkpoint(tmp_path / runs.STUDENT).restore_raw()
   assert extra['updates'] == 5
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
-def _learned(workdir):
-  """What a run's finetuning told, but for the time and memory it took."""
+def _reproducible_metrics(workdir):
+  """The metrics of a run's finetuning without its time and memory."""
   return [
-    {k: v for k, v in row.items() if k not in kill_runs.PHYSICAL}
+    {k: v for k, v in row.items() if k not in kill_runs.NONDETERMINISTIC}
     for row in read_metrics(workdir, 'finetune')
   ]
 
 
-def _again(finished, workdir, **overrides):
-  """Finetunes anew with the teacher and the datasets of the finished run."""
+def _finetune_again(finished, workdir, **overrides):
+  """Finetunes with the teacher and the datasets of the finished run."""
   config = config_with(
     source_dir=str(finished / 'sources'),
     teacher_from=str(finished),
@@ -283,23 +283,25 @@ def _again(finished, workdir, **overrides):
     **overrides,
   )
   run.run(config, workdir, profile=True)
-  return _learned(workdir)
+  return _reproducible_metrics(workdir)
 
 
 def test_worker_processes_and_profiling_change_nothing(
   finished, tmp_path, capsys
 ):
-  told = _again(finished, tmp_path, env__parallel=True)
-  assert told == _learned(finished)
+  metrics = _finetune_again(finished, tmp_path, env__parallel=True)
+  assert metrics == _reproducible_metrics(finished)
   table = capsys.readouterr().out.split('finetune: where the time went')[1]
-  for part in ('stepping', 'acting', 'sampling', 'updating', 'evaluating'):
-    assert part in table
+  for section in ('stepping', 'acting', 'sampling', 'updating', 'evaluating'):
+    assert section in table
   assert list((tmp_path / 'profile' / 'finetune').rglob('*.xplane.pb'))
 
 
-def test_kept_embeddings_change_only_by_their_rounding(finished, tmp_path):
-  computed = _again(finished, tmp_path, replay__embeddings='none')
-  for left, right in zip(_learned(finished), computed, strict=True):
+def test_cached_embeddings_differ_only_by_rounding(finished, tmp_path):
+  computed = _finetune_again(finished, tmp_path, replay__embeddings='none')
+  for left, right in zip(
+    _reproducible_metrics(finished), computed, strict=True
+  ):
     assert left.pop('stage') == right.pop('stage')
     assert left.keys() == right.keys()
     for key, value in left.items():
@@ -308,7 +310,7 @@ def test_kept_embeddings_change_only_by_their_rounding(finished, tmp_path):
   assert not (tmp_path / 'embeddings').exists()
 
 
-def test_a_longer_run_goes_on_in_its_folder(finished, tmp_path):
+def test_longer_run_resumes_in_its_folder(finished, tmp_path):
   workdir = tmp_path / 'longer'
   shutil.copytree(finished, workdir)
   before = Checkpoint(workdir / runs.STUDENT).finished()['env_steps']
@@ -333,7 +335,7 @@ def test_finished_run_acts(finished):
 
 
 def test_agent_collects_and_checkpoint_collects(tmp_path):
-  quick = {
+  overrides = {
     'sources': ('probe_action',),
     'finetune__env_steps': 60,
     'collect__agent_env_steps': 60,
@@ -341,20 +343,20 @@ def test_agent_collects_and_checkpoint_collects(tmp_path):
     'evaluate__every': 0,
     'stages': ('collect',),
   }
-  run.run(config_with(collect__policy='agent', **quick), tmp_path / 'a')
+  run.run(config_with(collect__policy='agent', **overrides), tmp_path / 'a')
   folder = tmp_path / 'a' / 'sources' / 'probe_action'
-  about = dataset.read_metadata(folder)
-  assert about['collected']['method'] == 'agent'
-  assert about['episodes'] == len(eps.list_episodes(folder)) >= 3
+  metadata = dataset.read_metadata(folder)
+  assert metadata['collected']['method'] == 'agent'
+  assert metadata['episodes'] == len(eps.list_episodes(folder)) >= 3
   config = config_with(
     collect__policy=f'checkpoint:{folder / "agent"}',
     collect__episodes=2,
-    **quick,
+    **overrides,
   )
   run.run(config, tmp_path / 'b')
-  about = dataset.read_metadata(tmp_path / 'b' / 'sources' / 'probe_action')
-  assert about['collected']['policy'].startswith('checkpoint:')
-  assert about['episodes'] == 2
+  metadata = dataset.read_metadata(tmp_path / 'b' / 'sources' / 'probe_action')
+  assert metadata['collected']['policy'].startswith('checkpoint:')
+  assert metadata['episodes'] == 2
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -380,8 +382,8 @@ def test_base_has_the_sizes_of_the_paper():
   assert (config.finetune.prefill, config.finetune.update_every) == (2500, 5)
 
 
-_ALONE = {'stages': ('finetune',), 'variant': 'dreamerv2'}
-MISTAKES = {
+_FINETUNE_ONLY = {'stages': ('finetune',), 'variant': 'dreamerv2'}
+CONFIG_ERRORS = {
   'no update a call': (
     {'pretrain__updates_per_call': 0},
     'pretrain.updates_per_call=0',
@@ -400,8 +402,8 @@ MISTAKES = {
   'size': ({'env__size': 32}, 'config.env.size'),
   'length': ({'finetune__length': 4}, 'config.finetune'),
   'policy': ({'collect__policy': 'x'}, "policy 'x': should be"),
-  'conv': ({'learner__conv': 'x', **_ALONE}, 'learner.conv'),
-  'unroll': ({'learner__unroll': -2, **_ALONE}, 'learner.unroll=-2'),
+  'conv': ({'learner__conv': 'x', **_FINETUNE_ONLY}, 'learner.conv'),
+  'unroll': ({'learner__unroll': -2, **_FINETUNE_ONLY}, 'learner.unroll=-2'),
   'script': (
     {'collect__policy': 'scripted'},
     'scripted policies',
@@ -411,75 +413,75 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize('name', MISTAKES)
-def test_mistakes_are_told(name, tmp_path):
-  overrides, message = MISTAKES[name]
+@pytest.mark.parametrize('name', CONFIG_ERRORS)
+def test_config_errors_name_the_key(name, tmp_path):
+  overrides, message = CONFIG_ERRORS[name]
   with pytest.raises(UserError, match=message):
     run.run(config_with(**overrides), tmp_path / 'run')
 
 
-def test_random_play_is_told(finished):
-  """Its returns, and its successes where the task knows them."""
-  played = [{'return': 1.0, 'success': 0.0}, {'return': 4.0, 'success': 1.0}]
-  for episodes, wanted in (
-    (played, {'random/return': 2.5, 'random/success': 0.5}),
+def test_prefill_statistics_are_logged(finished):
+  """Its returns, and its successes if the task has them."""
+  prefill = [{'return': 1.0, 'success': 0.0}, {'return': 4.0, 'success': 1.0}]
+  for episodes, expected in (
+    (prefill, {'random/return': 2.5, 'random/success': 0.5}),
     ([{'return': 3.0}], {'random/return': 3.0}),
   ):
-    told = {}
-    here = types.SimpleNamespace(
+    values = {}
+    finetuner = types.SimpleNamespace(
       counters=finetune.Counters(),
       env_steps=8,
-      logger=types.SimpleNamespace(scalars=lambda _, x, t=told: t.update(x)),
-      _random=episodes,
-      _player=types.SimpleNamespace(reset=lambda: None),
+      logger=types.SimpleNamespace(scalars=lambda _, x, v=values: v.update(x)),
+      _prefill_episodes=episodes,
+      _policy=types.SimpleNamespace(reset=lambda: None),
     )
-    finetune.Finetuner._begin_learning(here)
-    assert told == wanted
+    finetune.Finetuner._end_prefill(finetuner)
+    assert values == expected
 
 
 def test_evaluation_of_a_finished_run(finished, tmp_path, capsys):
   video = tmp_path / 'episode.gif'
-  given = ['evaluate', str(finished), '--episodes', '3']
-  told = []
-  for more in ([], ['--video', str(video)], ['--seed', '1']):
-    assert __main__.main(given + more) == 0
-    told.append(json.loads(capsys.readouterr().out))
-  assert told[0] == told[1] != told[2]
-  assert told[0]['episodes'] == 3 and told[0]['updates'] >= 1
-  assert told[0]['task'] == config_with().task
+  command = ['evaluate', str(finished), '--episodes', '3']
+  outputs = []
+  for options in ([], ['--video', str(video)], ['--seed', '1']):
+    assert __main__.main(command + options) == 0
+    outputs.append(json.loads(capsys.readouterr().out))
+  assert outputs[0] == outputs[1] != outputs[2]
+  assert outputs[0]['episodes'] == 3 and outputs[0]['updates'] >= 1
+  assert outputs[0]['task'] == config_with().task
   with Image.open(video) as image:
     assert image.n_frames > 1
-  assert __main__.main([*given, '--task', 'probe_terminal']) == 0
+  assert __main__.main([*command, '--task', 'probe_terminal']) == 0
   assert json.loads(capsys.readouterr().out)['success'] == 1
-  assert __main__.main([*given, '--task', 'probe_wide']) == 1
+  assert __main__.main([*command, '--task', 'probe_wide']) == 1
   assert 'probe_wide has 5 actions' in capsys.readouterr().err
 
 
-def test_another_teacher_in_the_folder(finished):
-  """The embeddings that are kept would not be those of the state's teacher."""
+def test_another_teacher_than_the_checkpoints(finished):
+  """The cached embeddings would not be those of the state's teacher."""
   _, state = runs.load_agent(finished)
-  teacher = {**state.teacher, 'decoder': {}}  # It has more than is frozen.
+  teacher = {**state.teacher, 'decoder': {}}  # The state has no decoder.
   checkpoint = Checkpoint(finished / runs.STUDENT)
-  build._same_teacher(state, teacher, checkpoint)
+  build._check_same_teacher(state, teacher, checkpoint)
   other = jax.tree.map(lambda x: x + 1, teacher['rssm'])
-  with pytest.raises(UserError, match='another one than when .*student'):
-    build._same_teacher(state, {**teacher, 'rssm': other}, checkpoint)
+  with pytest.raises(UserError, match='differs from the one that .*student'):
+    build._check_same_teacher(state, {**teacher, 'rssm': other}, checkpoint)
 
 
 def test_another_config_in_the_folder(finished):
-  with pytest.raises(UserError, match=r'learner\.student\.deter: 16 there, 8'):
+  with pytest.raises(UserError, match=r'student\.deter: 16 in the folder, 8'):
     run.run(config_with(learner__student__deter=8), finished)
 
 
-def test_a_folder_from_before_some_keys(finished, tmp_path):
-  """A run begun by an older version goes on, and acts."""
+def test_run_of_an_older_version_without_some_keys(finished, tmp_path):
+  """It can be resumed, and loaded to act."""
   config = json.loads((finished / runs.CONFIG).read_text())
   del config['learner']['unroll'], config['learner']['scales']['discount']
   shutil.copytree(finished / runs.STUDENT, tmp_path / runs.STUDENT)
   (tmp_path / runs.CONFIG).write_text(json.dumps(config))
   assert runs.config_diff(tmp_path, config_with()) == []
   agent, state = runs.load_agent(tmp_path)
-  assert not agent.student.ends and int(state.step) > 0
+  assert not agent.student.predict_continue and int(state.step) > 0
 
 
 def test_teacher_of_other_sizes(finished, tmp_path):
@@ -529,13 +531,16 @@ def test_corrupt_and_short_episodes(finished, tmp_path, capsys):
   with pytest.raises(UserError, match=victim.name):
     run.run(config_with(**overrides), tmp_path / 'corrupt')
   assert victim.read_bytes() == data[: len(data) // 2]
-  # The way out that the message names.
+  # The fix that the message names.
   assert main(['validate', str(sources / 'probe_count')]) == 0
-  run.run(config_with(**overrides), tmp_path / 'mended')
-  assert 'probe_count: without 1 in quarantine' in capsys.readouterr().out
+  run.run(config_with(**overrides), tmp_path / 'fixed')
+  assert (
+    'probe_count: 1 episodes in quarantine are not used'
+    in capsys.readouterr().out
+  )
 
 
-def test_another_repeat_than_the_datasets(finished, tmp_path):
+def test_action_repeat_differs_from_the_datasets(finished, tmp_path):
   config = config_with(
     source_dir=str(finished / 'sources'), env__action_repeat=2
   )
@@ -553,16 +558,16 @@ def test_another_repeat_than_the_datasets(finished, tmp_path):
     ([], '--config'),
   ],
 )
-def test_command_line_mistakes(arguments, message):
-  done = subprocess.run(
+def test_command_line_errors(arguments, message):
+  process = subprocess.run(
     [sys.executable, '-m', 'experiments.run', *arguments],
     cwd=ROOT,
     capture_output=True,
     text=True,
   )
-  assert done.returncode == 1
-  assert 'Traceback' not in done.stderr
-  errors = [x for x in done.stderr.splitlines() if x.startswith('error:')]
+  assert process.returncode == 1
+  assert 'Traceback' not in process.stderr
+  errors = [x for x in process.stderr.splitlines() if x.startswith('error:')]
   assert len(errors) == 1 and message in errors[0]
 
 

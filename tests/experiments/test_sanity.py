@@ -1,6 +1,6 @@
-"""What the method must pass: do weights and distillation mean what they say?
+"""Sanity checks of the similarity weights and of distillation.
 
-Real runs of some minutes each, so not by default:
+Runs of some minutes each, so they are not run by default:
 
   bash launch/test.sh -m nightly
 """
@@ -26,10 +26,10 @@ OTHER, NOISE = 'dmc_pendulum_swingup', 'probe_noise'
 def run(tmp_path_factory):
   """(*sources) -> metrics of the finetuning; without sources, dreamerv2.
 
-  `variant`: another one with sources. `short`: 250 updates instead of 700.
+  `variant`: with sources, another one. `short`: 250 updates instead of 700.
   """
   root = tmp_path_factory.mktemp('sanity')
-  # The other tests' quick compilations run too slowly for this.
+  # The flags for quick compilation of the other tests give slow programs.
   env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
 
   def run(*sources, variant='vid2act', short=False):
@@ -46,28 +46,29 @@ def run(tmp_path_factory):
       command.append('--config.finetune.env_steps=2400')
     if sources:
       command.append(f'--config.sources={sources}')
-    done = subprocess.run(
+    process = subprocess.run(
       command, cwd=ROOT, env=env, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    output = process.stdout[-2000:] + process.stderr[-2000:]
+    assert process.returncode == 0, output
     return read_metrics(root / name, 'finetune')
 
   return run
 
 
 def weights(metrics, *sources):
-  """Each source's similarity, the mean over the last third of the updates."""
+  """Mean similarity of each source over the last third of the updates."""
   rows = [m for m in metrics if f'similarity/{sources[0]}' in m]
   rows = rows[-(len(rows) // 3) :]
   return [np.mean([row[f'similarity/{s}'] for row in rows]) for s in sources]
 
 
 def errors(metrics):
-  """Of the open-loop predictions, in the order of the updates."""
+  """Errors of the open-loop predictions, in the order of the updates."""
   return [m['open_loop/error'] for m in metrics if 'open_loop/error' in m]
 
 
-def test_the_same_task_weighs_most_and_noise_least(run):
+def test_the_same_task_has_the_most_weight_and_noise_the_least(run):
   sources = (OTHER, NOISE, TARGET)
   other, noise, same = weights(run(*sources), *sources)
   assert noise < other < same
@@ -89,14 +90,14 @@ def test_two_copies_share_their_weight(run):
       'vid2act',
       marks=pytest.mark.xfail(
         strict=True,
-        reason='seen: 0.0041 with and without (benchmarks/README.md)',
+        reason='measured: 0.0041 with and without (benchmarks/README.md)',
       ),
     ),
   ],
 )
-def test_with_a_useful_source_prediction_is_learned_sooner(run, variant):
-  """Open-loop errors over the first 100 updates, by a tenth at least."""
-  alone = errors(run(short=True))
-  helped = errors(run(TARGET, variant=variant, short=True))
-  assert len(alone) == len(helped) >= 6
-  assert np.mean(helped[:4]) < 0.9 * np.mean(alone[:4])
+def test_useful_source_lowers_the_early_prediction_error(run, variant):
+  """Open-loop errors over the first 100 updates, by at least a tenth."""
+  baseline = errors(run(short=True))
+  transfer = errors(run(TARGET, variant=variant, short=True))
+  assert len(baseline) == len(transfer) >= 6
+  assert np.mean(transfer[:4]) < 0.9 * np.mean(baseline[:4])

@@ -1,4 +1,4 @@
-"""A student that predicts where episodes truly end."""
+"""Tests of a student that predicts episode termination."""
 
 import dataclasses
 import functools
@@ -42,15 +42,15 @@ def model_gradient(name='vid2act'):
   return metrics, forward, grads
 
 
-def always(head, value):
-  """A head's parameters that give one value, whatever it reads."""
+def constant_head(head, value):
+  """Parameters of a head with a constant output."""
   head = jax.tree.map(jnp.zeros_like, head)
   head['mlp']['out']['bias'] += value
   return head
 
 
 def with_heads(state, **heads):
-  """A state with other heads of its world model."""
+  """A state with other heads in its world model."""
   model = state.params['model']
   world = {**model['world_model'], **heads}
   model = {**model, 'world_model': world}
@@ -58,7 +58,7 @@ def with_heads(state, **heads):
 
 
 def start():
-  """Four starts, of which the second is an end."""
+  """Four starts, of which the second is a terminal state."""
   latent = Latent(jnp.full((4, 3), 0.1), jnp.full((4, 8), 0.1))
   return Start(latent, jnp.zeros(4, int), jnp.array([1.0, 0, 1, 1]))
 
@@ -68,40 +68,40 @@ def behave(agent, state):
   return finetune.actor_loss(agent, state, actor, start(), KEY)[1]
 
 
-def said(logit):
-  """What is imagined where the head says one thing alone."""
+def behave_with_logit(logit):
+  """Agent, state and imagination with a constant logit of the discount."""
   agent, state, _ = case()
   head = state.params['model']['world_model']['discount']
-  state = with_heads(state, discount=always(head, logit))
+  state = with_heads(state, discount=constant_head(head, logit))
   return agent, state, behave(agent, state)
 
 
-def test_by_default_nothing_of_it_is_there():
+def test_there_is_no_discount_head_by_default():
   agent, state, batch = case(scale=0.0)
   assert 'discount' not in state.params['model']['world_model']
-  blind = batch.replace(target=batch.target.replace(discount=None))
-  new, metrics = jax.eval_shape(agent.finetune_step, state, blind, KEY)
+  batch = batch.replace(target=batch.target.replace(discount=None))
+  new, metrics = jax.eval_shape(agent.finetune_step, state, batch, KEY)
   assert jax.tree.structure(new) == jax.tree.structure(state)
   assert not any('discount' in name for name in metrics)
 
 
-def test_the_loss_is_a_cross_entropy_that_reaches_all_of_the_model():
+def test_the_loss_is_a_cross_entropy_with_gradients_for_the_model():
   agent, state, batch = case()
   metrics, forward, grads = model_gradient()
   world = state.params['model']['world_model']
   feat = jnp.concatenate([forward.latent.stoch, forward.latent.deter], -1)
-  chance = jax.nn.sigmoid(agent.student.predict_discount(world, feat))
-  goes_on = batch.target.discount
-  right = jnp.log(jnp.where(goes_on > 0, chance, 1 - chance))
-  assert set(np.unique(goes_on)) == {0, 1}
+  prob = jax.nn.sigmoid(agent.student.predict_discount(world, feat))
+  discount = batch.target.discount
+  log_prob = jnp.log(jnp.where(discount > 0, prob, 1 - prob))
+  assert set(np.unique(discount)) == {0, 1}
   assert float(metrics['discount_loss']) == pytest.approx(
-    float(-_SCALE * right.mean()), rel=1e-5
+    float(-_SCALE * log_prob.mean()), rel=1e-5
   )
   assert all(
     np.any(leaf) for leaf in jax.tree.leaves(grads['world_model']['discount'])
   )
-  # As the other heads' losses do, it shapes the states.
-  other = batch.target.replace(discount=1 - goes_on)
+  # Like the losses of the other heads, it trains the states.
+  other = batch.target.replace(discount=1 - discount)
   fn = jax.grad(finetune.model_loss, argnums=1, has_aux=True)
   changed, _ = small.jit(fn, static_argnums=0)(
     agent,
@@ -119,24 +119,26 @@ def test_the_loss_is_a_cross_entropy_that_reaches_all_of_the_model():
   )
 
 
-def test_where_all_goes_on_it_is_as_without():
-  _, state, (metrics, imagined, target, weights) = said(logit=100.0)
+def test_without_termination_it_equals_a_fixed_discount():
+  _, state, (metrics, imagined, target, weights) = behave_with_logit(
+    logit=100.0
+  )
   without, *_ = case(scale=0.0)
   _, same, expected, fixed = behave(without, state)
   small.assert_close(imagined, same, 1e-6)
-  going = np.array([0, 2, 3])  # The end at the start is still one.
-  small.assert_close(target[:, going], expected[:, going], 1e-6)
-  for row in going:
+  continuing = np.array([0, 2, 3])  # The other start is terminal.
+  small.assert_close(target[:, continuing], expected[:, continuing], 1e-6)
+  for row in continuing:
     small.assert_close(weights[:, row], fixed[:, 0], 1e-6)
   np.testing.assert_array_equal(weights[:, 1], [1, 0, 0])
   assert float(metrics['imagined_discount']) == pytest.approx(0.99)
 
 
-def test_where_all_ends_only_the_reward_at_hand_counts():
-  agent, state, (_, imagined, target, weights) = said(logit=-100.0)
+def test_where_all_states_are_terminal_only_the_reward_counts():
+  agent, state, (_, imagined, target, weights) = behave_with_logit(logit=-100.0)
   world = state.params['model']['world_model']
   reward = agent.student.predict_reward(world, imagined.feat)
-  # What has not ended at its start still goes one step.
+  # From a start that is not terminal there is still one step.
   np.testing.assert_array_equal(target[1:], reward[1:-1])
   assert float(target[0, 1]) == float(reward[0, 1])
   assert not np.isclose(target[0, 0], reward[0, 0])
@@ -145,9 +147,9 @@ def test_where_all_ends_only_the_reward_at_hand_counts():
   )
 
 
-def test_the_critic_counts_states_as_the_actor_does():
-  agent, state, (_, imagined, target, weights) = said(logit=0.0)
-  later = state.replace(step=state.step + 1)  # The slow critic stays.
+def test_the_critic_has_the_same_weights_as_the_actor():
+  agent, state, (_, imagined, target, weights) = behave_with_logit(logit=0.0)
+  later = state.replace(step=state.step + 1)  # Keeps the slow critic.
   _, metrics, _ = finetune.behavior_step(agent, later, start(), KEY)
   value = agent.critic.apply({'params': state.params['critic']}, imagined.feat)
   log_prob = dists.unit_log_prob(value[:-1], target, 0)
@@ -156,19 +158,19 @@ def test_the_critic_counts_states_as_the_actor_does():
   )
 
 
-def bare(scale):
-  """No entropy, and one reward and one value everywhere."""
+def constant_reward_case(scale):
+  """Without entropy, and with a constant reward and value."""
   agent, state, _ = case(scale=scale)
   settings = dataclasses.replace(agent.behavior, entropy=0.0)
   agent = dataclasses.replace(agent, behavior=settings)
   reward = state.params['model']['world_model']['reward']
-  state = with_heads(state, reward=always(reward, 1.0))
-  return agent, state.replace(slow_critic=always(state.slow_critic, 1.0))
+  state = with_heads(state, reward=constant_head(reward, 1.0))
+  return agent, state.replace(slow_critic=constant_head(state.slow_critic, 1.0))
 
 
-def test_with_one_reward_everywhere_ends_alone_teach_the_actor():
-  """By the returns: a state's weight is no reason to act."""
-  agent, state = bare(_SCALE)
+def test_with_a_constant_reward_the_actor_learns_from_termination():
+  """Through the returns; the weights of the states have no gradient."""
+  agent, state = constant_reward_case(_SCALE)
   model = state.params['model']
 
   def by_hand(actor):
@@ -192,15 +194,15 @@ def test_with_one_reward_everywhere_ends_alone_teach_the_actor():
   assert max(np.abs(x).max() for x in jax.tree.leaves(grads)) > 1e-5
 
 
-def test_with_one_reward_everywhere_and_no_ends_there_is_nothing_to_learn():
-  agent, state = bare(0.0)
+def test_with_a_constant_reward_and_discount_the_actor_has_no_gradient():
+  agent, state = constant_reward_case(0.0)
   loss = lambda actor: finetune.actor_loss(agent, state, actor, start(), KEY)[0]
   grads = jax.grad(loss)(state.params['actor'])
   assert max(np.abs(x).max() for x in jax.tree.leaves(grads)) < 1e-9
 
 
 @pytest.mark.parametrize('name', ['finetune', 'action_free'])
-def test_every_kind_of_student_learns_it(name):
+def test_every_variant_learns_the_discount_head(name):
   agent, state, batch = case(name)
   new, metrics = small.jit(agent.finetune_step)(state, batch, KEY)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves((new, metrics)))
@@ -210,8 +212,8 @@ def test_every_kind_of_student_learns_it(name):
   )
 
 
-def test_a_warm_start_has_a_head_of_its_own():
-  """The teacher has none."""
+def test_a_warm_start_keeps_its_fresh_discount_head():
+  """The teacher has no discount head."""
   agent, *_ = case('finetune')
   teacher = small.model_params(agent.pretrained, seed=1)
   fresh = small.model_params(agent.student)
@@ -222,15 +224,15 @@ def test_a_warm_start_has_a_head_of_its_own():
 
 
 @pytest.mark.parametrize('scale', [-1.0, float('nan'), float('inf')])
-def test_a_wrong_scale_is_told(scale):
+def test_an_invalid_scale_is_an_error(scale):
   settings = small.config()
   settings.scales.discount = scale
   with pytest.raises(UserError, match='config.learner.scales.discount='):
     learner.build_agent(settings, 2, (1, 3))
 
 
-def test_a_batch_that_does_not_tell_its_ends():
+def test_a_batch_without_discount_is_an_error():
   agent, state, batch = case()
-  blind = batch.replace(target=batch.target.replace(discount=None))
+  batch = batch.replace(target=batch.target.replace(discount=None))
   with pytest.raises(ValueError, match='Batch.discount is None'):
-    jax.eval_shape(agent.finetune_step, state, blind, KEY)
+    jax.eval_shape(agent.finetune_step, state, batch, KEY)

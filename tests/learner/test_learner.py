@@ -1,4 +1,4 @@
-"""The pure steps of pretraining and finetuning."""
+"""Tests of the pure steps of pretraining and finetuning."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def setup():
 
 # Target action size, those of the sources, B, L, H and the student's sizes.
 _CASES = {
-  'one domain, all at their least': (3, (3,), 1, 2, 2, {}),
+  'one domain, smallest sizes': (3, (3,), 1, 2, 2, {}),
   'target larger than the sources': (5, (2, 3), 3, 4, 4, {}),
   'target smaller, student smaller': (
     1, (4, 2, 2), 2, 5, 3, {'depth': 1, 'deter': 5, 'stoch': 2, 'hidden': 4},
@@ -40,7 +40,7 @@ _CASES = {
 
 
 @pytest.mark.parametrize('case', _CASES.values(), ids=_CASES)
-def test_any_sizes_will_do(case):
+def test_a_step_at_different_sizes(case):
   action_dim, sources, size, length, horizon, student = case
   config = small.config(**student)
   config.behavior.horizon = horizon
@@ -58,7 +58,7 @@ def test_any_sizes_will_do(case):
   assert shapes(new) == shapes(state)
 
 
-def test_updates_are_counted_and_the_slow_critic_copied_in_time(setup):
+def test_updates_are_counted_and_the_slow_critic_is_copied(setup):
   state = setup.state
   for done in range(5):
     due = done in (0, 2, 4)  # the period is 2
@@ -79,34 +79,34 @@ def test_model_loss_is_the_sum_of_its_terms(setup):
   assert float(metrics['model_loss']) == pytest.approx(total, rel=1e-5)
 
 
-def test_padded_action_dimensions_change_nothing(setup):
+def test_padded_action_dimensions_have_no_effect(setup):
   out = setup.step(setup.state, setup.batch, KEY)
   sources = setup.batch.sources
   assert np.abs(sources.action[0, ..., 1:]).min() > 0
   action = sources.action.at[0, ..., 1:].set(7)
   batch = setup.batch.replace(sources=sources.replace(action=action))
   _equal(setup.step(setup.state, batch, KEY), out)
-  # An own dimension does matter, and the one of the first frame does not.
+  # A dimension of the domain has an effect, but not at the first frame.
   action = sources.action.at[0, :, 2, 0].add(0.1)
   batch = setup.batch.replace(sources=sources.replace(action=action))
   other = setup.step(setup.state, batch, KEY)
   assert float(other[1]['vae_loss']) != float(out[1]['vae_loss'])
 
 
-def test_teachers_see_of_the_targets_action_what_they_know(setup):
-  observe = small.jit(small.watch, static_argnums=0)
+def test_teachers_read_only_action_dimensions_of_their_domain(setup):
+  observe = small.jit(small.teacher_features, static_argnums=0)
 
-  def view(change):
+  def target_features(dim):
     batch = setup.batch
-    action = batch.target.action.at[:, 1:, change].add(0.5)
+    action = batch.target.action.at[:, 1:, dim].add(0.5)
     batch = batch.replace(target=batch.target.replace(action=action))
     return observe(setup.agent, setup.state.teacher, batch, KEY).target
 
   plain = observe(setup.agent, setup.state.teacher, setup.batch, KEY).target
-  # The first domain knows one dimension only.
-  _equal(view(1)[0], plain[0])
-  assert _differ(view(1)[1], plain[1])
-  assert _differ(view(0)[0], plain[0])
+  # The first domain has a single action dimension.
+  _equal(target_features(1)[0], plain[0])
+  assert _differ(target_features(1)[1], plain[1])
+  assert _differ(target_features(0)[0], plain[0])
 
 
 def test_actions_are_fitted_to_every_domain():
@@ -117,7 +117,7 @@ def test_actions_are_fitted_to_every_domain():
   np.testing.assert_array_equal(fitted, [[[1, 0, 0]], [[1, 2, 3]]])
 
 
-def test_no_transfer():
+def test_a_step_and_the_policy_without_transfer():
   variant = learner.parse('dreamerv2')
   agent = learner.build_agent(small.config(), 2, (), variant=variant)
   state, batch = small.state_of(agent), small.finetune_batch(agent)
@@ -133,7 +133,7 @@ def test_no_transfer():
   assert np.abs(action).max() <= 1
 
 
-def test_chance_comes_from_the_key_and_the_step():
+def test_randomness_depends_on_the_key_and_the_step():
   agent = learner.build_agent(small.config(), 2, (2,))
   state, batch = small.state_of(agent), small.finetune_batch(agent)
   step = small.jit(agent.finetune_step)
@@ -147,14 +147,14 @@ def test_chance_comes_from_the_key_and_the_step():
       assert float(other[1][name]) != float(out[1][name])
 
 
-def _halves(batch):
-  """Rows apart along a new first axis: targets of B, sources of N, B."""
+def _split_rows(batch):
+  """Moves the rows to a new first axis: targets of B, sources of N, B."""
   target = jax.tree.map(lambda x: x[:, None], batch.target)
   sources = jax.tree.map(lambda x: x.swapaxes(0, 1)[:, :, None], batch.sources)
   return batch.replace(target=target, sources=sources)
 
 
-def test_a_batch_split_over_an_axis_is_the_whole_batch(setup):
+def test_a_sharded_batch_equals_the_global_batch(setup):
   agent, state, batch = setup.agent, setup.state, setup.batch
 
   def divergence(params):
@@ -164,7 +164,7 @@ def test_a_batch_split_over_an_axis_is_the_whole_batch(setup):
     return dists.kl(forward.post, forward.prior).mean(1)
 
   kl = small.jit(divergence)(state.params['model'])
-  # Free nats between the halves' KLs, below that of the whole.
+  # Free nats between the KLs of both shards, and below the global mean.
   free = float((kl.min() + kl.mean()) / 2)
   assert kl.min() < free < kl.mean()
   loss = dataclasses.replace(agent.loss, kl_free=free)
@@ -174,45 +174,41 @@ def test_a_batch_split_over_an_axis_is_the_whole_batch(setup):
     return agent.finetune_step(state, batch, key, axis_name='batch')
 
   mapped = jax.vmap(split_step, (None, 0, None), axis_name='batch')
-  ours, metrics = small.jit(mapped)(state, _halves(batch), KEY)
+  ours, metrics = small.jit(mapped)(state, _split_rows(batch), KEY)
   whole, expected = small.jit(agent.finetune_step)(state, batch, KEY)
-  del metrics['reward_std'], expected['reward_std']  # no mean of the halves'
+  del metrics['reward_std'], expected['reward_std']  # not a mean over shards
   for device in range(2):
-    mine = lambda x, i=device: x[i]
-    _close(jax.tree.map(mine, metrics), expected, 1e-4)
-    # Adam's moments tell the gradients' sizes, which its steps hide.
-    _close(jax.tree.map(mine, ours.opt), whole.opt, 1e-4)
-    _close(jax.tree.map(mine, ours.params), whole.params)
+    select = lambda x, i=device: x[i]
+    _close(jax.tree.map(select, metrics), expected, 1e-4)
+    # Adam's moments show the scale of the gradients, its updates do not.
+    _close(jax.tree.map(select, ours.opt), whole.opt, 1e-4)
+    _close(jax.tree.map(select, ours.params), whole.params)
 
 
-def test_an_update_that_is_not_finite_is_skipped(setup):
+def test_a_nonfinite_update_is_skipped(setup):
   target = setup.batch.target
-  spoilt = target.replace(reward=target.reward.at[0, 2].set(jnp.nan))
-  new, metrics = setup.step(
-    setup.state, setup.batch.replace(target=spoilt), KEY
-  )
+  bad = target.replace(reward=target.reward.at[0, 2].set(jnp.nan))
+  new, metrics = setup.step(setup.state, setup.batch.replace(target=bad), KEY)
   assert float(metrics['skipped']) == 1 and np.isnan(metrics['model_loss'])
   assert int(new.step) == int(setup.state.step) + 1
-  # But for the slow critic's copy, which is due then and knows nothing of it.
+  # Except for the copy to the slow critic, which is due before the update.
   _equal(new.slow_critic, setup.state.params['critic'])
-  was = {key: getattr(setup.state, key) for key in ('step', 'slow_critic')}
-  _equal(new.replace(**was), setup.state)
+  old = {key: getattr(setup.state, key) for key in ('step', 'slow_critic')}
+  _equal(new.replace(**old), setup.state)
   _, metrics = setup.step(new, setup.batch, KEY)
   assert float(metrics['skipped']) == 0
 
 
-def test_it_learns_a_small_batch_by_heart():
+def test_it_overfits_a_small_batch():
   config = small.config(stoch=6, deter=16, hidden=16, units=16)
   config.optim.update(model_lr=1e-2, actor_lr=1e-3, critic_lr=1e-2)
   config.optim.model_clip = 1e6
   agent = learner.build_agent(config, 2, (2, 2))
   batch = small.finetune_batch(agent)
-  # Frames of one shade each: few updates are enough.
-  shade = np.linspace(40, 215, 6).astype(np.uint8)[:, None, None, None]
-  paint = lambda x: x.replace(image=jnp.broadcast_to(shade, x.image.shape))
-  batch = batch.replace(
-    target=paint(batch.target), sources=paint(batch.sources)
-  )
+  # Frames of uniform gray: few updates are enough.
+  gray = np.linspace(40, 215, 6).astype(np.uint8)[:, None, None, None]
+  fill = lambda x: x.replace(image=jnp.broadcast_to(gray, x.image.shape))
+  batch = batch.replace(target=fill(batch.target), sources=fill(batch.sources))
   step = small.jit(agent.finetune_step, donate_argnums=0)
   state, history = small.state_of(agent), []
   for _ in range(60):
@@ -227,7 +223,7 @@ def test_it_learns_a_small_batch_by_heart():
     assert mean(name, slice(-5, None)) < 0.9 * mean(name, slice(5)), name
 
 
-def test_pretraining_minds_no_padding():
+def test_pretraining_ignores_padded_actions():
   pretrainer = learner.build_pretrainer(small.config(), (1, 3), small.CONSTANT)
   state = small.state_of(pretrainer)
   batch = small.batch_of(2, 1, 4, action_dim=3)
@@ -240,11 +236,11 @@ def test_pretraining_minds_no_padding():
   assert float(metrics['model_loss']) == pytest.approx(total, rel=1e-5)
   padded = batch.replace(action=batch.action.at[0, ..., 1:].set(7))
   _equal(step(state, padded, KEY), out)
-  own = batch.replace(action=batch.action.at[1, ..., 1:].add(0.1))
-  assert _differ(step(state, own, KEY)[0], new)
+  unpadded = batch.replace(action=batch.action.at[1, ..., 1:].add(0.1))
+  assert _differ(step(state, unpadded, KEY)[0], new)
 
 
-def test_videos_have_few_rows_of_every_domain(setup):
+def test_open_loop_videos_have_few_rows_of_every_domain(setup):
   video = jax.eval_shape(
     setup.agent.open_loop, setup.state,
     small.batch_of(8, 7, action_dim=2), KEY,
@@ -258,7 +254,7 @@ def test_videos_have_few_rows_of_every_domain(setup):
   assert video.shape == (6, 7, 3 * 64, 64, 3)
 
 
-def test_a_fresh_state(setup):
+def test_initial_state(setup):
   agent = setup.agent
   teacher = small.model_params(agent.teacher)
   state = small.jit(agent.init)(KEY, teacher)
@@ -278,15 +274,15 @@ def test_a_fresh_state(setup):
     ('conv', 'auto', (), 'config.sources'),
   ],
 )
-def test_a_wrong_config_is_told(key, value, sources, named):
+def test_an_invalid_config_is_an_error(key, value, sources, named):
   config = small.config()
   config[key] = value
   with pytest.raises(UserError, match=named):
     learner.build_agent(config, 2, sources)
 
 
-def test_bfloat16_computes_like_float32(setup):
-  """Roughly the same update; parameters, state and metrics stay float32."""
+def test_bfloat16_update_is_close_to_float32(setup):
+  """Parameters, state and metrics stay float32."""
   settings = small.config()
   settings.behavior.slow_period = 2
   settings.kl.free = 0.0

@@ -1,4 +1,4 @@
-"""The golden files: this project's numbers are those of the public code."""
+"""Tests of parity with the public code, by golden files."""
 
 import pathlib
 
@@ -16,14 +16,14 @@ def _assert_good(report):
   assert good, '\n' + '\n'.join(lines)
 
 
-def test_the_files_are_there():
+def test_the_golden_files_exist():
   names = [path.stem for path in _FILES]
   assert {'step_eps0', 'step_eps05', 'three_steps'} <= set(names)
 
 
 @pytest.mark.parametrize('path', _FILES, ids=lambda path: path.stem)
 def test_with_jit(path):
-  """All updates, with the convolutions of this machine."""
+  """All updates, with the default convolutions of this machine."""
   _assert_good(check_parity.check(path, options=small.quick_options()))
 
 
@@ -37,29 +37,29 @@ def little_optimization():
   jax.config.update(name, before)
 
 
-def _one_now(path):
-  """A minute each: one by default, the others by `-m nightly`."""
+def _nightly_but_one(path):
+  """They take a minute each: one by default, the others by `-m nightly`."""
   marks = () if path.stem == 'step_eps05' else (pytest.mark.nightly,)
   return pytest.param(path, id=path.stem, marks=marks)
 
 
 @pytest.mark.usefixtures('little_optimization')
-@pytest.mark.parametrize('path', [_one_now(path) for path in _FILES])
+@pytest.mark.parametrize('path', [_nightly_but_one(path) for path in _FILES])
 def test_without_jit(path):
-  """One update, operation by operation, as an accelerator has them."""
-  forms = {'conv': 'native', 'unroll': 10}
-  report = check_parity.check(path, jit=False, updates=1, **forms)
+  """One update, operation by operation, configured as on an accelerator."""
+  overrides = {'conv': 'native', 'unroll': 10}
+  report = check_parity.check(path, jit=False, updates=1, **overrides)
   _assert_good(report)
 
 
-def test_a_wrong_weight_is_found(tmp_path):
-  """One weight is off by a percent: its groups fail, those before do not."""
+def test_a_wrong_weight_is_detected(tmp_path):
+  """One weight is off by a percent: only groups that depend on it fail."""
   with np.load(_FILES[0], allow_pickle=False) as file:
     golden = {k: file[k] for k in file.files}
   name = 'weight/world_model.heads.reward._mean_layers.4.weight'
   weight = golden[name].copy()
-  place = np.unravel_index(np.abs(weight).argmax(), weight.shape)
-  weight[place] *= 1.01
+  index = np.unravel_index(np.abs(weight).argmax(), weight.shape)
+  weight[index] *= 1.01
   golden[name] = weight
   path = tmp_path / 'wrong.npz'
   np.savez(path, **golden)
@@ -69,8 +69,8 @@ def test_a_wrong_weight_is_found(tmp_path):
   assert not good
   failed = {line.split()[1] for line in lines if line.startswith('FAIL')}
   assert {'reward', 'returns', 'gradients'} <= failed
-  fine = {line.split()[1] for line in lines if line.startswith('ok')}
-  assert {'embeddings', 'posterior', 'prior', 'decoder', 'similarity'} <= fine
+  passed = {line.split()[1] for line in lines if line.startswith('ok')}
+  assert {'embeddings', 'posterior', 'prior', 'decoder', 'similarity'} <= passed
 
 
 def test_a_report_names_the_worst_array():
@@ -88,15 +88,15 @@ def test_a_report_names_the_worst_array():
 @pytest.mark.parametrize(
   'ours, golden', [([np.nan], [1.0]), ([1e-30], [0.0]), ([np.inf], [1.0])]
 )
-def test_a_report_lets_nothing_odd_pass(ours, golden):
+def test_a_report_fails_for_nonfinite_values_and_wrong_zeros(ours, golden):
   report = check_parity.Report()
-  report.add('group', 'out', 'fine', [0.0], [0.0])
+  report.add('group', 'out', 'good', [0.0], [0.0])
   assert report.lines()[1]
-  report.add('group', 'out', 'odd', ours, golden)
+  report.add('group', 'out', 'bad', ours, golden)
   assert not report.lines()[1]
 
 
-def test_the_exit_status(monkeypatch, capsys):
+def test_exit_status(monkeypatch, capsys):
   good, bad = check_parity.Report(), check_parity.Report()
   good.add('group', 'grad', 'array', [1.0], [1.0])
   bad.add('group', 'grad', 'array', [1.0], [2.0])

@@ -1,4 +1,4 @@
-"""Acting, in two environments at once."""
+"""Tests of the policy, in two environments."""
 
 import dataclasses
 
@@ -35,8 +35,8 @@ def _obs(frames, t, first=(False, False)):
   return {'image': frames[:, t], 'is_first': jnp.array(first)}
 
 
-def _follow(act, setup, frames, resets):
-  """Acts without exploring; all carries and actions."""
+def _rollout(act, setup, frames, resets):
+  """Acts without exploration; returns all carries, actions and extras."""
   carry, out = setup.agent.initial_carry(2), []
   for t in range(frames.shape[1]):
     first = [t in times for times in resets]
@@ -47,12 +47,12 @@ def _follow(act, setup, frames, resets):
   return jax.tree.map(lambda *xs: np.stack(xs), *out)
 
 
-def test_states_follow_as_in_training(setup, act):
-  """Student and every teacher, each from its own state with its own label."""
+def test_states_equal_those_of_training(setup, act):
+  """Of the student, and of the teacher under every label."""
   agent, state, frames = setup.agent, setup.state, _frames(4)
-  carry, action, extras = _follow(act, setup, frames, [{0, 2}, {0}])
+  carry, action, extras = _rollout(act, setup, frames, [{0, 2}, {0}])
   first = jnp.array([[1, 0, 1, 0], [1, 0, 0, 0]], bool)
-  led = np.roll(action, 1, 0).swapaxes(0, 1)  # those before each frame
+  prev_action = np.roll(action, 1, 0).swapaxes(0, 1)
 
   def observe(model, params, action, label):
     embed = model.embed(params, frames, label)
@@ -61,10 +61,10 @@ def test_states_follow_as_in_training(setup, act):
 
   observe = small.jit(observe, static_argnums=0)
   world = state.params['model']['world_model']
-  student = observe(agent.student, world, led, None)
+  student = observe(agent.student, world, prev_action, None)
   time_first = lambda x: x.swapaxes(0, 1)
   _close(carry.student, jax.tree.map(time_first, student))
-  fitted = teachers.fit_actions(jnp.asarray(led), agent.source_mask)
+  fitted = teachers.fit_actions(jnp.asarray(prev_action), agent.source_mask)
   features = []
   for i in range(2):
     label = jnp.full(2, i)
@@ -82,10 +82,10 @@ def test_states_follow_as_in_training(setup, act):
   _close(carry.action, action)
 
 
-def test_a_first_frame_makes_the_policy_forget(setup, act):
+def test_is_first_resets_the_policy(setup, act):
   frames = _frames(3)
-  carry, action, _ = _follow(act, setup, frames, [{2}, set()])
-  plain, _, _ = _follow(act, setup, frames, [set(), set()])
+  carry, action, _ = _rollout(act, setup, frames, [{2}, set()])
+  plain, _, _ = _rollout(act, setup, frames, [set(), set()])
   fresh, fresh_action, _ = act(
     setup.state, setup.agent.initial_carry(2), _obs(frames, 2), KEY, False
   )
@@ -94,11 +94,11 @@ def test_a_first_frame_makes_the_policy_forget(setup, act):
   _close(last.teacher.deter[:, 0], fresh.teacher.deter[:, 0])
   _close(action[-1][0], fresh_action[0])
   assert np.abs(last.student.deter[1] - fresh.student.deter[1]).max() > 1e-3
-  # The other environment does not notice.
+  # The other environment is not affected.
   _equal(last.student.deter[1], plain.student.deter[-1, 1])
 
 
-def test_teachers_do_not_look_at_the_students_state(setup, act):
+def test_teacher_states_do_not_depend_on_the_student(setup, act):
   carry, obs = setup.agent.initial_carry(2), _obs(_frames(1), 0)
   student = jax.tree.map(lambda x: x + 1, carry.student)
   one, _, _ = act(setup.state, carry, obs, KEY, False)
@@ -117,7 +117,7 @@ def test_teachers_do_not_look_at_the_students_state(setup, act):
   assert _differ(one.teacher, other.teacher)
 
 
-def test_exploring(setup):
+def test_exploration_depends_on_the_key(setup):
   agent = dataclasses.replace(setup.agent, draws=learner.Draws())
   act = small.jit(agent.policy, static_argnums=4)
   carry, obs = agent.initial_carry(2), _obs(_frames(1), 0)

@@ -1,4 +1,4 @@
-"""Loading the public PyTorch code's checkpoints."""
+"""Tests of importing checkpoints of the public PyTorch code."""
 
 import json
 import pathlib
@@ -29,7 +29,7 @@ def all_weights():
     return {
       k.removeprefix('weight/'): file[k]
       for k in file.files
-      # Constants of the public code, no parameters.
+      # Constants of the public code, not parameters.
       if k.startswith('weight/') and not k.endswith('.label_use')
     }
 
@@ -48,7 +48,7 @@ def _lines(error):
   return str(error.value).splitlines()[1:]
 
 
-def test_every_parameter_is_found_in_its_shape(weights, agent):
+def test_all_parameters_have_the_right_shapes(weights, agent):
   groups = torch_import.load(weights, agent)
   assert tuple(groups) == _GROUPS
   key = jax.random.key(0)
@@ -57,7 +57,7 @@ def test_every_parameter_is_found_in_its_shape(weights, agent):
   expected['slow_critic'] = state.slow_critic
   shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   assert shapes(groups) == shapes(expected)
-  # Every weight of the file finds one place, and no two the same.
+  # Every weight of the file is used exactly once.
   assert len(jax.tree.leaves(groups)) == len(weights)
 
 
@@ -83,33 +83,33 @@ def test_layouts(weights, agent, meta):
   np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-def test_other_names_are_passed_over(weights, agent):
+def test_unknown_names_are_ignored(weights, agent):
   expected = torch_import.load(weights, agent)
   weights['world_model.more'] = np.zeros(3)
   more = torch_import.load(weights, agent)
   jax.tree.map(np.testing.assert_array_equal, more, expected)
 
 
-def test_all_that_is_missing_is_named(weights, agent):
-  gone = [
+def test_the_error_lists_all_missing_arrays(weights, agent):
+  missing = [
     'behavior.actor._pre_layers.2.bias',
     'world_model.vae.log_std.weight',
     'world_model.dynamics_teachers._cell._norm.weight',
   ]
-  for name in gone:
+  for name in missing:
     del weights[name]
   with pytest.raises(UserError, match='config.learner') as error:
     torch_import.load(weights, agent)
-  assert sorted(_lines(error)) == sorted(f'  missing: {x}' for x in gone)
+  assert sorted(_lines(error)) == sorted(f'  missing: {x}' for x in missing)
 
 
-def test_of_nothing_everything_is_missing(weights, agent):
+def test_an_empty_checkpoint_is_an_error(weights, agent):
   with pytest.raises(UserError) as error:
     torch_import.load({}, agent)
   assert set(_lines(error)) == {f'  missing: {x}' for x in weights}
 
 
-def test_wrong_shapes_are_told_with_the_right_ones(weights, agent):
+def test_the_error_lists_wrong_and_expected_shapes(weights, agent):
   name, norm = 'world_model.distiller.weight', 'world_model.distiller.bias'
   weights[name] = weights[name][:, 1:]
   weights[norm] = weights[norm][:-2]
@@ -138,7 +138,7 @@ def test_wrong_shapes_are_told_with_the_right_ones(weights, agent):
     ('behavior.value._mean_layers.0.weight', (16, 16, 1)),
   ],
 )
-def test_another_number_of_axes_is_a_wrong_shape(weights, agent, name, shape):
+def test_a_wrong_number_of_axes_is_an_error(weights, agent, name, shape):
   weights[name] = np.zeros(shape)
   with pytest.raises(UserError, match='wrong shape') as error:
     torch_import.load(weights, agent)
@@ -149,7 +149,7 @@ def test_another_number_of_axes_is_a_wrong_shape(weights, agent, name, shape):
 @pytest.mark.parametrize(
   'key, value, named',
   [
-    # The embedding's rows cannot be put in order at another depth.
+    # The rows for the embedding cannot be reordered at another depth.
     ('cnn_depth', 3, _POSTERIOR),
     ('cnn_depth', 8, _POSTERIOR),
     ('deter', 12, _POSTERIOR),
@@ -159,22 +159,22 @@ def test_another_number_of_axes_is_a_wrong_shape(weights, agent, name, shape):
     ('value_layers', 4, 'behavior.value._mean_layers.8.weight'),
   ],
 )
-def test_other_sizes_are_a_clear_error(weights, meta, key, value, named):
+def test_other_sizes_are_an_error(weights, meta, key, value, named):
   agent = check_parity.agent_of({**meta, key: value})
   with pytest.raises(UserError) as error:
     torch_import.load(weights, agent)
   assert any(named in line for line in _lines(error))
 
 
-def test_a_teacher_alone(weights, agent):
+def test_load_teacher_reads_only_the_teacher(weights, agent):
   names = [k for k in weights if '_teachers' in k]
-  alone = {k: weights[k] for k in names}
-  teacher = torch_import.load_teacher(alone, agent)
+  teacher_weights = {k: weights[k] for k in names}
+  teacher = torch_import.load_teacher(teacher_weights, agent)
   assert set(teacher) == {'encoder', 'rssm'}
   assert len(jax.tree.leaves(teacher)) == len(names)
   expected = torch_import.load(weights, agent)['teacher']
   jax.tree.map(np.testing.assert_array_equal, teacher, expected)
-  del alone[names[0]]
+  del teacher_weights[names[0]]
   with pytest.raises(UserError) as error:
-    torch_import.load_teacher(alone, agent)
+    torch_import.load_teacher(teacher_weights, agent)
   assert _lines(error) == [f'  missing: {names[0]}']

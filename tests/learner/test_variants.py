@@ -1,4 +1,4 @@
-"""Every variant changes what it names, and nothing else."""
+"""Tests that every variant changes only what its fields name."""
 
 import dataclasses
 import functools
@@ -29,23 +29,23 @@ def build(name, action_dim=2, draws=small.CONSTANT, dims=(1, 3)):
 
 @functools.cache
 def case(name):
-  """Agent, state, batch; what is in two variants' trees is equal in them."""
-  agent, whole = build(name), small.setup()
+  """Agent, state, batch; parameters that variants share are equal."""
+  agent, full = build(name), small.setup()
   state = small.state_of(agent)
   same = {
     'model': {**state.params['model']},
-    'critic': whole.state.params['critic'],
+    'critic': full.state.params['critic'],
   }
   if not agent.base:
-    same['model']['world_model'] = whole.state.params['model']['world_model']
+    same['model']['world_model'] = full.state.params['model']['world_model']
   for part in state.params['model']['transfer']:
     same['model']['transfer'] = {
       **same['model']['transfer'],
-      part: whole.state.params['model']['transfer'][part],
+      part: full.state.params['model']['transfer'][part],
     }
   if agent.replays:
-    same['actor'] = whole.state.params['actor']
-  teacher = whole.state.teacher if agent.teacher else {}
+    same['actor'] = full.state.params['actor']
+  teacher = full.state.teacher if agent.teacher else {}
   state = state.replace(params={**state.params, **same}, teacher=teacher)
   batch = small.finetune_batch(agent)
   return agent, state, batch
@@ -53,7 +53,7 @@ def case(name):
 
 @functools.cache
 def gradient(name):
-  """Metrics, gradients and forward pass of the model's loss."""
+  """Metrics, gradients and outputs of the model's loss."""
   agent, state, batch = case(name)
   fn = jax.value_and_grad(finetune.model_loss, argnums=1, has_aux=True)
   keys = jax.random.split(KEY)
@@ -63,12 +63,12 @@ def gradient(name):
   return out[1][0], grads, out[1][2]
 
 
-def zero(tree):
+def is_zero(tree):
   return not any(np.any(leaf) for leaf in jax.tree.leaves(tree))
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_step_learns_and_the_policy_acts(name):
+def test_a_step_and_the_policy(name):
   agent, state, batch = case(name)
   new, metrics = small.jit(agent.finetune_step)(state, batch, KEY)
   for leaf in jax.tree.leaves((new, metrics)):
@@ -84,7 +84,7 @@ def test_a_step_learns_and_the_policy_acts(name):
   assert ('similarity' in extras) == bool(agent.teacher)
 
 
-# The losses of the model, beside those that all have.
+# The losses of the model, in addition to those that all variants have.
 LOSSES = {
   'vid2act': {'distillation_loss', 'vae_loss'},
   'dreamerv2': set(),
@@ -112,44 +112,44 @@ def test_losses(name):
 def test_parameters(name):
   agent, state, _ = case(name)
   transfer = set(state.params['model']['transfer'])
-  whole = {'distill', 'similarity', 'vae'}
+  full = {'distill', 'similarity', 'vae'}
   without = {
     'no_replay': {'vae'},
     'uniform': {'similarity'},
     'single:b': {'similarity'},
   }
-  expected = whole - without.get(name, set()) if agent.teacher else set()
+  expected = full - without.get(name, set()) if agent.teacher else set()
   assert transfer == expected
   assert bool(state.teacher) == bool(agent.teacher)
 
 
 @pytest.mark.parametrize('name', ('dreamerv2', 'finetune', 'no_distill'))
-def test_no_distillation_reaches_the_student(name):
-  """Its gradient is that of a world model alone, to the last bit or so."""
+def test_the_student_has_no_gradient_of_distillation(name):
+  """Its gradient is that of the world model's loss alone."""
   _, grads, _ = gradient(name)
   _, alone, _ = gradient('dreamerv2')
   small.assert_close(grads['world_model'], alone['world_model'])
-  _, whole, _ = gradient('vid2act')
-  assert small.differ(whole['world_model'], alone['world_model'])
+  _, full, _ = gradient('vid2act')
+  assert small.differ(full['world_model'], alone['world_model'])
 
 
-def test_without_distillation_the_mapping_still_learns():
+def test_without_distillation_the_distillation_map_still_learns():
   metrics, grads, _ = gradient('no_distill')
-  expected, whole, _ = gradient('vid2act')
+  expected, full, _ = gradient('vid2act')
   small.assert_close(metrics, expected)
-  small.assert_close(grads['transfer'], whole['transfer'])
+  small.assert_close(grads['transfer'], full['transfer'])
 
 
-def test_without_replay_distillation_is_the_same():
+def test_without_replay_distillation_is_unchanged():
   metrics, grads, _ = gradient('no_replay')
-  expected, whole, _ = gradient('vid2act')
+  expected, full, _ = gradient('vid2act')
   for key in ('distillation_loss', 'similarity', 'image_loss'):
     np.testing.assert_allclose(metrics[key], expected[key], rtol=1e-5)
-  small.assert_close(grads['world_model'], whole['world_model'])
+  small.assert_close(grads['world_model'], full['world_model'])
   ours, theirs = (
-    # A common shift of the logits changes nothing: the bias has no gradient.
+    # The softmax ignores a shift of all logits: the bias has no gradient.
     (g['transfer']['distill'], g['transfer']['similarity']['dense']['kernel'])
-    for g in (grads, whole)
+    for g in (grads, full)
   )
   small.assert_close(ours, theirs)
   agent, state, _ = case('no_replay')
@@ -157,16 +157,16 @@ def test_without_replay_distillation_is_the_same():
   assert inputs == agent.student.feat_dim
 
 
-def test_frozen_weights_are_those_of_the_start():
+def test_frozen_weights_have_no_gradient():
   metrics, grads, forward = gradient('frozen_weights')
-  expected, whole, learned = gradient('vid2act')
+  expected, full, learned = gradient('vid2act')
   small.assert_close(metrics, expected)
   small.assert_close(forward.similarity, learned.similarity)
-  assert zero(grads['transfer']['similarity'])
-  assert not zero(whole['transfer']['similarity'])
-  small.assert_close(grads['transfer']['distill'], whole['transfer']['distill'])
-  # The student is not drawn by the weights any more, only by the distances.
-  assert small.differ(grads['world_model'], whole['world_model'])
+  assert is_zero(grads['transfer']['similarity'])
+  assert not is_zero(full['transfer']['similarity'])
+  small.assert_close(grads['transfer']['distill'], full['transfer']['distill'])
+  # The student has no gradient through the weights, only by the distances.
+  assert small.differ(grads['world_model'], full['world_model'])
 
 
 def test_uniform_weights():
@@ -176,12 +176,12 @@ def test_uniform_weights():
   expected = 0.5 * distance.sum()
   np.testing.assert_allclose(metrics['distillation_loss'], expected, rtol=1e-5)
   np.testing.assert_allclose(metrics['similarity_entropy'], np.log(2))
-  whole, same, _ = gradient('vid2act')
-  np.testing.assert_allclose(metrics['vae_loss'], whole['vae_loss'], rtol=1e-5)
+  full, same, _ = gradient('vid2act')
+  np.testing.assert_allclose(metrics['vae_loss'], full['vae_loss'], rtol=1e-5)
   small.assert_close(grads['transfer']['vae'], same['transfer']['vae'])
 
 
-def test_with_uniform_weights_chance_chooses_the_guidance():
+def test_with_uniform_weights_the_guidance_is_random():
   agent = build('uniform', draws=learner.Draws())
   state = small.state_of(agent)
   batch = small.finetune_batch(agent, size=8, length=6)
@@ -213,34 +213,34 @@ def test_a_single_domain_is_distilled_and_replayed():
   np.testing.assert_array_equal(other['vae_loss'], metrics['vae_loss'])
 
 
-def test_dreamerv2_knows_nothing_of_the_sources():
+def test_dreamerv2_does_not_use_the_sources():
   agent, state, batch = case('dreamerv2')
   assert agent.pretrained is None and batch.sources is None
   assert state.teacher == {} == state.params['model']['transfer']
 
 
-class TestStartingFromTheTeacher:
+class TestWarmStart:
   """`finetune`, and the base of `action_free`."""
 
   def make(self, action_dim):
     teacher = WorldModel(
       learner.build_agent(small.config(), 2, (2,)).student.sizes, 3, 2
     )
-    taught = small.model_params(teacher, 1)
+    teacher_params = small.model_params(teacher, 1)
     student = dataclasses.replace(teacher, action_dim=action_dim, num_domains=0)
     fresh = small.model_params(student, 2)
-    return teacher, taught, student, fresh
+    return teacher, teacher_params, student, fresh
 
   @pytest.mark.parametrize('action_dim', (2, 3, 5))
-  def test_it_computes_what_the_teacher_does(self, action_dim):
-    teacher, taught, student, fresh = self.make(action_dim)
-    params = warm_start.start_from(student, fresh, teacher, taught)
+  def test_it_computes_the_teachers_function(self, action_dim):
+    teacher, teacher_params, student, fresh = self.make(action_dim)
+    params = warm_start.start_from(student, fresh, teacher, teacher_params)
     shapes = lambda tree: jax.tree.map(jnp.shape, tree)
     assert shapes(params) == shapes(fresh)
     action = np.zeros((1, action_dim), np.float32)
     action[:, :2] = [0.4, -0.7]
-    known = np.zeros((1, 3), np.float32)
-    known[:, :2] = action[:, :2]
+    teacher_action = np.zeros((1, 3), np.float32)
+    teacher_action[:, :2] = action[:, :2]
 
     def projected(model, params, action, label):
       method = 'project_action'
@@ -249,36 +249,39 @@ class TestStartingFromTheTeacher:
       )
 
     by_label = [
-      projected(teacher, taught, known, jnp.full(1, i)) for i in range(2)
+      projected(teacher, teacher_params, teacher_action, jnp.full(1, i))
+      for i in range(2)
     ]
     got = projected(student, params, action, None)
     np.testing.assert_allclose(got, np.mean(by_label, 0), rtol=1e-5, atol=1e-6)
-    # A label is a bias of the first layer, and nothing else.
+    # A label acts only as a bias of the first layer.
     layer = params['encoder']['layers_0']
-    planes = taught['encoder']['layers_0']['kernel'][:, :, :2]
-    bias = taught['encoder']['layers_0']['bias'] + planes.sum((0, 1)).mean(0)
+    planes = teacher_params['encoder']['layers_0']['kernel'][:, :, :2]
+    bias = teacher_params['encoder']['layers_0']['bias'] + planes.sum(
+      (0, 1)
+    ).mean(0)
     np.testing.assert_allclose(layer['bias'], bias, rtol=1e-6)
-    kernel = taught['encoder']['layers_0']['kernel'][:, :, 2:]
+    kernel = teacher_params['encoder']['layers_0']['kernel'][:, :, 2:]
     np.testing.assert_array_equal(layer['kernel'], kernel)
     for part in ('decoder', 'reward'):
-      small.assert_equal(params[part], taught[part])
+      small.assert_equal(params[part], teacher_params[part])
     own = fresh['rssm']['inp']['kernel'][3 + 3 :]
     got = params['rssm']['inp']['kernel'][3 + 3 :]
     np.testing.assert_array_equal(got, own)
 
-  def test_with_one_domain_it_is_the_teacher(self):
+  def test_with_one_domain_it_equals_the_teacher(self):
     agent = build('finetune', action_dim=3, dims=(3,))
-    taught = small.model_params(agent.pretrained, 1)
-    state = agent.init(KEY, taught)
+    teacher_params = small.model_params(agent.pretrained, 1)
+    state = agent.init(KEY, teacher_params)
     batch = small.finetune_batch(agent).target
     image, label = batch.image, jnp.zeros(2, int)
     student = state.params['model']['world_model']
     small.assert_close(
       agent.student.embed(student, image),
-      agent.pretrained.embed(taught, image, label),
+      agent.pretrained.embed(teacher_params, image, label),
     )
 
-  def test_other_sizes_are_told(self):
+  def test_other_sizes_are_an_error(self):
     with pytest.raises(UserError, match=r'config\.learner\.student'):
       learner.build_agent(
         small.config(deter=5), 2, (2,), variant=learner.parse('finetune')
@@ -286,15 +289,15 @@ class TestStartingFromTheTeacher:
 
   def test_the_base_is_the_pretrained_model(self):
     agent = build('action_free')
-    taught = small.model_params(agent.pretrained, 1)
-    state = agent.init(KEY, taught)
+    teacher_params = small.model_params(agent.pretrained, 1)
+    state = agent.init(KEY, teacher_params)
     base = state.params['model']['base']
     assert set(base) == {'encoder', 'rssm'}
-    small.assert_equal(base['rssm']['cell'], taught['rssm']['cell'])
+    small.assert_equal(base['rssm']['cell'], teacher_params['rssm']['cell'])
     assert 'encoder' not in state.params['model']['world_model']
 
 
-def test_a_model_without_actions_does_not_see_them():
+def test_action_free_pretraining_ignores_actions():
   variant = learner.parse('action_free')
   pretrainer = learner.build_pretrainer(
     small.config(), (1, 3), small.CONSTANT, variant
@@ -310,10 +313,10 @@ def test_a_model_without_actions_does_not_see_them():
   assert np.isfinite(video).all()
 
 
-def test_stacked_the_base_learns_from_all_losses():
-  """And only the student sees the target's actions."""
+def test_the_base_of_a_stacked_student_learns_from_all_losses():
+  """Only the student reads the target's actions."""
   _, grads, _ = gradient('action_free')
-  assert not zero(grads['base'])
+  assert not is_zero(grads['base'])
   agent, state, batch = case('action_free')
   target = batch.target
   video = small.jit(agent.open_loop)(state, target, KEY)
@@ -331,6 +334,6 @@ def test_stacked_the_base_learns_from_all_losses():
 @pytest.mark.parametrize(
   'name, named', [('vid2akt', 'vid2act, dreamerv2'), ('single:c', 'a, b')]
 )
-def test_an_unknown_variant_is_told(name, named):
+def test_an_unknown_variant_is_an_error(name, named):
   with pytest.raises(UserError, match=named):
     learner.parse(name, SOURCES)

@@ -15,7 +15,7 @@ import pytest
 from vid2act_jax import types
 from vid2act_jax.loops import checkpoint
 
-# Orbax closes an event loop that a failed read still wants to report to.
+# Orbax closes an event loop before a failed read reports to it.
 pytestmark = pytest.mark.filterwarnings(
   'ignore::pytest.PytestUnraisableExceptionWarning'
 )
@@ -52,13 +52,13 @@ def _assert_same(left, right):
 
 
 def _damage(folder):
-  """Cuts every data file of a step in half."""
-  cut = 0
+  """Truncates every data file of a step to half its size."""
+  count = 0
   for path in pathlib.Path(folder).glob('state/**/d/*'):
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    cut += 1
-  assert cut
+    count += 1
+  assert count
 
 
 @pytest.mark.parametrize('structs', [False, True])
@@ -67,11 +67,11 @@ def test_round_trip(tmp_path, structs):
   extra = {'env_steps': 12, 'rng': [1, 2**63], 'name': 'a'}
   checkpoint.Checkpoint(tmp_path / 'teacher').save(7, state, extra)
   target = _structs(state) if structs else _state(scale=0)
-  again = checkpoint.Checkpoint(tmp_path / 'teacher')
-  assert again.latest() == 7
-  restored, told, step = again.restore(target)
+  loader = checkpoint.Checkpoint(tmp_path / 'teacher')
+  assert loader.latest() == 7
+  restored, restored_extra, step = loader.restore(target)
   _assert_same(restored, state)
-  assert (told, step) == (extra, 7)
+  assert (restored_extra, step) == (extra, 7)
 
 
 def test_raw_gives_plain_arrays(tmp_path):
@@ -131,7 +131,7 @@ def test_every_mismatch_is_listed(tmp_path):
   assert 'sizes in the config' in lines[-1]
 
 
-def test_a_long_list_ends_in_a_count(tmp_path):
+def test_long_mismatch_list_ends_with_a_count(tmp_path):
   saver = checkpoint.Checkpoint(tmp_path)
   saver.save(1, {'a': jnp.zeros(1)}, {})
   target = {'a': jnp.zeros(1), **{f'b{i}': jnp.zeros(1) for i in range(50)}}
@@ -140,7 +140,7 @@ def test_a_long_list_ends_in_a_count(tmp_path):
   assert len(str(caught.value).splitlines()) == 33
 
 
-def test_missing_folder_is_named_and_not_made(tmp_path):
+def test_missing_folder_is_named_and_not_created(tmp_path):
   absent = tmp_path / 'absent'
   for call in ('restore_raw', 'latest', 'finished'):
     saver = checkpoint.Checkpoint(absent)
@@ -153,9 +153,9 @@ def test_missing_folder_is_named_and_not_made(tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['data', 'metadata', 'extra'])
-def test_damaged_newest_falls_back_loudly(tmp_path, kind):
-  told = []
-  saver = checkpoint.Checkpoint(tmp_path, say=told.append)
+def test_damaged_newest_falls_back_with_a_warning(tmp_path, kind):
+  warnings = []
+  saver = checkpoint.Checkpoint(tmp_path, warn=warnings.append)
   for step in (10, 20):
     saver.save(step, _state(scale=step), {'n': step})
   if kind == 'data':
@@ -167,22 +167,22 @@ def test_damaged_newest_falls_back_loudly(tmp_path, kind):
   state, extra, step = saver.restore(_structs(_state()))
   assert (extra, step) == ({'n': 10}, 10)
   _assert_same(state, _state(scale=10))
-  assert len(told) == 1 and str(tmp_path / '20') in told[0]
-  assert (tmp_path / '20').is_dir()  # Reading alone removes nothing.
+  assert len(warnings) == 1 and str(tmp_path / '20') in warnings[0]
+  assert (tmp_path / '20').is_dir()  # Reading removes nothing.
   saver.save(15, _state(), {})
   assert saver.latest() == 15
   assert {path.name for path in tmp_path.iterdir()} == {'10', '15'}
 
 
 def test_all_damaged_is_an_error(tmp_path):
-  saver = checkpoint.Checkpoint(tmp_path, say=lambda text: None)
+  saver = checkpoint.Checkpoint(tmp_path, warn=lambda text: None)
   saver.save(3, _state(), {})
   _damage(tmp_path / '3')
   with pytest.raises(types.UserError, match='every checkpoint .* damaged'):
     saver.restore(_state())
 
 
-def test_half_written_checkpoint_is_not_seen(tmp_path):
+def test_incomplete_checkpoint_is_ignored(tmp_path):
   saver = checkpoint.Checkpoint(tmp_path)
   saver.save(3, _state(), {})
   (tmp_path / '4.orbax-checkpoint-tmp-12').mkdir()
@@ -194,8 +194,8 @@ def test_half_written_checkpoint_is_not_seen(tmp_path):
 def test_finished_marker(tmp_path):
   saver = checkpoint.Checkpoint(tmp_path / 'student')
   saver.finish(9, {'eval_return': 3.5})
-  again = checkpoint.Checkpoint(tmp_path / 'student')
-  assert again.finished() == {'step': 9, 'eval_return': 3.5}
+  loader = checkpoint.Checkpoint(tmp_path / 'student')
+  assert loader.finished() == {'step': 9, 'eval_return': 3.5}
 
 
 def test_unwritable_folder_is_named(tmp_path):
@@ -204,7 +204,7 @@ def test_unwritable_folder_is_named(tmp_path):
     checkpoint.Checkpoint(tmp_path / 'file').save(1, _state(), {})
 
 
-def test_orbax_keeps_quiet(tmp_path, caplog, recwarn):
+def test_orbax_logs_and_warns_nothing(tmp_path, caplog, recwarn):
   saver = checkpoint.Checkpoint(tmp_path)
   saver.save(1, _state(), {})
   saver.restore(_structs(_state()))
@@ -223,51 +223,51 @@ rng = np.random.default_rng(0)
 state = lambda value: {'w': rng.normal(size=(300, 300)) * 0 + value}
 checkpoint.save(1, state(1.0), {})
 checkpoint.save(2, state(2.0), {})
-# Nothing beyond so many bytes can be written, as on a disk that is full.
+# A limit on the size of files acts like a full disk.
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-before = resource.getrlimit(resource.RLIMIT_FSIZE)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
 for step in (2, 3):
   try:
     checkpoint.save(step, {'w': rng.normal(size=(300, 300))}, {})
   except UserError as error:
     print(error)
   else:
-    sys.exit('it was written')
-resource.setrlimit(resource.RLIMIT_FSIZE, before)
-again = Checkpoint(sys.argv[1])
-again.recover()
-restored, _, step = again.restore_raw()
+    sys.exit('the write did not fail')
+resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+loader = Checkpoint(sys.argv[1])
+loader.recover()
+restored, _, step = loader.restore_raw()
 assert step == 2 and (restored['w'] == 2).all(), (step, restored)
-again.save(3, state(3.0), {})
-assert again.restore_raw()[2] == 3
+loader.save(3, state(3.0), {})
+assert loader.restore_raw()[2] == 3
 """
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+def test_full_disk_keeps_the_last_checkpoint(tmp_path):
   command = [sys.executable, '-c', _FULL_DISK, str(tmp_path / 'full')]
-  done = subprocess.run(command, capture_output=True, text=True)
-  assert done.returncode == 0, done.stderr
-  first, second = done.stdout.splitlines()
+  process = subprocess.run(command, capture_output=True, text=True)
+  assert process.returncode == 0, process.stderr
+  first, second = process.stdout.splitlines()
   assert 'checkpoint of step 2' in first and 'step 3' in second
   assert 'make room' in first
 
 
-def test_a_death_between_two_checkpoints_of_a_step(tmp_path):
-  """The old one was put aside, the new one is not there yet."""
+def test_crash_while_a_checkpoint_is_replaced(tmp_path):
+  """The old one was renamed, the new one does not exist yet."""
   saver = checkpoint.Checkpoint(tmp_path)
   saver.save(4, {'w': np.ones(3)}, {})
   (tmp_path / '4').rename(tmp_path / 'replaced-4')
-  again = checkpoint.Checkpoint(tmp_path)
-  again.recover()
-  assert again.restore_raw()[2] == 4
-  # Or the new one was, and the old one not removed yet.
+  loader = checkpoint.Checkpoint(tmp_path)
+  loader.recover()
+  assert loader.restore_raw()[2] == 4
+  # Or the new one exists, and the old one is not removed yet.
   shutil.copytree(tmp_path / '4', tmp_path / 'replaced-4')
-  again.recover()
+  loader.recover()
   assert [p.name for p in tmp_path.iterdir()] == ['4']
 
 
-def test_arrays_beside_the_state(tmp_path):
+def test_arrays_in_the_extra_dictionary(tmp_path):
   saver = checkpoint.Checkpoint(tmp_path)
   extra = {
     'n': 3,
@@ -275,11 +275,11 @@ def test_arrays_beside_the_state(tmp_path):
     'deep': {'flag': np.array([True, False])},
   }
   saver.save(1, {'w': np.ones(2)}, extra)
-  found = saver.restore_raw()[1]
-  assert found['n'] == 3
+  restored = saver.restore_raw()[1]
+  assert restored['n'] == 3
   for left, right in (
-    *zip(found['carry'], extra['carry'], strict=True),
-    (found['deep']['flag'], extra['deep']['flag']),
+    *zip(restored['carry'], extra['carry'], strict=True),
+    (restored['deep']['flag'], extra['deep']['flag']),
   ):
     assert left.dtype == right.dtype and left.shape == right.shape
     np.testing.assert_array_equal(left, right)

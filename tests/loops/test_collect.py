@@ -1,4 +1,4 @@
-"""Collecting datasets with behaviours that do not learn."""
+"""Collecting datasets with fixed behaviour policies."""
 
 import collections
 import os
@@ -24,10 +24,10 @@ def plan_of(task='probe_count', policy='random', episodes=4, seed=0, noise=0.5):
   return collect.Plan(task, SETTINGS, policy, episodes, noise, seed)
 
 
-def play(plan, folder, workers=1):
-  told = []
-  collect.collect(plan, folder, workers, lambda *args: told.append(args))
-  return told
+def run_collect(plan, folder, workers=1):
+  calls = []
+  collect.collect(plan, folder, workers, lambda *args: calls.append(args))
+  return calls
 
 
 def load(folder):
@@ -44,11 +44,11 @@ class TestPolicies:
     'policy',
     ['', 'expert', 'random:0', 'random:-1', 'random:x', 'noisy:nan', 'agent'],
   )
-  def test_mistakes(self, policy):
+  def test_errors(self, policy):
     with pytest.raises(UserError, match='policy .*should be checkpoint:RUN'):
       policies.parse(policy)
 
-  def test_mixture_keeps_its_shares_at_every_point(self):
+  def test_mixture_keeps_its_shares_at_every_index(self):
     weights = {'scripted': 0.5, 'noisy': 0.3, 'random': 0.2}
     names = policies.mixture(weights, 50)
     assert collections.Counter(names) == {
@@ -59,67 +59,67 @@ class TestPolicies:
     for n in range(1, 50):
       for name, weight in weights.items():
         assert abs(names[:n].count(name) - weight * n) < 1
-    # A dataset that is made longer keeps its first episodes.
+    # A longer dataset has the same first episodes.
     assert policies.mixture(weights, 20) == names[:20]
 
 
 class TestCollect:
-  def test_the_same_however_it_was_made(self, tmp_path):
-    """By one process or two, at once or with interruptions."""
+  def test_workers_and_interruptions_change_nothing(self, tmp_path):
+    """By one process or two, in one go or with interruptions."""
     plan = plan_of(episodes=5)
-    told = play(plan, tmp_path / 'one')
-    assert [(done, p.index, p.behaviour) for done, p in told] == [
+    calls = run_collect(plan, tmp_path / 'one')
+    assert [(done, e.index, e.behaviour) for done, e in calls] == [
       (i + 1, i, 'random') for i in range(5)
     ]
-    play(plan, tmp_path / 'two', workers=2)
-    play(plan, tmp_path / 'three')
+    run_collect(plan, tmp_path / 'two', workers=2)
+    run_collect(plan, tmp_path / 'three')
     for index in (1, 3):
       eps.list_episodes(tmp_path / 'three')[index].path.unlink()
-      told = play(plan, tmp_path / 'three')
-      assert [(done, p.index) for done, p in told] == [(5, index)]
+      calls = run_collect(plan, tmp_path / 'three')
+      assert [(done, e.index) for done, e in calls] == [(5, index)]
     whole = load(tmp_path / 'one')
     assert len(whole) == 5
     for other in ('two', 'three'):
       for left, right in zip(whole, load(tmp_path / other), strict=True):
         assert_same(left, right)
     assert not np.array_equal(whole[0]['action'], whole[1]['action'])
-    play(plan_of(episodes=5, seed=1), tmp_path / 'seed')
+    run_collect(plan_of(episodes=5, seed=1), tmp_path / 'seed')
     other = load(tmp_path / 'seed')[0]
     assert not np.array_equal(whole[0]['action'], other['action'])
 
   def test_metadata(self, tmp_path):
-    play(plan_of(episodes=3), tmp_path)
-    about = dataset.read_metadata(tmp_path)
-    assert about['collected'] == {
+    run_collect(plan_of(episodes=3), tmp_path)
+    metadata = dataset.read_metadata(tmp_path)
+    assert metadata['collected'] == {
       'method': 'collect',
       'policy': 'random',
       'seed': 0,
     }
-    assert (about['task'], about['episodes']) == ('probe_count', 3)
-    assert about['env_steps'] == 3 * 12 and about['size'] == 16
+    assert (metadata['task'], metadata['episodes']) == ('probe_count', 3)
+    assert metadata['env_steps'] == 3 * 12 and metadata['size'] == 16
 
   def test_more_episodes_of_the_same_plan(self, tmp_path):
-    play(plan_of(episodes=2), tmp_path)
+    run_collect(plan_of(episodes=2), tmp_path)
     first = load(tmp_path)
-    told = play(plan_of(episodes=4), tmp_path)
-    assert [p.index for _, p in told] == [2, 3]
+    calls = run_collect(plan_of(episodes=4), tmp_path)
+    assert [e.index for _, e in calls] == [2, 3]
     assert_same(load(tmp_path)[0], first[0])
 
-  def test_another_plan_in_the_folder(self, tmp_path):
-    play(plan_of(), tmp_path)
+  def test_folder_of_another_plan(self, tmp_path):
+    run_collect(plan_of(), tmp_path)
     with pytest.raises(UserError, match='seed 0, not 1.*another folder'):
-      play(plan_of(seed=1), tmp_path)
+      run_collect(plan_of(seed=1), tmp_path)
     with pytest.raises(UserError, match="'probe_count', not 'probe_wide'"):
-      play(plan_of('probe_wide'), tmp_path)
+      run_collect(plan_of('probe_wide'), tmp_path)
     (tmp_path / dataset.FILE).unlink()
     with pytest.raises(UserError, match='holds episodes, but no metadata.json'):
-      play(plan_of(), tmp_path)
+      run_collect(plan_of(), tmp_path)
     assert len(load(tmp_path)) == 4
 
-  def test_scripts_and_their_noise(self, tmp_path):
+  def test_scripted_and_noisy_policies(self, tmp_path):
     task, settings = 'metaworld_reach', envs.Settings(16, 1, 8, quality='fast')
     plan = collect.Plan(task, settings, 'scripted,noisy,random', 3, 0.1, 0)
-    play(plan, tmp_path)
+    run_collect(plan, tmp_path)
     scripted, noisy, random = load(tmp_path)
     env = envs.make(task, settings, 0)
     script = envs.scripted_policy(task)
@@ -129,11 +129,11 @@ class TestCollect:
       obs = env.step(action)
     np.testing.assert_array_equal(scripted['image'][-1], obs['image'])
     env.close()
-    # Other draws of the goal, and noise around what the script would do.
+    # Another goal is drawn, and noise is added to the scripted actions.
     assert not np.array_equal(noisy['action'], scripted['action'])
     assert np.abs(random['action'][1:]).min() > 0
-    told = collect.describe(plan, tmp_path)
-    assert '1 scripted' in told and '1 noisy' in told and 'success' in told
+    text = collect.describe(plan, tmp_path)
+    assert '1 scripted' in text and '1 noisy' in text and 'success' in text
 
   def test_folder_in_use(self, tmp_path):
     code = (
@@ -150,21 +150,23 @@ class TestCollect:
       assert holder.stdout.readline() == 'locked\n'
       message = f'another process is writing here .process {holder.pid} on'
       with pytest.raises(UserError, match=message):
-        play(plan_of(), tmp_path)
+        run_collect(plan_of(), tmp_path)
     finally:
       holder.kill()
       holder.wait()
-    play(plan_of(), tmp_path)  # The lock ended with its process.
+    run_collect(plan_of(), tmp_path)  # The lock ended with its process.
     assert len(load(tmp_path)) == 4
 
   def test_worker_that_dies(self, tmp_path):
     plan = plan_of(f'{__name__}:make_deadly')
-    with pytest.raises(UserError, match='died.*fewer workers.*is kept'):
-      play(plan, tmp_path, workers=2)
+    with pytest.raises(UserError, match='died.*fewer workers.*are kept'):
+      run_collect(plan, tmp_path, workers=2)
 
   def test_agent_with_other_actions(self, tmp_path):
     with pytest.raises(UserError, match='nothing/config.json is missing'):
-      play(plan_of(policy=f'checkpoint:{tmp_path / "nothing"}'), tmp_path / 'd')
+      run_collect(
+        plan_of(policy=f'checkpoint:{tmp_path / "nothing"}'), tmp_path / 'd'
+      )
 
 
 def make_deadly():

@@ -1,4 +1,4 @@
-"""What the keys of a config decide."""
+"""Groups of config keys."""
 
 import pytest
 
@@ -9,27 +9,27 @@ _ALL = (
   *config_keys.RUNTIME,
   *config_keys.BUDGET,
   *config_keys.TEACHER,
-  *config_keys.STUDENT_ALONE,
+  *config_keys.STUDENT_ONLY,
   *config_keys.GROUPED,
 )
 
 
 @pytest.mark.parametrize('name', sorted(set(_ALL) - {'learner.variant'}))
 def test_every_name_is_a_key_or_a_section(name):
-  found = base.get_config()
-  for part in name.split('.'):
-    assert part in found
-    found = found[part]
+  node = base.get_config()
+  for key in name.split('.'):
+    assert key in node
+    node = node[key]
 
 
-def test_a_name_stands_for_all_in_its_section():
+def test_section_name_matches_its_keys():
   assert config_keys.matches('learner.optim.eps', ['env', 'learner.optim'])
   assert config_keys.matches('learner', ['learner'])
   assert not config_keys.matches('learner', ['learner.optim'])
   assert not config_keys.matches('evaluate.every', ['evaluat', 'every'])
 
 
-def test_leaves_of_a_tree_too_deep_for_a_config():
+def test_leaves_of_a_very_deep_tree():
   tree = {'b': 1}
   for _ in range(100_000):
     tree = {'a': tree}
@@ -38,7 +38,7 @@ def test_leaves_of_a_tree_too_deep_for_a_config():
   assert found['c.d'] == 2
 
 
-def test_how_the_work_is_done_may_change_in_a_folder(tmp_path):
+def test_runtime_keys_may_change_in_a_folder(tmp_path):
   runs.init_workdir(tmp_path, debug.get_config())
   config = debug.get_config()
   config.learner.update(conv='native', unroll=5, cpu_chunk=0)
@@ -48,7 +48,7 @@ def test_how_the_work_is_done_may_change_in_a_folder(tmp_path):
   config.finetune.update_every = 9
   config.collect.noise = 1.5
   assert runs.config_diff(tmp_path, config) == [
-    'collect.noise: 0.5 there, 1.5 now',
-    f'finetune.update_every: {debug.get_config().finetune.update_every} there,'
-    ' 9 now',
+    'collect.noise: 0.5 in the folder, 1.5 now',
+    f'finetune.update_every: {debug.get_config().finetune.update_every} in the'
+    ' folder, 9 now',
   ]

@@ -1,4 +1,4 @@
-"""The logger: what is written, and what a resumed stage takes back."""
+"""The logger: its files, and what a resumed stage removes."""
 
 import json
 import math
@@ -60,12 +60,12 @@ def test_not_finite_values_stay_json(tmp_path):
   assert (record['a'], record['b'], record['c']) == (None, None, 1.0)
   (record,) = logger.read_metrics(tmp_path, 'pretrain')
   assert math.isnan(record['a']) and math.isnan(record['b'])
-  # Rewritten by the next stage, it is still JSON.
+  # It is still JSON after the next stage has rewritten it.
   logger.Logger(tmp_path, 'finetune').close()
   assert (tmp_path / 'metrics.jsonl').read_text() == text
 
 
-def test_resume_takes_back_later_lines_and_time_goes_on(tmp_path):
+def test_resume_removes_later_lines_and_continues_the_time(tmp_path):
   with logger.Logger(tmp_path, 'pretrain') as log:
     log.scalars(500, {'x': 1})
   with logger.Logger(tmp_path, 'finetune') as log:
@@ -87,7 +87,7 @@ def test_resume_takes_back_later_lines_and_time_goes_on(tmp_path):
   assert times == sorted(times) and 100 <= times[-1] < 110
 
 
-def test_begun_afresh_forgets_the_stage_alone(tmp_path):
+def test_new_start_removes_only_its_stage(tmp_path):
   for stage in ('pretrain', 'finetune', 'finetune'):
     with logger.Logger(tmp_path, stage) as log:
       log.scalars(1, {'x': 1})
@@ -100,14 +100,14 @@ def test_begun_afresh_forgets_the_stage_alone(tmp_path):
   assert names == ['pretrain-eval-000000900.gif']
 
 
-def test_the_largest_step_takes_nothing_back(tmp_path):
+def test_the_largest_step_removes_nothing(tmp_path):
   for _ in range(2):
     with logger.Logger(tmp_path, 'collect', resume_step=sys.maxsize) as log:
       log.scalars(1, {'x': 1})
   assert len(logger.read_metrics(tmp_path)) == 2
 
 
-def test_damage_inside_the_file_is_told(tmp_path):
+def test_damage_inside_the_file_is_an_error(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text('{"stage": "a"}\nnonsense\n')
   with pytest.raises(types.UserError, match='line 2 is not JSON'):
     logger.read_metrics(tmp_path)
@@ -142,7 +142,7 @@ def test_videos_are_gifs_and_the_newest_are_kept(tmp_path):
   assert images[0].encoded_image_string.startswith(b'GIF8')
 
 
-def test_strip_is_written_as_it_is(tmp_path):
+def test_strip_is_written_unchanged(tmp_path):
   image = _frames(1)[0]
   with logger.Logger(tmp_path, 'pretrain') as log:
     path = log.strip('openloop', image)
@@ -150,7 +150,7 @@ def test_strip_is_written_as_it_is(tmp_path):
   np.testing.assert_array_equal(np.asarray(Image.open(path)), image)
 
 
-def test_plain_lines_are_few_and_say_all(tmp_path, capsys, monkeypatch):
+def test_plain_lines_are_few_and_complete(tmp_path, capsys, monkeypatch):
   clock = [0.0]
   monkeypatch.setattr(progress.time, 'monotonic', lambda: clock[0])
   with logger.Logger(tmp_path, 'finetune') as log:

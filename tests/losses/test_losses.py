@@ -1,4 +1,4 @@
-"""The losses against numbers worked out by hand."""
+"""Tests of the losses against numbers computed by hand."""
 
 import math
 
@@ -24,7 +24,7 @@ def _normal(mean, std):
 
 
 def test_lambda_returns_by_hand():
-  # The last reward (7) and the first value (5) play no part.
+  # The last reward (7) and the first value (5) are not used.
   reward, value = _array(1, 2, 3, 7), _array(5, 1, 1.5, 2)
   r2 = 3 + 0.9 * (0.2 * 2 + 0.8 * 2)  # 4.8, bootstrapped with v3 = 2
   r1 = 2 + 0.9 * (0.2 * 1.5 + 0.8 * r2)  # 5.726
@@ -50,20 +50,20 @@ def test_lambda_returns_against_a_loop():
   np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=1e-5)
 
 
-def test_a_reward_reaches_the_states_before_it_and_none_after():
+def test_a_reward_affects_only_returns_of_earlier_states():
   reward = _array(0, 1, 0, 0, 0)
   discount = jnp.full(5, 0.9)
   ours = returns.lambda_returns(reward, jnp.zeros(5), discount, 0.8)
   np.testing.assert_allclose(ours, [0.9 * 0.8, 1, 0, 0], rtol=1e-6)
 
 
-def test_nothing_is_expected_behind_an_end():
+def test_returns_stop_at_a_terminal_state():
   reward, value = _array(1, 2, 3, 4, 5), _array(7, 7, 7, 7, 7)
   discount = _array(0.9, 0.9, 0, 0.9, 0.9)
   ours = returns.lambda_returns(reward, value, discount, 1.0)
-  # The end's own reward (3) counts, and what stands behind it starts anew.
-  after = 4 + 0.9 * 7
-  expected = [1 + 0.9 * (2 + 0.9 * 3), 2 + 0.9 * 3, 3, after]
+  # The reward of the terminal state (3) counts, later rewards do not.
+  next_episode = 4 + 0.9 * 7
+  expected = [1 + 0.9 * (2 + 0.9 * 3), 2 + 0.9 * 3, 3, next_episode]
   np.testing.assert_allclose(ours, expected, rtol=1e-6)
   weights = returns.discount_weights(discount)
   np.testing.assert_allclose(weights, [1, 0.9, 0.81, 0, 0], rtol=1e-6)
@@ -82,7 +82,7 @@ def test_kl_by_hand():
   assert float(dists.kl(left, right)) == pytest.approx(expected, rel=1e-6)
 
 
-def _shifted(post, prior):
+def _unit_normals(post, prior):
   """With unit deviations a state's KL is half the squared distance."""
   post, prior = jnp.asarray(post), jnp.asarray(prior)
   return _normal(post, jnp.ones_like(post)), _normal(
@@ -92,12 +92,12 @@ def _shifted(post, prior):
 
 def _loss_of_means(free, balance=0.8):
   def loss(post, prior):
-    return kl_loss(*_shifted(post, prior), balance, free)[0]
+    return kl_loss(*_unit_normals(post, prior), balance, free)[0]
 
   return jax.value_and_grad(loss, argnums=(0, 1))
 
 
-def test_kl_balance_shares_the_gradient_out():
+def test_kl_balance_weights_the_gradients():
   post, prior = np.array([[[3.0], [1.0]]]), np.array([[[0.0], [2.0]]])
   loss, (to_post, to_prior) = _loss_of_means(free=0.0)(post, prior)
   assert float(loss) == pytest.approx((9 / 2 + 1 / 2) / 2)
@@ -106,7 +106,7 @@ def test_kl_balance_shares_the_gradient_out():
   np.testing.assert_allclose(to_prior, -0.8 * difference, rtol=1e-6)
 
 
-def test_below_the_free_nats_is_no_gradient():
+def test_no_gradient_below_the_free_nats():
   post, prior = np.array([[[1.0], [0.5]]]), np.zeros((1, 2, 1))
   loss, grads = _loss_of_means(free=1.0)(post, prior)
   assert float(loss) == 1.0
@@ -114,7 +114,7 @@ def test_below_the_free_nats_is_no_gradient():
     np.testing.assert_array_equal(grad, 0)
 
 
-def test_free_nats_are_on_the_mean_not_on_each_state():
+def test_free_nats_apply_to_the_mean_not_to_each_state():
   zero = np.zeros((2, 2, 1))
   # KLs 4.5, 0.5, 0, 0: the mean of 1.25 is above, so all states count.
   above = np.array([[[3.0], [1.0]], [[0.0], [0.0]]])
@@ -128,12 +128,12 @@ def test_free_nats_are_on_the_mean_not_on_each_state():
   np.testing.assert_array_equal(grad, 0)
 
 
-def test_free_nats_look_at_the_whole_of_a_split_batch():
+def test_free_nats_apply_to_the_mean_of_a_sharded_batch():
   # Halves with 4.5 and 0.5: together above 1, the second half alone below.
   post = np.array([[[[3.0]]], [[[1.0]]]])
 
   def loss(half):
-    pair = _shifted(half, jnp.zeros_like(half))
+    pair = _unit_normals(half, jnp.zeros_like(half))
     return kl_loss(*pair, 0.8, 1.0, axis_name='batch')[0]
 
   loss, grad = jax.vmap(jax.value_and_grad(loss), axis_name='batch')(post)
@@ -141,13 +141,15 @@ def test_free_nats_look_at_the_whole_of_a_split_batch():
   np.testing.assert_allclose(grad, 0.2 * post, rtol=1e-6)
 
 
-def test_kl_of_every_state_is_reported():
-  post, prior = _shifted(np.array([[[2.0, 1.0], [0, 0]]]), np.zeros((1, 2, 2)))
+def test_kl_loss_returns_the_kl_of_every_state():
+  post, prior = _unit_normals(
+    np.array([[[2.0, 1.0], [0, 0]]]), np.zeros((1, 2, 2))
+  )
   value = kl_loss(post, prior, 0.8, 1.0)[1]
   np.testing.assert_allclose(value, [[2.5, 0]], rtol=1e-6)
 
 
-def test_clipping_passes_the_gradient_straight_through():
+def test_clipping_has_a_straight_through_gradient():
   x = _array(-3, -0.5, 0.25, 1.5)
   clipped = dists.clip_straight_through(x)
   np.testing.assert_allclose(clipped, [-1, -0.5, 0.25, 1], rtol=1e-6)
@@ -161,7 +163,7 @@ def test_entropy_by_hand():
   np.testing.assert_allclose(ours, [expected], rtol=1e-6)
 
 
-def test_unit_log_prob_has_its_constant_once_a_dimension():
+def test_unit_log_prob_has_its_constant_in_each_dimension():
   mean, value = jnp.zeros((2, 3)), jnp.ones((2, 3)).at[0, 0].set(3)
   ours = dists.unit_log_prob(mean, value, 1)
   ones = -0.5 - _HALF_LOG_2PI
@@ -191,7 +193,7 @@ def test_distillation_gradients():
   weights, student = _array([[0.04]], [[0.96]]), jnp.zeros((1, 1, 2))
   loss = lambda *args: _distillation(*args)[0]
   grads = jax.grad(loss, argnums=(0, 1, 2))(weights, distilled, student)
-  # The raised weight has none; the other one's is its distance.
+  # Below the floor it is zero; above, it is the distance.
   np.testing.assert_allclose(grads[0], [[[0]], [[8]]])
   # max(w, floor) * 2 (d - s) / F
   expected = np.array([[[[0.1, 0.1]]], [[[0.96 * 4, 0]]]])
@@ -259,8 +261,8 @@ def test_actor_loss_by_hand():
   np.testing.assert_allclose(to_entropy, 0.1 * to_return, rtol=1e-6)
 
 
-def test_reward_spread_is_unbiased():
-  spread = behavior.reward_spread(_array([1, 2], [3, 6]))
-  assert float(spread['reward_mean']) == 3
+def test_reward_std_is_unbiased():
+  stats = behavior.reward_stats(_array([1, 2], [3, 6]))
+  assert float(stats['reward_mean']) == 3
   expected = math.sqrt((4 + 1 + 0 + 9) / 3)
-  assert float(spread['reward_std']) == pytest.approx(expected)
+  assert float(stats['reward_std']) == pytest.approx(expected)

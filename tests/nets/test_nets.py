@@ -1,4 +1,4 @@
-"""Networks against their formulas, computed in another way."""
+"""Tests of the networks against independent implementations."""
 
 import dataclasses
 
@@ -44,45 +44,45 @@ def _close(ours, expected, tolerance=1e-5):
 @pytest.mark.parametrize(
   'size, kernel', [(64, 4), (62, 4), (31, 4), (14, 3), (14, 5), (6, 4)]
 )
-def test_conv_forms_agree(size, kernel, channels):
+def test_conv_impls_agree(size, kernel, channels):
   inputs = _normal(2, size, size, channels)
   kernel = _normal(kernel, kernel, channels, 5)
-  _forms_agree(conv.conv, inputs, kernel)
+  _assert_impls_agree(conv.conv, inputs, kernel)
 
 
 @pytest.mark.parametrize('channels', [3, 6])
 @pytest.mark.parametrize('kernel', [5, 6])
 @pytest.mark.parametrize('size', [1, 5, 13, 30])
-def test_conv_transpose_forms_agree(size, kernel, channels):
+def test_conv_transpose_impls_agree(size, kernel, channels):
   inputs = _normal(2, size, size, 5), _normal(kernel, kernel, 5, channels)
-  _forms_agree(conv.conv_transpose, *inputs)
+  _assert_impls_agree(conv.conv_transpose, *inputs)
 
 
 @pytest.mark.parametrize('size', [12, 13])
-def test_blocks_hold_the_pixels(size):
+def test_blocked_image_round_trip(size):
   pixels = _normal(2, size, size, 3)
-  picture = BlockedImage.of(pixels)
-  for side in (2, 4, 1, 4, 2):
-    picture = picture.blocks(side)
-    grid = -(-size // side)
-    assert picture.x.shape == (2, grid, grid, 3 * side**2)
-    assert np.array_equal(picture.pixels(), pixels)
-    # What lies beyond the pixels has no meaning, and is zero in new blocks.
-    full = grid * side == size
-    picture = picture if full else picture.map(lambda x: jnp.where(x, x, 7.0))
+  blocked = BlockedImage.of(pixels)
+  for block_size in (2, 4, 1, 4, 2):
+    blocked = blocked.blocks(block_size)
+    grid = -(-size // block_size)
+    assert blocked.x.shape == (2, grid, grid, 3 * block_size**2)
+    assert np.array_equal(blocked.pixels(), pixels)
+    # Values beyond the pixels are undefined, and zero in new blocks.
+    full = grid * block_size == size
+    blocked = blocked if full else blocked.map(lambda x: jnp.where(x, x, 7.0))
   four = BlockedImage.of(pixels).blocks(4)
   assert np.array_equal(four.x[:, 1, 2, 3:6], pixels[:, 4, 9])
-  assert (four.blocks(4) is four) == (size == 12)  # Only when they are full.
+  assert (four.blocks(4) is four) == (size == 12)  # Only full blocks.
 
 
 @pytest.mark.parametrize('network', ['encoder', 'decoder'])
-def test_networks_agree_in_both_forms(network):
-  """With widths of which those of the picture alone are few, as usual."""
+def test_networks_agree_with_both_conv_impls(network):
+  """With few channels in the image only, as in practice."""
   if network == 'encoder':
-    nets = [image.Encoder(depth=5, form=form) for form in conv.FORMS]
+    nets = [image.Encoder(depth=5, conv_impl=impl) for impl in conv.IMPLS]
     x = small.batch_of(2, action_dim=1).image
   else:
-    nets = [image.Decoder(depth=5, form=form) for form in conv.FORMS]
+    nets = [image.Decoder(depth=5, conv_impl=impl) for impl in conv.IMPLS]
     x = _normal(2, 7)
   shapes = jax.eval_shape(nets[0].init, jax.random.key(0), x)
   params = small.fill(shapes)['params']
@@ -95,7 +95,7 @@ def test_networks_agree_in_both_forms(network):
   jax.tree.map(_close, *map(run, nets))
 
 
-def test_student_and_teacher_take_the_same_step():
+def test_student_and_teacher_share_the_scan_step():
   def step(sizes, action_dim, **keys):
     model = WorldModel(sizes, action_dim, **keys)
     return model._recurrence(model.init(jax.random.key(0)))[0]
@@ -103,14 +103,14 @@ def test_student_and_teacher_take_the_same_step():
   student = step(_SIZES, 2)
   teacher = step(_SIZES, 3, num_domains=2)
   assert student == teacher and hash(student) == hash(teacher)
-  assert student == step(_SIZES, 2, given=5)
+  assert student == step(_SIZES, 2, embed_dim=5)
   assert student != step(dataclasses.replace(_SIZES, deter=9), 2)
   assert student != step(_SIZES, 2, dtype='bfloat16')
 
 
-def _forms_agree(fn, x, kernel):
-  def run(form):
-    pixels = lambda x, kernel: fn(BlockedImage.of(x), kernel, form).pixels()
+def _assert_impls_agree(fn, x, kernel):
+  def run(impl):
+    pixels = lambda x, kernel: fn(BlockedImage.of(x), kernel, impl).pixels()
     loss = lambda x, kernel: jnp.sin(pixels(x, kernel)).sum()
     both = lambda *args: (pixels(*args), jax.grad(loss, (0, 1))(*args))
     return small.jit(both)(x, kernel)
@@ -118,31 +118,31 @@ def _forms_agree(fn, x, kernel):
   jax.tree.map(_close, run('subpixel'), run('native'))
 
 
-@pytest.mark.parametrize('form', conv.FORMS)
-def test_convolutions_by_their_definition(form):
+@pytest.mark.parametrize('impl', conv.IMPLS)
+def test_convolutions_match_their_definition(impl):
   x, kernel = np.asarray(_normal(1, 7, 7, 2)), np.asarray(_normal(4, 4, 2, 3))
   expected = np.zeros((1, 2, 2, 3))
   for i, j in np.ndindex(2, 2):
     patch = x[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4]
     expected[:, i, j] = np.einsum('mabc,abcd->md', patch, kernel)
-  _close(conv.conv(BlockedImage.of(x), kernel, form).pixels(), expected)
+  _close(conv.conv(BlockedImage.of(x), kernel, impl).pixels(), expected)
   expected = np.zeros((1, 16, 16, 3))
   for i, j, a, b in np.ndindex(7, 7, 4, 4):
     expected[:, 2 * i + a, 2 * j + b] += x[:, i, j] @ kernel[a, b]
   _close(
-    conv.conv_transpose(BlockedImage.of(x), kernel, form).pixels(), expected
+    conv.conv_transpose(BlockedImage.of(x), kernel, impl).pixels(), expected
   )
 
 
-def test_images_of_another_size_are_refused():
+def test_encoder_rejects_other_image_sizes():
   with pytest.raises(ValueError, match='62, 62.*64 x 64'):
     image.Encoder(depth=2).init(jax.random.key(0), _normal(1, 62, 62, 3))
 
 
-@pytest.mark.parametrize('form', conv.FORMS)
-def test_label_as_bias_is_label_as_planes(form):
+@pytest.mark.parametrize('impl', conv.IMPLS)
+def test_label_bias_equals_label_planes(impl):
   """In the first convolution of the encoder, with its gradients."""
-  encoder = image.Encoder(depth=2, num_domains=3, form=form)
+  encoder = image.Encoder(depth=2, num_domains=3, conv_impl=impl)
   frames = small.batch_of(3, action_dim=1).image
   label = jnp.array([2, 0, 1])
   shapes = jax.eval_shape(encoder.init, jax.random.key(0), frames, label)
@@ -175,13 +175,13 @@ def test_label_as_bias_is_label_as_planes(form):
 
 @pytest.mark.parametrize('outputs', [12, 136, 140])
 @pytest.mark.parametrize('inputs', [10, 250])
-def test_products_of_half_precision_are_of_whole_widths(inputs, outputs):
+def test_half_precision_products_are_padded(inputs, outputs):
   x, kernel = _normal(2, 3, inputs), _normal(inputs, outputs)
   half = [x.astype('bfloat16') for x in (x, kernel)]
 
   def both(x, kernel):
-    y, pull = jax.vjp(dense.matmul, x, kernel)
-    return y, *pull(jnp.cos(y))
+    y, vjp_fn = jax.vjp(dense.matmul, x, kernel)
+    return y, *vjp_fn(jnp.cos(y))
 
   for ours, expected in zip(both(*half), both(x, kernel), strict=True):
     assert ours.dtype == jnp.bfloat16 and expected.dtype == jnp.float32
@@ -192,7 +192,7 @@ def test_products_of_half_precision_are_of_whole_widths(inputs, outputs):
   assert 'pad' not in str(jax.make_jaxpr(dense.matmul)(x, kernel))
 
 
-def test_label_in_a_dense_layer_is_a_row():
+def test_split_dense_looks_up_labels_as_rows():
   layer = dense.SplitDense(5, (3, 2, 4))
   parameters = {'kernel': _normal(9, 5), 'bias': _normal(5)}
   z, a, label = _normal(6, 3), _normal(6, 2), jnp.array([3, 0, 1, 2, 2, 3])
@@ -206,13 +206,13 @@ def _sigmoid(x):
   return 1 / (1 + np.exp(-x))
 
 
-def test_gru_by_its_formula():
+def test_gru_matches_its_formula():
   """Gates in the order reset, candidate, update."""
   cell, rng = rssm.GRUCell(4), _rng()
   x, h = rng.normal(size=(5, 3)), rng.normal(size=(5, 4))
   kernel, bias = rng.normal(size=(7, 12)), rng.normal(size=12)
   scale, shift = rng.normal(size=(2, 12))
-  # So small that the epsilon of the normalisation is seen.
+  # Small values, so that the epsilon of the LayerNorm matters.
   kernel, bias = 1e-3 * kernel, 1e-3 * bias
   y = np.concatenate([x, h], -1) @ kernel + bias
   y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
@@ -237,7 +237,7 @@ def test_std_is_bounded():
   np.testing.assert_allclose(stats.std, [1.1, 0.1], rtol=1e-6)
 
 
-def test_samples_are_mean_plus_noise_times_std():
+def test_sample_is_mean_plus_noise_times_std():
   dist = dists.from_stats(jnp.array([1.0, 2, 0, 0]))
   ours = dists.sample(dist, jnp.array([2.0, -1]))
   np.testing.assert_allclose(ours, [1 + 2.2, 2 - 1.1], rtol=1e-6)
@@ -261,24 +261,24 @@ def world():
   return model, params, inputs, label, observe
 
 
-def test_a_first_frame_forgets_what_was_before(world):
+def test_is_first_resets_the_state(world):
   _, _, inputs, _, observe = world
   first = inputs['is_first'].at[0, 3].set(True)
-  whole, post = observe({**inputs, 'is_first': first})
+  reset, post = observe({**inputs, 'is_first': first})
   plain, _ = observe(inputs)
-  # The second sequence and the frames before are as without a reset.
-  _close(whole.deter[1], plain.deter[1])
-  _close(whole.deter[0, :3], plain.deter[0, :3])
-  assert np.abs(whole.deter[0, 3:] - plain.deter[0, 3:]).max() > 1e-2
-  # From there it is a sequence of its own, whatever the action says.
+  # The second sequence and the earlier frames are unchanged.
+  _close(reset.deter[1], plain.deter[1])
+  _close(reset.deter[0, :3], plain.deter[0, :3])
+  assert np.abs(reset.deter[0, 3:] - plain.deter[0, 3:]).max() > 1e-2
+  # From there it equals a new sequence, for any action at the reset.
   fresh = jax.tree.map(lambda x: jnp.roll(x, -3, 1), inputs)
   fresh['action'] = fresh['action'].at[0, 0].set(0)
   alone, alone_post = observe(fresh)
-  for ours, expected in ((whole, alone), (post, alone_post)):
+  for ours, expected in ((reset, alone), (post, alone_post)):
     jax.tree.map(lambda x, y: _close(x[0, 3:], y[0, :3]), ours, expected)
 
 
-def test_observe_is_observe_step_repeated(world):
+def test_observe_equals_repeated_observe_step(world):
   model, params, inputs, label, observe = world
   inputs = {**inputs, 'is_first': inputs['is_first'].at[1, 2].set(True)}
   expected = observe(inputs)
@@ -292,21 +292,21 @@ def test_observe_is_observe_step_repeated(world):
     jax.tree.map(_close, (latent, post), now)
 
 
-def test_imagining_is_the_recurrence_with_the_prior(world):
+def test_imagine_step_samples_from_the_prior(world):
   model, params, inputs, label, observe = world
   latent, _ = observe(inputs)
-  before = jax.tree.map(lambda x: x[:, 2], latent)
+  state = jax.tree.map(lambda x: x[:, 2], latent)
   noise = inputs['noise'][:, 0]
-  after, prior = model.imagine_step(
-    params, before, inputs['action'][:, 3], noise, label
+  next_state, prior = model.imagine_step(
+    params, state, inputs['action'][:, 3], noise, label
   )
-  _close(after.deter, latent.deter[:, 3])
+  _close(next_state.deter, latent.deter[:, 3])
   expected = model.prior(params, latent.deter)
   jax.tree.map(lambda x, y: _close(x, y[:, 3]), prior, expected)
-  _close(after.stoch, prior.mean + prior.std * noise)
+  _close(next_state.stoch, prior.mean + prior.std * noise)
 
 
-def test_the_domain_matters(world):
+def test_the_recurrence_depends_on_the_domain(world):
   model, params, inputs, _, observe = world
   state = Latent(jnp.ones((2, 3)), jnp.ones((2, 8)))
   args = params, state, inputs['action'][:, 0], inputs['noise'][:, 0]
@@ -319,7 +319,7 @@ def test_the_domain_matters(world):
 @pytest.mark.parametrize(
   'rows, chunk', [(7, 3), (12, 5), (12, 4), (6, 0), (5, 9)]
 )
-def test_chunks_make_no_difference(rows, chunk):
+def test_map_chunks_equals_one_call(rows, chunk):
   x, y = _normal(rows, 4), _normal(rows, 2, 3)
   sizes = []
 
@@ -336,9 +336,9 @@ def test_chunks_make_no_difference(rows, chunk):
 @pytest.mark.parametrize(
   'rows, chunk', [(7, 3), (12, 5), (12, 4), (6, 0), (5, 9)]
 )
-def test_chunks_make_no_difference_to_gradients(rows, chunk):
-  """Of a decoder whose first layers run before, for all rows at once."""
-  model = WorldModel(_SIZES, action_dim=1, form='subpixel', chunk=chunk)
+def test_sum_chunks_has_the_gradients_of_one_call(rows, chunk):
+  """For a decoder whose first layers run before, for all rows at once."""
+  model = WorldModel(_SIZES, action_dim=1, conv_impl='subpixel', chunk=chunk)
   feat, images = _normal(rows, model.feat_dim), _normal(rows, 64, 64, 3)
   shapes = jax.eval_shape(model.decoder.init, jax.random.key(0), feat)
   params = {'decoder': small.fill(shapes)['params']}
@@ -348,7 +348,7 @@ def test_chunks_make_no_difference_to_gradients(rows, chunk):
 
   def ours(params, feat):
     first = model.decode_first(params, feat)
-    # A factor, as losses have one.
+    # With a factor, like the losses.
     return 3 * sum_chunks(fn, chunk, params, first, images)
 
   def expected(params, feat):
@@ -359,6 +359,6 @@ def test_chunks_make_no_difference_to_gradients(rows, chunk):
   value, grads = run(ours)
   true_value, true_grads = run(expected)
   _close(value, true_value)
-  _close(ours(params, feat), true_value)  # Without a gradient, in other code.
+  _close(ours(params, feat), true_value)  # The path without a gradient.
   jax.tree.map(_close, grads, true_grads)
   assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(true_grads))

@@ -237,7 +237,7 @@ def _open_config(run):
       config.source_dir, run, there(config.sources[0])
     )
   origin = config.teacher_from
-  if origin.endswith(weights.ENDINGS):
+  if origin.endswith(weights.SUFFIXES):
     config.teacher_from = _locate(origin, run, pathlib.Path.exists)
   elif origin:
     config.teacher_from = _locate(

@@ -1,4 +1,4 @@
-"""Datasets from the command line.
+"""Command line for datasets.
 
   python -m vid2act_jax.data import --format dreamer SRC DST
   python -m vid2act_jax.data export --format minari DATASET DST
@@ -7,8 +7,8 @@
   python -m vid2act_jax.data collect --task metaworld_door_close \
     --policy scripted:0.5,noisy:0.3,random:0.2 --episodes 50 DST
 
-An entry point: it may use every part of the package. All commands can be
-interrupted and given again: they go on.
+An entry point: it may import every part of the package. An interrupted command
+resumes when it is run again.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def _import(args):
     scale_actions=args.scale_actions,
   )
   with _Line('import') as line:
-    about = importing.import_dataset(
+    metadata = importing.import_dataset(
       args.format,
       args.source,
       args.dataset,
@@ -47,56 +47,56 @@ def _import(args):
       args.action_repeat,
       line.episodes,
     )
-  print(f'{args.dataset}: {about["episodes"]} episodes')
-  for text in about['collected']['about'].get('dropped', []):
+  print(f'{args.dataset}: {metadata["episodes"]} episodes')
+  for text in metadata['collected']['about'].get('dropped', []):
     print(f'not imported: {text}')
-  if left_out := about['collected']['left_out']:
+  if left_out := metadata['collected']['left_out']:
     print(
-      f'{left_out} episodes will not do; the reasons are in '
+      f'{left_out} episodes are invalid and were skipped; the reasons are in '
       f'{args.dataset / quarantine.FOLDER}'
     )
 
 
 def _export(args):
   with _Line('export') as line:
-    told = formats.export(
+    result = formats.export(
       args.format, args.dataset, args.destination, line.episodes
     )
-  print(f'{args.destination}: {told["episodes"]} episodes')
-  for text in told['lost']:
+  print(f'{args.destination}: {result["episodes"]} episodes')
+  for text in result['lost']:
     print(f'lost: {text}')
 
 
 def _inspect(args):
-  facts = inspect.inspect(args.dataset)
-  print(inspect.describe(facts), end='')
-  if len(facts['lengths']):
+  info = inspect.inspect(args.dataset)
+  print(inspect.describe(info), end='')
+  if len(info['lengths']):
     sheet = args.sheet or args.dataset / 'contact_sheet.png'
     inspect.contact_sheet(args.dataset, sheet)
-    print(f'\npicture: {sheet}')
+    print(f'\ncontact sheet: {sheet}')
 
 
 def _validate(args):
-  dataset.read_metadata(args.dataset, partial=True)  # Else there is none.
+  dataset.read_metadata(args.dataset, partial=True)  # Raises without one.
   with files.lock(args.dataset), _Line('validate') as line:
-    broken = quarantine.find(args.dataset, line.episodes)
+    invalid = quarantine.find_invalid(args.dataset, line.episodes)
     if not args.dry_run:
-      quarantine.move(args.dataset, broken)
-  for reason in broken.values():
+      quarantine.move(args.dataset, invalid)
+  for reason in invalid.values():
     print(reason)
-  sound = len(eps.list_episodes(args.dataset))
+  num_valid = len(eps.list_episodes(args.dataset))
   if args.dry_run:
-    print(f'{len(broken)} files will not do')
+    print(f'{len(invalid)} files are invalid')
   else:
     print(
-      f'{sound} episodes are sound, {len(broken)} were moved to '
+      f'{num_valid} episodes are valid, {len(invalid)} were moved to '
       f'{args.dataset / quarantine.FOLDER}'
     )
-  return 1 if broken and args.dry_run else 0
+  return 1 if invalid and args.dry_run else 0
 
 
 def _collect(args):
-  # JAX and the suites take seconds to import: for this command alone.
+  # Imported only for this command: JAX and the suites take seconds to import.
   from vid2act_jax import envs
   from vid2act_jax.loops import collect
 
@@ -108,16 +108,21 @@ def _collect(args):
   )
   with _Line('collect') as line:
 
-    def tell(done, played):
-      text = {'last': played.behaviour, 'last_return': played.summary['return']}
-      line.show(done, args.episodes, 'episodes', text)
+    def on_episode(done, played):
+      values = {
+        'last': played.behaviour,
+        'last_return': played.summary['return'],
+      }
+      line.show(done, args.episodes, 'episodes', values)
 
-    collect.collect(plan, args.dataset, args.workers or os.cpu_count(), tell)
+    collect.collect(
+      plan, args.dataset, args.workers or os.cpu_count(), on_episode
+    )
   print(f'{args.dataset}: {collect.describe(plan, args.dataset)}')
 
 
 class _Line(ProgressLine):
-  """A progress line that ends with its block."""
+  """A progress line that is closed when its `with` block is left."""
 
   def __enter__(self):
     return self
@@ -132,7 +137,7 @@ class _Line(ProgressLine):
 def _parser():
   parser = argparse.ArgumentParser(
     'python -m vid2act_jax.data',
-    description='Import, export, look at, check and collect datasets.',
+    description='Import, export, inspect, validate and collect datasets.',
   )
   commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
@@ -144,19 +149,20 @@ def _parser():
     return command
 
   path = pathlib.Path
-  command = add(_import, "Makes a dataset of somebody else's.")
+  command = add(_import, 'Imports a dataset of another program.')
   command.add_argument('--format', required=True, choices=formats.FORMATS)
   command.add_argument(
-    '--task', default='', help="default: the source's, or the folder's"
+    '--task', default='', help="default: the source's name, or the folder's"
   )
-  command.add_argument('--action-repeat', type=int, help='env steps an action')
+  command.add_argument('--action-repeat', type=int, help='env steps per action')
   command.add_argument('--size', type=int, help='resize frames to this')
   command.add_argument(
     '--align',
     choices=('led', 'at'),
-    help='actions LED TO their frame or were taken AT it, if unlike the format',
+    help='led: the action preceded its frame; at: it was taken at its frame; '
+    "default: the format's own alignment",
   )
-  command.add_argument('--image-key', help='which camera, if there are several')
+  command.add_argument('--image-key', help='the camera, if there are several')
   command.add_argument(
     '--flip', action='append', default=[], choices=('vertical', 'horizontal')
   )
@@ -165,23 +171,31 @@ def _parser():
     action='store_true',
     help='map the bounds that the source declares to [-1, 1]',
   )
-  command.add_argument('source', help='path, or name where the format has them')
+  command.add_argument(
+    'source', help='a path, or a name if the format has names'
+  )
   command.add_argument('dataset', type=path)
-  command = add(_export, 'Writes a dataset in a format of others.')
+  command = add(_export, 'Writes a dataset in the format of another program.')
   command.add_argument('--format', required=True, choices=formats.EXPORTS)
   command.add_argument('dataset', type=path)
   command.add_argument('destination', type=path)
-  command = add(_inspect, 'Tells what is in a dataset, and draws it.')
-  command.add_argument('--sheet', type=path, help='where to write the picture')
+  command = add(
+    _inspect, 'Prints statistics of a dataset and draws a contact sheet.'
+  )
+  command.add_argument('--sheet', type=path, help='path of the contact sheet')
   command.add_argument('dataset', type=path)
   command = add(
-    _validate, 'Moves what is broken to quarantine, with the reason.'
+    _validate, 'Moves invalid episodes to quarantine, with the reason.'
   )
   command.add_argument(
-    '--dry-run', action='store_true', help='move nothing; exit with 1 if broken'
+    '--dry-run',
+    action='store_true',
+    help='move nothing; exit with 1 if invalid',
   )
   command.add_argument('dataset', type=path)
-  command = add(_collect, 'Plays a task; run again, it goes on.')
+  command = add(
+    _collect, 'Collects episodes of a task; resumes when run again.'
+  )
   command.add_argument('--task', required=True)
   command.add_argument(
     '--policy',
@@ -189,9 +203,11 @@ def _parser():
     help='checkpoint:RUN, or scripted, noisy and random with weights',
   )
   command.add_argument('--episodes', type=int, required=True)
-  command.add_argument('--noise', type=float, default=0.5, help="of 'noisy'")
+  command.add_argument(
+    '--noise', type=float, default=0.5, help="standard deviation of 'noisy'"
+  )
   command.add_argument('--seed', type=int, default=0)
-  command.add_argument('--workers', type=int, default=0, help='0: one a core')
+  command.add_argument('--workers', type=int, default=0, help='0: one per core')
   command.add_argument('--size', type=int, default=64)
   command.add_argument('--action-repeat', type=int, default=1)
   command.add_argument('--time-limit', type=int, default=1000)
@@ -205,10 +221,10 @@ def main(arguments: list[str] | None = None) -> int:
   """Runs a command.
 
   Args:
-    arguments: of the command line; None: this process's.
+    arguments: of the command line; None: those of this process.
 
   Returns:
-    The exit status: 0, or 1 after a message about what the user can mend.
+    The exit status: 0, or 1 after an error that the user can fix.
   """
   args = _parser().parse_args(arguments)
   try:
@@ -217,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f'error: {error}', file=sys.stderr)
     return 1
   except KeyboardInterrupt:
-    print('interrupted; the same command goes on', file=sys.stderr)
+    print('interrupted; run the same command to resume', file=sys.stderr)
     return 130
 
 

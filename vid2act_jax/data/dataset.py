@@ -1,4 +1,4 @@
-"""A dataset's metadata: what was collected, how, and how good it is."""
+"""Metadata of a dataset: provenance, environment and statistics."""
 
 import contextlib
 import importlib.metadata
@@ -14,10 +14,10 @@ from vid2act_jax.data import files, limits
 from vid2act_jax.types import UserError
 
 FILE = 'metadata.json'
-AGAIN = 'run what made it again, it goes on where it ended'
-GET = 'collect or import one (python -m vid2act_jax.data --help)'
+RERUN_HINT = 'run the command that created it again; it resumes'
+CREATE_HINT = 'collect or import one (python -m vid2act_jax.data --help)'
 
-# What the environment must tell about itself; an import may not know all.
+# Keys of an environment's description; an import may not know all values.
 ENVIRONMENT_KEYS = (
   'action_dim',
   'action_repeat',
@@ -28,7 +28,7 @@ ENVIRONMENT_KEYS = (
   'versions',
 )
 
-# What every metadata file holds; the environment's description may add more.
+# Keys of every metadata file; the environment's description may add more.
 KEYS = (
   'task',
   'collected',
@@ -46,7 +46,7 @@ def _is_count(value):
   return type(value) is int and 0 < value < 1 << 31
 
 
-# What is calculated with.
+# Types of the values that are used in computations.
 _TYPES = {
   'size': _is_count,
   'action_dim': _is_count,
@@ -57,12 +57,12 @@ _TYPES = {
 
 
 def return_statistics(summaries: Iterable[Mapping]) -> dict:
-  """Statistics of episodes, from what `episodes.summarize` gives.
+  """Statistics of episodes, from the summaries of `episodes.summarize`.
 
   Returns:
     episodes, frames; return: {mean, std, min, max}, None without episodes;
-    success_rate: a fraction of the episodes, None where the task has no
-    success.
+    success_rate: a fraction of the episodes, None if the task has no success
+    flag.
   """
   summaries = list(summaries)
   returns = np.array([s['return'] for s in summaries], np.float64)
@@ -83,7 +83,7 @@ def return_statistics(summaries: Iterable[Mapping]) -> dict:
 
 
 def read_summaries(directory: str | os.PathLike) -> list[dict]:
-  """`episodes.summarize` of every episode on disk, without its frames."""
+  """Summaries of all episodes on disk, without reading their frames."""
   return [eps.load_summary(f.path) for f in eps.list_episodes(directory)]
 
 
@@ -95,18 +95,18 @@ def write_metadata(
   complete: bool,
   summaries: Iterable[Mapping] | None = None,
 ) -> dict:
-  """Writes a dataset's metadata file, whole or not at all.
+  """Writes the metadata file of a dataset atomically.
 
   Args:
     directory: the dataset folder.
-    task: its task's name.
-    collected: how: policies, proportions, seed, checkpoint...
-    description: the environment's own (`Env.description`).
-    complete: False while episodes are still to come.
+    task: the task's name.
+    collected: provenance: method, policies, proportions, seed, checkpoint...
+    description: of the environment (`Env.description`).
+    complete: False while more episodes are expected.
     summaries: of all episodes; None: read from the folder.
 
   Returns:
-    What was written.
+    The metadata written.
 
   Raises:
     UserError: the folder cannot be written.
@@ -130,10 +130,10 @@ def write_metadata(
 
 
 def recount(directory: str | os.PathLike) -> dict:
-  """Brings metadata up to date with the episodes that are there.
+  """Updates the counts in the metadata to the episodes on disk.
 
   Returns:
-    What was written.
+    The metadata written.
 
   Raises:
     UserError: the metadata or an episode cannot be read, or the folder
@@ -146,104 +146,109 @@ def recount(directory: str | os.PathLike) -> dict:
 
 
 def is_new(directory: str | os.PathLike) -> bool:
-  """Whether a folder may be made a dataset: it is none, and holds no episodes.
+  """Whether a folder can become a new dataset: no metadata and no episodes.
 
   Raises:
-    UserError: it holds episodes of nobody knows which dataset.
+    UserError: it holds episodes but no metadata.
   """
   if (pathlib.Path(directory) / FILE).exists():
     return False
   if eps.list_episodes(directory):
     raise UserError(
-      f'{directory}: holds episodes, but no {FILE}, which would tell whose '
-      'they are; choose another folder.'
+      f'{directory}: holds episodes, but no {FILE} that says which dataset '
+      'they belong to; choose another folder.'
     )
   return True
 
 
 def find_episodes(directory: str | os.PathLike) -> list[eps.EpisodeFile]:
-  """The episodes of a source, which is only read.
+  """Lists the episodes of a source dataset, which is only read.
 
   Raises:
     UserError: there are none.
   """
-  known = eps.list_episodes(directory)
-  if not known:
+  listed = eps.list_episodes(directory)
+  if not listed:
     raise UserError(
-      f'{directory}: no episodes here; {GET}, or point to another folder.'
+      f'{directory}: no episodes here; {CREATE_HINT}, or choose another folder.'
     )
-  return known
+  return listed
 
 
-def claim_episodes(
+def restore_episodes(
   directory: str | os.PathLike, keep: int | None = None
 ) -> list[eps.EpisodeFile]:
-  """The episodes of a folder's owner, cleaned of what a checkpoint lacks.
+  """Restores an owned folder to the episodes that a checkpoint knows.
 
   Args:
-    directory: the dataset folder; made if need be.
-    keep: how many episodes the checkpoint knows to have been written; later
-      ones are deleted. None: all are kept.
+    directory: the dataset folder; created if it does not exist.
+    keep: number of episodes written when the checkpoint was saved; later
+      episodes are deleted. None: all are kept.
+
+  Returns:
+    The remaining episodes, by index.
 
   Raises:
-    UserError: one that it knows is missing; then nothing is deleted.
+    UserError: an episode that the checkpoint knows is missing; nothing is
+      deleted then.
   """
   eps.make_folder(directory)
   eps.clean(directory)
-  known = eps.list_episodes(directory)
-  kept = [file for file in known if keep is None or file.index < keep]
+  listed = eps.list_episodes(directory)
+  kept = [file for file in listed if keep is None or file.index < keep]
   last = kept[-1].index + 1 if kept else 0
   written = last if keep is None else keep
   indices = [file.index for file in kept] or [0]
   missing = sorted(set(range(indices[0], written)) - {f.index for f in kept})
   if missing:
     raise UserError(
-      f'{directory}: this run has written {written} episodes, of which '
-      f'{len(missing)} are missing (the first is number {missing[0]}); put '
-      'them back, or start in a new --workdir.'
+      f'{directory}: this run has written {written} episodes, but '
+      f'{len(missing)} are missing (the first is number {missing[0]}); restore '
+      'them, or start in a new --workdir.'
     )
-  for file in known[len(kept) :]:
+  for file in listed[len(kept) :]:
     file.path.unlink()
   return kept
 
 
 def _counts(summaries, action_repeat):
-  """Statistics and env_steps, which is None where the repeat is unknown."""
+  """Statistics and env_steps; None if the action repeat is unknown."""
   statistics = return_statistics(summaries)
-  # The frame of a reset cost no step.
+  # A reset returns a frame without a step.
   steps = statistics['frames'] - statistics['episodes']
   return {**statistics, 'env_steps': action_repeat and steps * action_repeat}
 
 
 def _write(folder, metadata):
-  text = json.dumps(metadata, indent=2, default=_plain) + '\n'
+  text = json.dumps(metadata, indent=2, default=_to_json) + '\n'
   files.atomic_write(folder / FILE, lambda file: file.write(text.encode()))
 
 
 def read_metadata(directory: str | os.PathLike, partial: bool = False) -> dict:
-  """Reads a dataset's metadata.
+  """Reads the metadata of a dataset.
 
   Args:
     directory: the dataset folder.
-    partial: accept a dataset whose collection has not ended.
+    partial: accept a dataset that is not complete.
 
   Raises:
     UserError: the folder or the file is missing, is not JSON, lacks a key or
-      has one of another type, or the dataset is not complete.
+      has a value of the wrong type, or the dataset is not complete.
   """
   path = pathlib.Path(directory) / FILE
   try:
     metadata = limits.read_json(path)
   except (FileNotFoundError, NotADirectoryError) as error:
     raise UserError(
-      f'{path}: missing, there is no dataset here; {GET}, or set '
+      f'{path}: missing; this folder is no dataset; {CREATE_HINT}, or set '
       'config.source_dir to the folder that holds it.'
     ) from error
   except OSError as error:
     raise UserError(f'{path}: cannot be read ({error.strerror}).') from error
   except ValueError as error:
     raise UserError(
-      f'{path}: not valid JSON ({error}); restore it, or remove it and {AGAIN}.'
+      f'{path}: not valid JSON ({error}); restore it, or remove it and '
+      f'{RERUN_HINT}.'
     ) from error
   if not isinstance(metadata, dict):
     raise UserError(f'{path}: should hold a JSON object.')
@@ -251,34 +256,34 @@ def read_metadata(directory: str | os.PathLike, partial: bool = False) -> dict:
   if missing:
     raise UserError(
       f'{path}: missing the keys {", ".join(missing)}; restore it, or remove '
-      f'it and {AGAIN}.'
+      f'it and {RERUN_HINT}.'
     )
-  wrong = [key for key, fits in _TYPES.items() if not fits(metadata[key])]
+  wrong = [key for key, valid in _TYPES.items() if not valid(metadata[key])]
   if wrong:
-    told = ', '.join(f'{key}: {str(metadata[key])[:40]!r}' for key in wrong)
+    values = ', '.join(f'{key}: {str(metadata[key])[:40]!r}' for key in wrong)
     raise UserError(
-      f'{path}: of another type than they should be: {told}; restore it, or '
-      f'remove it and {AGAIN}.'
+      f'{path}: values of the wrong type: {values}; restore it, or remove it '
+      f'and {RERUN_HINT}.'
     )
   if not (metadata['complete'] or partial):
     raise UserError(
       f'{path}: this dataset is not complete, it has {metadata["episodes"]} '
-      f'episodes so far; {AGAIN}.'
+      f'episodes so far; {RERUN_HINT}.'
     )
   return metadata
 
 
 def _versions() -> dict[str, str]:
-  """Of what every dataset is written with; the suite adds its own."""
+  """Versions of the packages that write a dataset; the suite adds its own."""
   versions = {'numpy': np.__version__}
-  # Run from its folder, the project is not installed and has no version.
+  # The project has no version if it runs without being installed.
   with contextlib.suppress(importlib.metadata.PackageNotFoundError):
     versions['vid2act_jax'] = importlib.metadata.version('vid2act_jax')
   return versions
 
 
-def _plain(value):
-  """JSON for NumPy's scalars and for read-only mappings of a config."""
+def _to_json(value):
+  """Converts NumPy values, read-only mappings and paths for `json`."""
   if isinstance(value, np.generic | np.ndarray):
     return value.tolist()
   if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Cuts the stream of a vectorized environment into episodes."""
+"""Splits the stream of a vectorized environment into episodes."""
 
 from collections.abc import Mapping
 
@@ -8,34 +8,34 @@ from vid2act_jax.data.episodes import SCHEMA
 
 
 class EpisodeBuilder:
-  """Gathers the steps of E environments until their episodes end."""
+  """Collects the steps of E environments until their episodes end."""
 
   def __init__(self):
-    self._open: dict[int, list[dict[str, np.ndarray]]] = {}
+    self._unfinished: dict[int, list[dict[str, np.ndarray]]] = {}
 
   def add(
     self, obs: Mapping[str, np.ndarray], actions: np.ndarray
   ) -> list[dict[str, np.ndarray]]:
-    """Takes one step of each environment, returns the episodes it ended.
+    """Adds one step of each environment; returns the episodes that ended.
 
-    An environment that starts anew in the middle of an episode (its process
-    was replaced) loses that unfinished one.
+    If an environment is reset in the middle of an episode (its process was
+    replaced), the unfinished episode is discarded.
 
     Args:
-      obs: what `VectorEnv.step` returned, arrays [E, ...]; keys that the
-        schema does not know are not recorded.
-      actions: [E, A], those given to that step; ignored at a reset.
+      obs: output of `VectorEnv.step`, arrays [E, ...]; keys that are not in
+        the schema are ignored.
+      actions: [E, A], the input of that step (prev_action); ignored at a reset.
 
     Raises:
-      ValueError: an environment whose first step here is no reset.
-      TypeError: an observation of another kind of number than the schema's.
+      ValueError: the first step of an environment is not a reset.
+      TypeError: an observation cannot be cast to the schema's dtype.
     """
     finished = []
     for env, action in enumerate(actions):
       row = {key: obs[key][env] for key in obs}
       self.add_one(env, row, action)
       if row['is_last']:
-        frames = self._open.pop(env)
+        frames = self._unfinished.pop(env)
         keys = frames[0]
         finished.append({k: np.stack([f[k] for f in frames]) for k in keys})
     return finished
@@ -43,19 +43,19 @@ class EpisodeBuilder:
   def add_one(
     self, env: int, obs: Mapping[str, np.ndarray], action: np.ndarray
   ) -> None:
-    """Takes one frame of one environment; does not look whether it ended.
+    """Adds one frame of one environment; does not check whether it ended.
 
     Args:
-      env: its number.
-      obs: its row of what `VectorEnv.step` returned.
-      action: [A].
+      env: index of the environment.
+      obs: its row of the output of `VectorEnv.step`.
+      action: [A], the input of that step (prev_action).
 
     Raises:
-      ValueError, TypeError: as `add`.
+      ValueError, TypeError: see `add`.
     """
     if obs['is_first']:
-      self._open[env] = []
-    elif env not in self._open:
+      self._unfinished[env] = []
+    elif env not in self._unfinished:
       raise ValueError(f'Environment {env} has not been reset.')
     frame = {
       # Copied: environments may reuse the memory of their observations.
@@ -66,4 +66,4 @@ class EpisodeBuilder:
     action = np.asarray(action, np.float32)
     first = obs['is_first']
     frame['action'] = np.zeros_like(action) if first else action.copy()
-    self._open[env].append(frame)
+    self._unfinished[env].append(frame)

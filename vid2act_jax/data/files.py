@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes, folder locks, and safe reading of npz files."""
 
 import contextlib
 import fcntl
@@ -18,16 +18,16 @@ import numpy as np
 from vid2act_jax.data import limits
 from vid2act_jax.types import UserError
 
-TEMPORARY = '.tmp'  # What the name of an unfinished file ends in.
+TEMPORARY = '.tmp'  # Suffix of unfinished files.
 LOCK = '.lock'
-# The way out of damaged files.
-VALIDATE = 'put it aside by python -m vid2act_jax.data validate DATASET'
+# For damaged episodes.
+VALIDATE_HINT = 'quarantine it with python -m vid2act_jax.data validate DATASET'
 
-_MOST_MEMBERS = 10_000  # Episodes have some ten, weights some hundred.
-_MOST_HEADER = 10_000  # Bytes, as NumPy itself has it.
-_PART = 1 << 20  # Bytes unpacked at a time.
+_MAX_MEMBERS = 10_000  # Episodes have about ten, weights hundreds.
+_MAX_HEADER = 10_000  # Bytes; the limit of NumPy itself.
+_CHUNK = 1 << 20  # Bytes unpacked at a time.
 
-# All that NumPy and zipfile raise on bytes that are not a whole npz.
+# Every exception of NumPy and zipfile on bytes that are not a valid npz.
 _DAMAGE = (
   OSError,
   ValueError,
@@ -46,40 +46,40 @@ _DAMAGE = (
 
 
 def make_folder(folder: pathlib.Path) -> pathlib.Path:
-  """Makes a folder and those above it, if need be.
+  """Creates a folder and its parents if needed; returns it.
 
   Raises:
-    UserError: it cannot be made.
+    UserError: it cannot be created.
   """
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(
-      f'{folder}: cannot make this folder ({error.strerror}); choose another '
-      'place or mend its permissions.'
+      f'{folder}: cannot create this folder ({error.strerror}); choose another '
+      'location or fix its permissions.'
     ) from error
   return folder
 
 
 class Locked(UserError):
-  """Another process writes in a folder."""
+  """Another process writes to a folder."""
 
 
 @contextlib.contextmanager
 def lock(folder: pathlib.Path) -> Iterator[None]:
-  """Makes a folder and is its only writer; the lock ends with the process.
+  """Creates and locks a folder; the lock ends with the block or the process.
 
   Raises:
-    Locked: another process writes there.
-    UserError: the folder cannot be made or written.
+    Locked: another process holds the lock.
+    UserError: the folder cannot be created or written.
   """
   path = make_folder(folder) / LOCK
   try:
     file = open(path, 'a+')
   except OSError as error:
     raise UserError(
-      f'{path}: cannot be written ({error.strerror}); choose another place or '
-      'mend its permissions.'
+      f'{path}: cannot be written ({error.strerror}); choose another location '
+      'or fix its permissions.'
     ) from error
   with file:
     try:
@@ -97,51 +97,52 @@ def lock(folder: pathlib.Path) -> Iterator[None]:
 
 
 def atomic_write(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
-  """Writes a file; when this returns, it survives a power cut.
+  """Writes a file atomically; after the return it survives a power cut.
 
   Args:
-    path: of the file; its folder must be there.
-    write: writes the contents to the open file given.
+    path: of the file; its folder must exist.
+    write: called with the open file to write the contents.
 
   Raises:
-    UserError: the folder cannot be written or is full; nothing is left there.
+    UserError: the folder cannot be written or is full; no partial file is
+      left.
   """
   # Another process may be writing the same file.
-  own = f'{path.name}.{platform.node()}-{os.getpid()}{TEMPORARY}'
-  temporary = path.with_name(own)
+  name = f'{path.name}.{platform.node()}-{os.getpid()}{TEMPORARY}'
+  temporary = path.with_name(name)
   try:
     with open(temporary, 'wb') as file:
       write(file)
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, path)
-    # The rename itself is an entry of the folder.
+    # The rename is durable once the folder is synced.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
       os.fsync(folder)
     finally:
       os.close(folder)
   except OSError as error:
-    # Where nothing can be written, nothing can be removed either.
+    # Removing can fail for the same reason.
     with contextlib.suppress(OSError):
       temporary.unlink(missing_ok=True)
     raise UserError(
-      f'{path}: cannot be written ({error.strerror or error}); make room or '
-      'mend the permissions and run again, what is there already is kept.'
+      f'{path}: cannot be written ({error.strerror or error}); free disk space '
+      'or fix the permissions and run again; files already written are kept.'
     ) from error
 
 
 def write_npz(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes arrays as a compressed npz.
 
-  With the quickest compression: of cartpole's frames, NumPy's makes an eighth
-  less, in more than twice the time.
+  Uses the fastest compression level: on frames of cartpole, NumPy's default
+  saves an eighth of the size and takes more than twice the time.
   """
   with zipfile.ZipFile(
     file, 'w', zipfile.ZIP_DEFLATED, compresslevel=1
   ) as archive:
     for key, value in arrays.items():
-      # As NumPy does it: sizes are not known before they are written.
+      # As in NumPy: the size is not known before the data is written.
       with archive.open(f'{key}.npy', 'w', force_zip64=True) as member:
         np.lib.format.write_array(
           member, np.asanyarray(value), allow_pickle=False
@@ -151,20 +152,23 @@ def write_npz(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
 def read_npz(
   path: str | os.PathLike,
   keys: Collection[str] | None = None,
-  way_out: str = f'restore it, or {VALIDATE}',
+  hint: str = f'restore it, or {VALIDATE_HINT}',
 ) -> dict[str, np.ndarray]:
-  """The arrays of an npz: all, or those of `keys` that it has.
+  """Reads the arrays of an npz: all, or those of `keys` that it has.
 
-  Whoever made the file: nothing of it is run, and the others are not unpacked.
+  Safe for untrusted files: no code is run, and other arrays are not unpacked.
 
   Args:
     path: of the file.
-    keys: of the arrays wanted.
-    way_out: what the message says to do.
+    keys: of the arrays to read; None: all.
+    hint: end of the error message: what to do.
+
+  Returns:
+    Arrays by key.
 
   Raises:
-    UserError: it is missing, damaged, larger than it may be, or holds other
-      than plain arrays.
+    UserError: the file is missing, damaged, too large, or holds other than
+      plain arrays.
   """
   try:
     with zipfile.ZipFile(path) as archive:
@@ -181,21 +185,20 @@ def read_npz(
   except _DAMAGE as error:
     text = str(error) or type(error).__name__
     raise UserError(
-      f'{path}: damaged or not an npz file of plain arrays ({text}); {way_out}.'
+      f'{path}: damaged or not an npz file of plain arrays ({text}); {hint}.'
     ) from error
 
 
 def list_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-  """The members of an npz by key, as its directory claims them.
+  """The members of an npz by key, as listed in its directory.
 
   Raises:
-    ValueError: there are too many, two of a key, or one is compressed
-      otherwise than NumPy does it: only of deflate is no more unpacked at a
-      time than is asked for.
+    ValueError: there are too many, two have the same key, or one uses another
+      compression than NumPy: only deflate is unpacked in bounded parts.
   """
   members = {}
   infos = archive.infolist()
-  if len(infos) > _MOST_MEMBERS:
+  if len(infos) > _MAX_MEMBERS:
     raise ValueError(f'it has {len(infos)} members')
   for info in infos:
     key = info.filename.removesuffix('.npy')
@@ -210,34 +213,34 @@ def list_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 def read_header(
   member: BinaryIO, info: zipfile.ZipInfo
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
-  """Reads what an npy says of itself, up to where its numbers begin.
+  """Reads the header of an npy member, up to the start of its data.
 
   Args:
-    member: just opened.
+    member: the newly opened file.
     info: of the member.
 
   Returns:
-    Its shape, whether it is in Fortran's order, and its type.
+    Its shape, whether it is in Fortran order, and its dtype.
 
   Raises:
-    ValueError: it is not a plain array, or not of the size that it claims.
+    ValueError: it is not a plain array, or its size contradicts its shape.
   """
-  header = _Header(member)
+  header = _HeaderReader(member)
   version = np.lib.format.read_magic(header)
   if version == (1, 0):
     read = np.lib.format.read_array_header_1_0
   elif version == (2, 0):
     read = np.lib.format.read_array_header_2_0
-  else:  # The third is for names of fields.
+  else:  # Version 3 only adds Unicode field names.
     raise ValueError(f'{info.filename!r} is of version {version}')
-  shape, fortran, dtype = read(header, max_header_size=_MOST_HEADER)
-  # Neither objects, which only code can make, nor records.
+  shape, fortran, dtype = read(header, max_header_size=_MAX_HEADER)
+  # No objects, which only code can build, and no records.
   if dtype.kind not in 'biufcSU' or not dtype.itemsize:
     raise ValueError(f'{info.filename!r} is of the type {dtype}')
   size = math.prod(shape) * dtype.itemsize
-  # An axis of 0 must not hide an absurd one.
-  most = math.prod(max(n, 1) for n in shape) * dtype.itemsize
-  if min(shape, default=0) < 0 or (not size and most > limits.MOST_BYTES):
+  # An axis of length 0 must not hide a huge one.
+  bound = math.prod(max(n, 1) for n in shape) * dtype.itemsize
+  if min(shape, default=0) < 0 or (not size and bound > limits.MAX_BYTES):
     raise ValueError(f'{info.filename!r} has the shape {shape}')
   if size != info.file_size - member.tell():
     raise ValueError(
@@ -247,28 +250,28 @@ def read_header(
   return shape, fortran, dtype
 
 
-class _Header:
-  """What a header is read from, and nothing longer than one."""
+class _HeaderReader:
+  """Limits the bytes that reading a header may take."""
 
   def __init__(self, member):
     self._member = member
 
   def read(self, size):
-    if size > _MOST_HEADER:
+    if size > _MAX_HEADER:
       raise ValueError(f'a header of {size} bytes')
     return self._member.read(size)
 
 
 def _read_member(archive, info):
-  """An array; the end of the member checks its checksum."""
+  """Reads an array; reading to the end verifies the checksum."""
   with archive.open(info) as member:
     shape, fortran, dtype = read_header(member, info)
     array = np.empty(math.prod(shape), dtype)
-    left = memoryview(array.view(np.uint8))
-    while left:
-      data = member.read(min(len(left), _PART))
+    remaining = memoryview(array.view(np.uint8))
+    while remaining:
+      data = member.read(min(len(remaining), _CHUNK))
       if not data:
-        raise ValueError(f'{info.filename!r} ends too early')
-      left[: len(data)] = data
-      left = left[len(data) :]
+        raise ValueError(f'{info.filename!r} is truncated')
+      remaining[: len(data)] = data
+      remaining = remaining[len(data) :]
   return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)

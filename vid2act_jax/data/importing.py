@@ -1,4 +1,4 @@
-"""Other people's datasets become datasets of this project."""
+"""Imports datasets of other programs."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from vid2act_jax.data import dataset, files, formats, limits, quarantine
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.types import UserError
 
-_INDICES = 'imported.jsonl'
+_INDEX_FILE = 'imported.jsonl'
 
 
 def import_dataset(
@@ -22,30 +22,30 @@ def import_dataset(
   action_repeat: int | None = None,
   progress: Callable[[int, int], None] | None = None,
 ) -> dict:
-  """Imports a dataset, episode by episode; run again, it goes on.
+  """Imports a dataset, episode by episode; resumes when called again.
 
-  `imported.jsonl` tells which episode of the source became which one here. One
-  that will not do is left out, with the reason in quarantine, and tried again
-  by the next import, as are those that the source has got since.
+  `imported.jsonl` maps the source's episodes to their indices in the dataset.
+  An invalid episode is skipped, with the reason in quarantine. The next import
+  tries it again, and adds episodes that are new in the source.
 
   Args:
     format: one of `formats.FORMATS`.
-    source: its path or, for some formats, name; never written to.
+    source: path or, for some formats, name of the dataset; only read.
     directory: the dataset folder.
-    options: how the source is read.
-    task: its task's name; '': what the source says, or the folder's name.
-    action_repeat: env steps an action took; None: not known.
-    progress: called with the episodes done and all of them.
+    options: how to read the source.
+    task: the task's name; '': as in the source, or the folder's name.
+    action_repeat: env steps per action; None: unknown.
+    progress: called with the number of episodes done and their total.
 
   Returns:
-    The metadata, with 'left_out', a count, in `collected`.
+    The metadata; `collected` has 'left_out', the number of skipped episodes.
 
   Raises:
-    UserError: the source cannot be opened or has no episode that will do, the
-      folder is of another import, in use, or cannot be written.
+    UserError: the source cannot be opened or has no valid episode, or the
+      folder holds another import, is locked, or cannot be written.
   """
   folder = pathlib.Path(directory)
-  how = {
+  provenance = {
     'method': 'import',
     'format': format,
     'source': str(source),
@@ -57,49 +57,53 @@ def import_dataset(
     ) as episodes,
     files.lock(folder),
   ):
-    sizes = _sizes_before(folder, how)
+    sizes = _read_sizes(folder, provenance)
     eps.clean(folder)
     known = {'action_repeat': action_repeat, 'camera': options.image_key or ''}
     known |= {'quality': '', 'flips': list(options.flips), 'versions': {}}
 
-    def describe(sizes, complete, left_out=0, about=None, summaries=None):
+    def write_metadata(
+      sizes, complete, left_out=0, source_metadata=None, summaries=None
+    ):
       return dataset.write_metadata(
         folder,
-        task or episodes.about.get('task') or folder.resolve().name,
-        {**how, 'left_out': left_out, 'about': about},
+        task or episodes.metadata.get('task') or folder.resolve().name,
+        {**provenance, 'left_out': left_out, 'about': source_metadata},
         {**known, 'size': sizes[0], 'action_dim': sizes[1]},
         complete,
         summaries,
       )
 
-    start = lambda sizes: describe(sizes, False, summaries=[])
-    sizes, left_out = _copy(episodes, folder, source, sizes, start, progress)
-    return describe(sizes, True, left_out, episodes.about)
+    on_first = lambda sizes: write_metadata(sizes, False, summaries=[])
+    sizes, left_out = _import_episodes(
+      episodes, folder, source, sizes, on_first, progress
+    )
+    return write_metadata(sizes, True, left_out, episodes.metadata)
 
 
-def _sizes_before(folder, how):
-  """(size, A) of what is there of the same import; None: nothing is.
+def _read_sizes(folder, provenance):
+  """(size, A) of an earlier run of the same import; None if there is none.
 
   Raises:
-    UserError: something else is there.
+    UserError: the folder holds another dataset.
   """
   if dataset.is_new(folder):
     return None
-  about = dataset.read_metadata(folder, partial=True)
-  before = about['collected']
-  # As JSON has it: tuples have become lists.
-  same = json.loads(json.dumps(how))
-  if {key: before.get(key) for key in same} != same:
+  metadata = dataset.read_metadata(folder, partial=True)
+  previous = metadata['collected']
+  # Through JSON, which turns tuples into lists.
+  expected = json.loads(json.dumps(provenance))
+  if {key: previous.get(key) for key in expected} != expected:
     raise UserError(
-      f'{folder}: holds another dataset ({before.get("method")}, '
-      f'{before.get("source")}), or one imported with other options; choose '
+      f'{folder}: holds another dataset ({previous.get("method")}, '
+      f'{previous.get("source")}), or one imported with other options; choose '
       'another folder.'
     )
-  return about['size'], about['action_dim']
+  return metadata['size'], metadata['action_dim']
 
 
-def _copy(episodes, folder, source, sizes, start, progress):
-  """Imports what is missing; returns (size, A) and how many will not do."""
+def _import_episodes(episodes, folder, source, sizes, on_first, progress):
+  """Imports the missing episodes; returns (size, A) and the skipped count."""
   present = {file.index for file in eps.list_episodes(folder)}
   indices = _read_indices(folder)
   from_disk, left_out = pathlib.Path(source).exists(), 0
@@ -112,36 +116,37 @@ def _copy(episodes, folder, source, sizes, start, progress):
       except UserError as error:
         if from_disk and not pathlib.Path(source).exists():
           raise UserError(
-            f'{source}: vanished at {name}; bring it back and import again, '
-            'what is there already is kept.'
+            f'{source}: disappeared at {name}; restore it and import again; '
+            'episodes already imported are kept.'
           ) from error
-        quarantine.record(folder, name, str(error))
+        quarantine.write_reason(folder, name, str(error))
         left_out += 1
       else:
         if not sizes:
           sizes = episode['image'].shape[1], episode['action'].shape[1]
-          start(sizes)
+          on_first(sizes)
         if name not in indices:
           indices[name] = len(indices)
-          # Before the episode: one that is there is always known.
+          # Before the episode: every episode on disk has an entry.
           _append_index(folder, name, indices[name])
         eps.save(folder, indices[name], episode)
-        quarantine.forget(folder, name)
+        quarantine.remove_reason(folder, name)
     if progress:
       progress(number + 1, len(episodes))
   if not sizes:
-    why = next(iter(quarantine.reasons(folder).values()), 'it is empty')
-    raise UserError(f'{source}: no episode of it will do ({why})')
+    reasons = quarantine.read_reasons(folder)
+    reason = next(iter(reasons.values()), 'it is empty')
+    raise UserError(f'{source}: has no valid episode ({reason})')
   return sizes, left_out
 
 
 def _read_indices(folder):
-  """Our index of every episode of the source, by its name there."""
-  path = folder / _INDICES
+  """Indices in the dataset by name in the source."""
+  path = folder / _INDEX_FILE
   try:
     text = limits.read_text(path) if path.exists() else ''
     whole = text[: text.rfind('\n') + 1]
-    if whole != text:  # Its writer was killed in the middle of a line.
+    if whole != text:  # The process was killed in the middle of a line.
       files.atomic_write(path, lambda file: file.write(whole.encode()))
     rows = [limits.parse_json(line) for line in whole.splitlines()]
     return {row['name']: row['index'] for row in rows}
@@ -152,7 +157,7 @@ def _read_indices(folder):
 
 
 def _append_index(folder, name, index):
-  path = folder / _INDICES
+  path = folder / _INDEX_FILE
   try:
     with open(path, 'a') as file:
       file.write(json.dumps({'index': index, 'name': name}) + '\n')
@@ -160,6 +165,6 @@ def _append_index(folder, name, index):
       os.fsync(file.fileno())
   except OSError as error:
     raise UserError(
-      f'{path}: cannot be written ({error.strerror}); make room and import '
-      'again, what is there already is kept.'
+      f'{path}: cannot be written ({error.strerror}); free disk space and '
+      'import again; episodes already imported are kept.'
     ) from error

@@ -1,70 +1,74 @@
-"""How much may be read of files that others made.
+"""Size limits for reading untrusted files.
 
-A small file can claim to hold any size. What it claims is judged before
-anything of it is unpacked, by what it takes on disk.
+A small file can claim to hold arrays of any size. The claimed size is compared
+with the size on disk before anything is unpacked.
 """
 
 import json
 import os
 from typing import Any
 
-# What is read at a time may take this much memory. An episode of a thousand
-# frames takes 12 MB with 64 pixels, 800 MB with 512.
-MOST_BYTES = 8 << 30
-MOST_ROWS = 100_000_000  # Of all the episodes that share a file.
+# Memory that one read may take. An episode of 1000 frames takes 12 MB at 64
+# pixels, 800 MB at 512.
+MAX_BYTES = 8 << 30
+MAX_ROWS = 100_000_000  # Of all episodes in one file.
 
-# A deflated bomb unpacks to a thousand times its size. So do rewards and flags
-# that are all zeros, and blank frames: up to a GB is therefore not judged.
-_MOST_RATIO = 200
-_UNSUSPICIOUS = 1 << 30
-_MOST_TEXT = 64 << 20  # Bytes: metadata takes kilobytes, a line an episode MB.
+# A zip bomb unpacks to about 1000 times its size. So do rewards and flags that
+# are all zeros, and blank frames: up to 1 GB the ratio is not checked.
+_MAX_RATIO = 200
+_UNCHECKED_BYTES = 1 << 30
+# Bytes: metadata takes kilobytes, files with one line per episode megabytes.
+_MAX_TEXT = 64 << 20
 
 
-def check_size(claimed: int, held: int, most: float = MOST_BYTES) -> None:
-  """Tells a file that was made to fill the memory from one that is large.
+def check_size(
+  claimed: int, on_disk: int, max_bytes: float = MAX_BYTES
+) -> None:
+  """Rejects files that claim to hold more than their size allows.
 
   Args:
-    claimed: bytes that its contents are to take in memory.
-    held: bytes that it takes on disk.
-    most: that they may take; infinity where it is read by parts.
+    claimed: bytes that the contents take in memory, as the file claims.
+    on_disk: bytes of the file on disk.
+    max_bytes: upper bound on `claimed`; infinity if it is read in parts.
 
   Raises:
-    ValueError: they are too many, or far more than can come of the file.
+    ValueError: `claimed` is above the bound or out of proportion to `on_disk`.
   """
-  if claimed > min(most, max(_UNSUSPICIOUS, _MOST_RATIO * held)):
+  if claimed > min(max_bytes, max(_UNCHECKED_BYTES, _MAX_RATIO * on_disk)):
     raise ValueError(
-      f'its {held} bytes claim to hold {claimed / 1e9:.3g} GB, too much to read'
+      f'its {on_disk} bytes claim to hold {claimed / 1e9:.3g} GB, too much to '
+      'read'
     )
 
 
 def check_rows(count: int) -> None:
-  """Refuses more rows than a file of many episodes has.
+  """Rejects a file with more than `MAX_ROWS` rows.
 
   Raises:
-    ValueError: there are.
+    ValueError: it has more.
   """
-  if count > MOST_ROWS:
+  if count > MAX_ROWS:
     raise ValueError(f'it claims to hold {count} rows, too many to read')
 
 
 def read_text(path: str | os.PathLike) -> str:
-  """The text of a file of metadata.
+  """Reads a text file of limited size.
 
   Raises:
-    OSError, ValueError: it cannot be read, is no text, or is too long.
+    OSError, ValueError: it cannot be read, is not UTF-8, or is too long.
   """
   with open(path, 'rb') as file:
-    data = file.read(_MOST_TEXT + 1)
-  if len(data) > _MOST_TEXT:
-    raise ValueError(f'longer than {_MOST_TEXT >> 20} MB')
+    data = file.read(_MAX_TEXT + 1)
+  if len(data) > _MAX_TEXT:
+    raise ValueError(f'longer than {_MAX_TEXT >> 20} MB')
   return data.decode()
 
 
 def parse_json(text: str) -> Any:
-  """What a text of JSON says.
+  """Parses JSON.
 
   Raises:
-    ValueError: it is not JSON, or nested deeper than Python can follow.
+    ValueError: it is not JSON, or nested too deeply.
   """
   try:
     return json.loads(text)
@@ -73,9 +77,9 @@ def parse_json(text: str) -> Any:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-  """What a file of JSON says.
+  """Reads a JSON file of limited size.
 
   Raises:
-    OSError, ValueError: as of `read_text` and `parse_json`.
+    OSError, ValueError: see `read_text` and `parse_json`.
   """
   return parse_json(read_text(path))

@@ -1,4 +1,4 @@
-"""Keeps the next batches on their way to the device."""
+"""Prefetches batches to the device."""
 
 import collections
 from collections.abc import Callable, Iterator
@@ -15,16 +15,16 @@ def prefetch(
   depth: int = 2,
   put: Callable[[Any], Any] = jax.device_put,
 ) -> Iterator[Any]:
-  """Iterates in a thread of its own, ahead of the consumer, in order.
+  """Iterates in a separate thread, ahead of the consumer, in order.
 
-  For data that does not change while it is drawn, as in pretraining. What the
-  iterator raises is raised here, in the place of its batch. The thread ends
-  with the iteration, or by `.close()` (`contextlib.closing`) before it.
+  For data that does not change while it is sampled, as in pretraining. An
+  exception of the iterator is raised in place of its batch. The thread ends
+  with the iteration, or at `.close()` (`contextlib.closing`).
 
   Args:
-    iterator_fn: makes the iterator of batches; called in the thread.
-    depth: batches kept ready, at least 1.
-    put: brings a batch to the devices; in the thread, too.
+    iterator_fn: returns the iterator of batches; called in the thread.
+    depth: number of batches to prefetch, at least 1.
+    put: transfers a batch to the devices; called in the thread.
   """
   if depth < 1:
     raise ValueError(f'depth must be at least 1, not {depth}.')
@@ -41,7 +41,7 @@ def _drain(iterator_fn, depth, put):
     batch = next(iterator, _END)
     return batch if batch is _END else put(batch)
 
-  # One worker: batches are drawn one after another, in their order.
+  # One worker, so that batches are sampled in order.
   with ThreadPoolExecutor(1, 'prefetch') as pool:
     pending = collections.deque(pool.submit(fetch) for _ in range(depth))
     try:

@@ -1,4 +1,4 @@
-"""Episodes held for sampling chunks of them, and their dataset folder."""
+"""Replay: episodes of a dataset folder, for sampling chunks."""
 
 import os
 import pathlib
@@ -15,35 +15,34 @@ from vid2act_jax.types import UserError
 
 
 class DerivedColumn(NamedTuple):
-  """What is computed of an episode's frames once, and sampled with them."""
+  """A column computed once from an episode's images and sampled with them."""
 
   column: store.Column
   compute: Callable[[np.ndarray], np.ndarray]  # u8 [T, ...] -> [T, *shape]
-  replaces_image: bool  # the images themselves are then not held
+  replaces_image: bool  # if True, the images are not held
 
 
-class _Held(NamedTuple):
-  """An episode in the ring."""
+class _HeldEpisode(NamedTuple):
+  """An episode in the ring buffer."""
 
   file: eps.EpisodeFile
   position: int  # of its first record
-  total: float  # its return
+  episode_return: float
 
 
 class Replay:
-  """Whole episodes up to a bound in bytes; the oldest leave first.
+  """Whole episodes up to a capacity in bytes; the oldest are evicted first.
 
-  What is held is always the longest run of newest episodes that fits: a
-  function of the files alone, so that a resumed run holds what the interrupted
-  one did. The frames lie in a `Ring` on disk, of which the system keeps in
-  memory what there is room for.
+  The replay holds the newest episodes that fit. This depends on the files
+  alone, so a resumed run holds the same episodes as the interrupted one. The
+  frames are in a `RingBuffer` on disk, which the system caches in memory.
 
-  An owner (online replay) adds episodes: each is written to its folder and
-  durable before it counts, and those no longer held are deleted from disk by
-  `release`. Without ownership (a source dataset) the folder is only read.
+  An owner (online replay) adds episodes: each is durable in the folder before
+  it can be sampled, and `delete_evicted` deletes evicted ones from disk. If it
+  is not an owner (a source dataset), the folder is only read.
 
-  Chunks are drawn by position and copied out, which takes no more than copying
-  does: a loader with workers, such as grain, would have nothing to do.
+  Sampling copies chunks by position and costs no more than the copy: a loader
+  with workers, such as grain, would not speed it up.
   """
 
   def __init__(
@@ -60,29 +59,29 @@ class Replay:
     keep_all: bool = False,
     embed: DerivedColumn | None = None,
   ):
-    """Loads and validates what the folder holds.
+    """Loads and validates the episodes of the folder.
 
     Args:
-      directory: a dataset folder; an owner makes it.
-      capacity_bytes: the bound on what is held, `frame_bytes` a frame.
+      directory: a dataset folder; an owner creates it.
+      capacity_bytes: upper bound on the held frames, `frame_bytes` per frame.
       seed: of the batches, not negative.
-      action_dim: the actions' A; None: that of the first episode.
-      size: the frames' height and width; None: that of the first episode.
+      action_dim: A of the actions; None: that of the first episode.
+      size: height and width of the frames; None: those of the first episode.
       owner: whether episodes may be added and deleted.
       keep_episodes: the `total_episodes` of the checkpoint to resume from;
         an owner deletes all later episodes. None: all are kept.
-      scratch: folder on whose disk the frames are held; None: the system's
+      scratch: folder for the files of the ring buffer; None: the system's
         temporary folder.
-      cross_episodes: whether a chunk may run on into the next episode, where
+      cross_episodes: whether a chunk may continue into the next episode, where
         `is_first` is set.
-      keep_all: whether episodes that are no longer held stay on disk.
-      embed: makes the column `embed` of every episode's frames; None: there is
-        no such column.
+      keep_all: whether evicted episodes stay on disk.
+      embed: computes the column `embed` from every episode's images; None: no
+        such column.
 
     Raises:
       UserError: the folder has no episodes (not an owner), an episode is
-        damaged, wrong or larger than the bound, one that the checkpoint knows
-        is missing, or the scratch folder cannot be used.
+        damaged, invalid or larger than the capacity, one that the checkpoint
+        knows is missing, or the scratch folder cannot be used.
     """
     if capacity_bytes < 1 or seed < 0:
       raise UserError(
@@ -101,38 +100,38 @@ class Replay:
     self._cross = cross_episodes
     self._keep_all = keep_all
     self._embed = embed
-    self._assembler = EpisodeBuilder()
-    self._ring: store.Ring | None = None  # Made when the sizes are known.
-    self._written = 0  # Records, ever: the position of the next episode.
-    self._held: list[_Held] = []
-    self._released: list[eps.EpisodeFile] = []  # Not held, still on disk.
+    self._builder = EpisodeBuilder()
+    self._ring: store.RingBuffer | None = None  # Created once sizes are known.
+    self._written = 0  # Records in total: the next position.
+    self._held: list[_HeldEpisode] = []
+    self._evicted: list[eps.EpisodeFile] = []  # Not held, still on disk.
     self._starts: tuple[int, np.ndarray] | None = None
     self.num_frames = 0
     if owner:
-      known = dataset.claim_episodes(self.directory, keep_episodes)
+      listed = dataset.restore_episodes(self.directory, keep_episodes)
     else:
-      known = dataset.find_episodes(self.directory)
-    self.total_episodes = known[-1].index + 1 if known else 0
-    self._load(known)
+      listed = dataset.find_episodes(self.directory)
+    self.total_episodes = listed[-1].index + 1 if listed else 0
+    self._load(listed)
 
   @property
   def num_episodes(self) -> int:
-    """Episodes held."""
+    """Number of episodes held."""
     return len(self._held)
 
   @property
   def episodes_on_disk(self) -> int:
-    """Episodes held and those that are on disk only."""
-    return len(self._held) + len(self._released)
+    """Number of episodes held and evicted ones that are still on disk."""
+    return len(self._held) + len(self._evicted)
 
   def add(
     self, obs: Mapping[str, np.ndarray], actions: np.ndarray
   ) -> list[dict]:
-    """Takes one step of E environments; episodes count when they end.
+    """Adds one step of E environments; an episode is stored when it ends.
 
     Args:
-      obs: what `VectorEnv.step` returned, arrays [E, ...].
-      actions: [E, A], the actions that led there; ignored at resets.
+      obs: output of `VectorEnv.step`, arrays [E, ...].
+      actions: [E, A], the input of that step (prev_action); ignored at resets.
 
     Returns:
       For each episode that ended: {'return', 'length', 'success'?}, length in
@@ -144,7 +143,7 @@ class Replay:
     if not self._owner:
       raise ValueError(f'{self.directory} is a source: it is only read.')
     summaries = []
-    for episode in self._assembler.add(obs, actions):
+    for episode in self._builder.add(obs, actions):
       where = f'{self.directory}, new episode {self.total_episodes}'
       self._validate(episode, where)
       path = eps.save(self.directory, self.total_episodes, episode)
@@ -154,33 +153,35 @@ class Replay:
       summaries.append(eps.summarize(episode))
     return summaries
 
-  def reopen(self, env: int, obs: Mapping[str, np.ndarray], action) -> None:
-    """Takes a frame again, of an episode that was under way.
+  def restore_step(
+    self, env: int, obs: Mapping[str, np.ndarray], action
+  ) -> None:
+    """Adds a frame of an unfinished episode again when a run resumes.
 
     Args:
-      env: the environment's number.
-      obs: its row of what `VectorEnv.step` returned.
-      action: [A], the action that led there.
+      env: index of the environment.
+      obs: its row of the output of `VectorEnv.step`.
+      action: [A], the input of that step (prev_action).
     """
-    self._assembler.add_one(env, obs, action)
+    self._builder.add_one(env, obs, action)
 
-  def release(self) -> None:
-    """Deletes from disk what is no longer held.
+  def delete_evicted(self) -> None:
+    """Deletes evicted episodes from disk.
 
-    To be called when a checkpoint that holds the present `total_episodes` is
-    durable: until then, a resumed run may need the old episodes again.
+    Call it once a checkpoint with the current `total_episodes` is durable:
+    until then, a resumed run may need the evicted episodes again.
     """
     if not self._owner:
       raise ValueError(f'{self.directory} is a source: it is only read.')
     if self._keep_all:
       return
-    for file in self._released:
+    for file in self._evicted:
       file.path.unlink(missing_ok=True)
-    self._released = []
+    self._evicted = []
 
   def num_starts(self, length: int) -> int:
-    """In how many places a chunk of this length can start."""
-    return int(self._cumulative(length)[-1]) if self._held else 0
+    """Number of positions where a chunk of this length can start."""
+    return int(self._cumulative_starts(length)[-1]) if self._held else 0
 
   def sample(
     self,
@@ -192,61 +193,61 @@ class Replay:
     out: dict[str, np.ndarray] | None = None,
     rows: slice = slice(None),
   ) -> dict[str, np.ndarray]:
-    """Batch number `index`: chunks uniform over all places they can start.
+    """Batch number `index`: chunks that start uniformly at all positions.
 
     A pure function of the arguments, the seed and the episodes held: there is
-    no sampler to save.
+    no sampler state to save.
 
     Args:
-      index: the batch's number, as the learner's step.
-      batch: B chunks.
-      length: L frames each.
-      pad_actions_to: A of the result, zeros behind the episodes' own.
-      stream: independent draws for the same index and seed.
-      out: arrays to fill instead of new ones, its actions' padding zeros; not
-        those that a device may still be reading.
-      rows: only these of the batch, B' of B.
+      index: number of the batch, such as the learner's step.
+      batch: B, the number of chunks.
+      length: L, frames per chunk.
+      pad_actions_to: A of the result; actions are padded with zeros.
+      stream: gives independent samples for the same index and seed.
+      out: arrays to fill instead of new ones, with zeros as action padding; a
+        device must not be reading them.
+      rows: the rows of the batch to return, B' of B.
 
     Returns:
       image u8 [B, L, H, W, 3], action f32 [B, L, A], reward f32 [B, L],
-      is_first bool [B, L], discount f32 [B, L]; with `embed` its column
-      [B, L, ...], perhaps in the images' place.
+      is_first bool [B, L], discount f32 [B, L]; with `embed` also its
+      column [B, L, ...], which may replace the images.
 
     Raises:
       UserError: no episode is long enough.
     """
     if not self.num_starts(length):
       raise UserError(self._too_short(length))
-    ends = self._cumulative(length)
+    cumulative = self._cumulative_starts(length)
     random = np.random.Generator(
-      # Keys and counters never meet, whatever seed, index and stream.
+      # Distinct for every seed, index and stream.
       np.random.Philox(key=[self._seed, index], counter=[0, 0, 0, stream])
     )
-    places = random.integers(0, ends[-1], batch)[rows]
-    owners = np.searchsorted(ends, places, side='right')
+    starts = random.integers(0, cumulative[-1], batch)[rows]
+    episodes = np.searchsorted(cumulative, starts, side='right')
     if out is None:
-      out = self.empty_batch((len(places), length), pad_actions_to)
-    for row, (place, owner) in enumerate(zip(places, owners, strict=True)):
-      held = self._held[owner]
-      begins = ends[owner - 1] if owner else 0
+      out = self.empty_batch((len(starts), length), pad_actions_to)
+    for row, (start, episode) in enumerate(zip(starts, episodes, strict=True)):
+      held = self._held[episode]
+      first = cumulative[episode - 1] if episode else 0
       self._ring.read(
-        held.position + int(place - begins), {k: v[row] for k, v in out.items()}
+        held.position + int(start - first), {k: v[row] for k, v in out.items()}
       )
     return out
 
   def empty_batch(
-    self, lead: tuple[int, ...], pad_actions_to: int | None = None
+    self, batch_shape: tuple[int, ...], pad_actions_to: int | None = None
   ) -> dict[str, np.ndarray]:
-    """Arrays for `sample` to fill, with leading axes; actions are zeros."""
+    """Arrays [*batch_shape, ...] for `sample` to fill; actions are zeros."""
     width = pad_actions_to or self.action_dim
     if width < self.action_dim:
       raise ValueError(f'{width} actions cannot hold {self.action_dim}.')
-    out = self._ring.empty(lead)
-    out['action'] = np.zeros((*lead, width), np.float32)
+    out = self._ring.empty(batch_shape)
+    out['action'] = np.zeros((*batch_shape, width), np.float32)
     return out
 
   def stats(self) -> dict[str, float]:
-    """Counts, bytes, lengths and mean return of what is held."""
+    """Counts, bytes, lengths and mean return of the held episodes."""
     stats = {
       'episodes': self.num_episodes,
       'frames': self.num_frames,
@@ -257,29 +258,31 @@ class Replay:
       stats['bytes'] = self.num_frames * self.frame_bytes
       lengths = [held.file.length for held in self._held]
       stats['shortest'], stats['longest'] = min(lengths), max(lengths)
-      stats['return_mean'] = float(np.mean([h.total for h in self._held]))
+      stats['return_mean'] = float(
+        np.mean([h.episode_return for h in self._held])
+      )
     return stats
 
-  def _load(self, known: list[eps.EpisodeFile]) -> None:
-    if not known:
+  def _load(self, listed: list[eps.EpisodeFile]) -> None:
+    if not listed:
       return
     if not (self._size and self.action_dim):
-      self._validate(eps.load(known[0].path), known[0].path)
+      self._validate(eps.load(listed[0].path), listed[0].path)
     capacity = self._capacity_frames()
-    frames = np.cumsum([file.length for file in reversed(known)])
-    fitting = max(1, int(np.searchsorted(frames, capacity, 'right')))
-    self._released = known[:-fitting]
-    for file in known[-fitting:]:
+    frames = np.cumsum([file.length for file in reversed(listed)])
+    num_fitting = max(1, int(np.searchsorted(frames, capacity, 'right')))
+    self._evicted = listed[:-num_fitting]
+    for file in listed[-num_fitting:]:
       episode = eps.load(file.path)
       self._validate(episode, file.path)
       self._hold(file, episode)
 
   @property
   def frame_bytes(self) -> int:
-    """Bytes a frame takes of the bound.
+    """Bytes per frame that count towards the capacity.
 
-    What is held beside an image comes on top of it: how many frames are there
-    to learn from must not depend on how many sources the embeddings are of.
+    An embedding held in addition to an image does not count: the number of
+    frames held must not depend on the number of sources.
     """
     columns = self._columns()
     if self._embed and not self._embed.replaces_image:
@@ -299,7 +302,7 @@ class Replay:
 
   def _validate(self, episode, where) -> None:
     eps.validate(episode, where, self._size, self.action_dim)
-    # The first episode decides for the others what was left open.
+    # The first episode sets the sizes that were not given.
     self.action_dim = self.action_dim or episode['action'].shape[1]
     self._size = self._size or episode['image'].shape[1]
 
@@ -307,34 +310,34 @@ class Replay:
     capacity = self._capacity_frames()
     if file.length > capacity:
       raise UserError(
-        f'{file.path}: {file.length} frames are more than replay may hold, '
-        f'{capacity} ({self._capacity_bytes:.3g} bytes); raise the bound in '
+        f'{file.path}: {file.length} frames are more than the replay '
+        f'capacity, {capacity} ({self._capacity_bytes:.3g} bytes); raise it in '
         'config.replay.'
       )
     if not self._ring:
-      self._ring = store.Ring(
+      self._ring = store.RingBuffer(
         files.make_folder(self._scratch), capacity, self._columns()
       )
     while self.num_frames + file.length > capacity:
-      leaving = self._held.pop(0).file
-      self._released.append(leaving)
-      self.num_frames -= leaving.length
+      evicted = self._held.pop(0).file
+      self._evicted.append(evicted)
+      self.num_frames -= evicted.length
     records = dict(episode)
     if self._embed:
       records['embed'] = self._embed.compute(episode['image'])
     self._ring.write(self._written, records)
-    total = eps.summarize(episode)['return']
-    self._held.append(_Held(file, self._written, total))
+    episode_return = eps.summarize(episode)['return']
+    self._held.append(_HeldEpisode(file, self._written, episode_return))
     self._written += file.length
     self.num_frames += file.length
     self._starts = None
 
-  def _cumulative(self, length: int) -> np.ndarray:
-    """For each episode, the starts up to and with it; [num_episodes]."""
+  def _cumulative_starts(self, length: int) -> np.ndarray:
+    """Cumulative number of starts over the held episodes, [num_episodes]."""
     if self._starts is None or self._starts[0] != length:
       lengths = np.array([held.file.length for held in self._held], np.int64)
       if self._cross:
-        # Every frame that has enough behind it, in whichever episode.
+        # Every frame with enough frames after it, across episodes.
         starts = np.minimum(np.cumsum(lengths), self.num_frames - length + 1)
         starts = np.diff(np.maximum(starts, 0), prepend=0)
       else:
@@ -344,7 +347,7 @@ class Replay:
 
   def _too_short(self, length: int) -> str:
     if not self._held:
-      return f'{self.directory}: no episode has ended yet, none to sample.'
+      return f'{self.directory}: no episode has ended yet, nothing to sample.'
     longest = max(held.file.length for held in self._held)
     return (
       f'{self.directory}: no episode is long enough for chunks of {length} '

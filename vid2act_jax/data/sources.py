@@ -1,4 +1,4 @@
-"""The source datasets as one: a batch of every domain at a time."""
+"""Source datasets: loading, and batches of all domains."""
 
 import os
 from collections.abc import Sequence
@@ -19,58 +19,59 @@ def load_sources(
   cross_episodes: bool = False,
   embeds: Sequence[DerivedColumn | None] | None = None,
 ) -> tuple[list[Replay], list[dict]]:
-  """Opens source datasets; nothing is ever written to them.
+  """Opens source datasets, which are only read.
 
   Args:
-    directories: the N dataset folders; their order is that of the domains.
-    capacity_bytes: the bound for each domain.
+    directories: the N dataset folders, in the order of the domains.
+    capacity_bytes: capacity of each domain's replay.
     seed: of the batches.
-    size: the frames' height and width; None: that of the first dataset.
-    scratch: as of `Replay`.
-    cross_episodes: as of `Replay`.
-    embeds: `embed` of each `Replay`; None: of none.
+    size: height and width of the frames; None: those of the first dataset.
+    scratch: see `Replay`.
+    cross_episodes: see `Replay`.
+    embeds: `embed` of each `Replay`; None: no embeddings.
 
   Returns:
     The replays and the metadata of the N domains.
 
   Raises:
-    UserError: a folder, its metadata or an episode is missing or wrong, or
+    UserError: a folder, its metadata or an episode is missing or invalid, or
       its metadata contradicts its episodes or the size.
   """
   if not directories:
     raise UserError(
       'There are no source datasets: name at least one task in config.sources.'
     )
-  replays, metadata = [], []
+  replays, all_metadata = [], []
   embeds = embeds or [None] * len(directories)
   for directory, embed in zip(directories, embeds, strict=True):
-    about = dataset.read_metadata(directory)
-    size = size or about['size']
-    if about['size'] != size:
+    metadata = dataset.read_metadata(directory)
+    size = size or metadata['size']
+    if metadata['size'] != size:
+      found = metadata['size']
       raise UserError(
-        f'{directory}: its frames are {about["size"]}x{about["size"]}, should '
-        f'be {size}x{size}; import it with --size {size} into another folder, '
-        'or collect it anew.'
+        f'{directory}: its frames are {found}x{found}, should be '
+        f'{size}x{size}; import it with --size {size} into another folder, or '
+        'collect it again.'
       )
     replay = Replay(
       directory,
       capacity_bytes,
       seed,
-      about['action_dim'],
+      metadata['action_dim'],
       size,
       scratch=scratch,
       cross_episodes=cross_episodes,
       embed=embed,
     )
-    if replay.episodes_on_disk != about['episodes']:
+    if replay.episodes_on_disk != metadata['episodes']:
       raise UserError(
-        f'{directory}: {dataset.FILE} promises {about["episodes"]} episodes, '
-        f'there are {replay.episodes_on_disk}; restore the others, or collect '
-        'it anew in another folder.'
+        f'{directory}: {dataset.FILE} says {metadata["episodes"]} episodes, '
+        f'there are {replay.episodes_on_disk}; restore the missing ones, or '
+        'collect it again in another folder.'
       )
     replays.append(replay)
-    metadata.append(about)
-  return replays, metadata
+    all_metadata.append(metadata)
+  return replays, all_metadata
 
 
 def sample_sources(
@@ -80,27 +81,27 @@ def sample_sources(
   length: int,
   rows: slice = slice(None),
 ) -> dict[str, np.ndarray]:
-  """Batch number `index` of each domain, each with draws of its own.
+  """Batch number `index` of each domain, sampled independently.
 
   Args:
-    replays: of the N domains, frames of one size.
-    index: the batch's number, as the learner's step.
-    batch: B chunks of each domain.
-    length: L frames each.
-    rows: only these of them, for a host that has a part of the batch.
+    replays: of the N domains, with frames of one size.
+    index: number of the batch, such as the learner's step.
+    batch: B, the number of chunks per domain.
+    length: L, frames per chunk.
+    rows: the rows of the batch to return, for a host with a part of the batch.
 
   Returns:
-    As `Replay.sample`, with a leading [N] and the actions padded with zeros to
-    the largest action size.
+    The arrays of `Replay.sample` with a leading [N]; actions are padded with
+    zeros to the largest action size.
 
   Raises:
     UserError: a domain has no episode that is long enough.
   """
-  widest = max(replay.action_dim for replay in replays)
-  here = len(range(batch)[rows])
-  out = replays[0].empty_batch((len(replays), here, length), widest)
+  action_dim = max(replay.action_dim for replay in replays)
+  num_rows = len(range(batch)[rows])
+  out = replays[0].empty_batch((len(replays), num_rows, length), action_dim)
   for domain, replay in enumerate(replays):
-    own = {key: value[domain] for key, value in out.items()}
-    # Stream 0 is the target's own, which may have the same seed.
-    replay.sample(index, batch, length, stream=domain + 1, out=own, rows=rows)
+    part = {key: value[domain] for key, value in out.items()}
+    # Stream 0 belongs to the target replay, which may have the same seed.
+    replay.sample(index, batch, length, stream=domain + 1, out=part, rows=rows)
   return out

@@ -1,7 +1,7 @@
-"""Weights of other programs: arrays by name, and nothing that runs.
+"""Reads weights of other programs as arrays by name, without running code.
 
-What PyTorch saves is a pickle, which is a program. It is read by PyTorch alone,
-which refuses all of it but tensors, and only where PyTorch is installed.
+PyTorch saves pickles, which can contain code. They are read by PyTorch with
+`weights_only`, which loads only tensors, and only if PyTorch is installed.
 """
 
 import os
@@ -15,31 +15,31 @@ from vid2act_jax.data import files, limits
 from vid2act_jax.data.formats import core
 from vid2act_jax.types import UserError
 
-ENDINGS = ('.npz', '.safetensors', '.pt', '.pth')
+SUFFIXES = ('.npz', '.safetensors', '.pt', '.pth')
 
-_AGAIN = 'get it again, or convert it anew'
-# Before, what it let pass could run code all the same (CVE-2025-32434).
-_SAFE_TORCH = (2, 6)
+_HINT = 'download or convert it again'
+# In older versions, `weights_only` could still run code (CVE-2025-32434).
+_MIN_TORCH = (2, 6)
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Reads a file of weights, whoever made it.
+  """Reads a weights file; safe for untrusted files.
 
   Args:
-    path: of the file, which ends in one of `ENDINGS`.
+    path: of the file, with one of `SUFFIXES`.
 
   Returns:
-    Arrays of numbers by name.
+    Numeric arrays by name.
 
   Raises:
-    UserError: it is missing, damaged, too large or holds anything else, or
-      what it is read with is not installed.
+    UserError: it is missing, damaged, too large or holds other values, or the
+      package that reads it is not installed.
   """
   path = pathlib.Path(path).expanduser()
   if not path.is_file():
-    raise UserError(f'{path}: not a file; give one of weights.')
+    raise UserError(f'{path}: not a file; pass a weights file.')
   if path.suffix == '.npz':
-    weights = files.read_npz(path, way_out=_AGAIN)
+    weights = files.read_npz(path, hint=_HINT)
   elif path.suffix == '.safetensors':
     weights = _read_safetensors(path)
   else:
@@ -47,26 +47,26 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   for name, value in weights.items():
     if value.dtype.kind not in 'biuf':
       raise UserError(
-        f'{path}: {name!r} is {value.dtype}, should be numbers; {_AGAIN}.'
+        f'{path}: {name!r} is {value.dtype}, should be numbers; {_HINT}.'
       )
   return weights
 
 
 def _read_safetensors(path):
-  numpy = core.need('safetensors.numpy')
+  numpy = core.import_optional('safetensors.numpy')
   try:
     size = path.stat().st_size
     limits.check_size(size, size)
     weights = numpy.load_file(path)
-    # Of no type of NumPy's own, but numbers.
+    # NumPy has no bfloat16.
     return {
       name: value.astype(np.float32) if value.dtype == 'bfloat16' else value
       for name, value in weights.items()
     }
-  except Exception as error:  # It has its own, and others for strange types.
+  except Exception as error:  # safetensors has its own exception types.
     raise UserError(
-      f'{path}: damaged, or not safetensors of types that NumPy has '
-      f'({type(error).__name__}: {error}); {_AGAIN} to float32.'
+      f'{path}: damaged, or has dtypes that NumPy does not support '
+      f'({type(error).__name__}: {error}); {_HINT} as float32.'
     ) from error
 
 
@@ -75,15 +75,15 @@ def _read_torch(path):
     import torch
   except ImportError as error:
     raise UserError(
-      _how_to_convert(path, 'PyTorch is not installed')
+      _conversion_hint(path, 'PyTorch is not installed')
     ) from error
   version = re.match(r'(\d+)\.(\d+)', torch.__version__)
-  if not version or tuple(map(int, version.groups())) < _SAFE_TORCH:
+  if not version or tuple(map(int, version.groups())) < _MIN_TORCH:
     raise UserError(
-      _how_to_convert(path, f'PyTorch {torch.__version__} may run its code')
+      _conversion_hint(path, f'PyTorch {torch.__version__} could run its code')
     )
   try:
-    # Before PyTorch 1.6 they were no archives: nothing tells what those take.
+    # Files of PyTorch before 1.6 are not zip archives; their size is unknown.
     with zipfile.ZipFile(path) as archive:
       claimed = sum(i.file_size for i in files.list_members(archive).values())
     limits.check_size(claimed, path.stat().st_size)
@@ -93,29 +93,29 @@ def _read_torch(path):
       for name, value in loaded.items()
       if isinstance(value, torch.Tensor) and value.layout == torch.strided
     }
-    # One number can be spread over any shape.
+    # A tensor with stride 0 can have any shape.
     claimed = sum(4 * value.numel() for value in tensors.values())
     limits.check_size(claimed, path.stat().st_size)
     weights = {name: value.float().numpy() for name, value in tensors.items()}
-  except Exception as error:  # What it refuses shows itself in many kinds.
+  except Exception as error:  # PyTorch raises many types.
     text = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
-    if text.startswith('UnpicklingError'):  # It tells how to run it, too.
-      text = 'PyTorch refuses it, for it could run code'
+    if text.startswith('UnpicklingError'):  # Its message says how to run it.
+      text = 'PyTorch rejects it, because it could run code'
     raise UserError(
-      f'{path}: damaged, or holds other than tensors by name ({text}); save '
+      f'{path}: damaged, or not a dict of tensors ({text}); save '
       'the state_dict() of its agent.'
     ) from error
   if not weights:
     raise UserError(
-      f'{path}: holds no tensors by name; save the state_dict() of its agent.'
+      f'{path}: holds no tensors; save the state_dict() of its agent.'
     )
   return weights
 
 
-def _how_to_convert(path, why):
+def _conversion_hint(path, reason):
   return (
-    f'{path}: {why} here. Convert it where PyTorch {_SAFE_TORCH[0]}.'
-    f'{_SAFE_TORCH[1]} or later is, and give what comes of it:\n'
+    f'{path}: {reason}. Convert it with PyTorch {_MIN_TORCH[0]}.'
+    f'{_MIN_TORCH[1]} or later, and pass the npz instead:\n'
     f"  weights = torch.load({path.name!r}, 'cpu', weights_only=True)\n"
     '  arrays = {k: v.float().numpy() for k, v in weights.items()}\n'
     f'  numpy.savez({path.stem + ".npz"!r}, **arrays)'

@@ -129,7 +129,7 @@ def _gl():
 def _gl_choice():
   from vid2act_jax.envs import gl
 
-  return {'backend': gl.choose()}
+  return {'backend': gl.select_backend()}
 
 
 def _suite(task):

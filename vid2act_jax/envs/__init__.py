@@ -1,10 +1,10 @@
-"""Environments from pixels: one interface over several suites.
+"""Pixel environments: one interface over several suites.
 
 A suite is imported only when one of its tasks is made. Task names:
-`dmc_<domain>_<task>`, `metaworld_<task>`, `probe_<name>`, `gym_<id>` for what
-is registered with gymnasium, and `<module>:<function>` for one's own (see
-`vid2act_jax.envs.gym` and `vid2act_jax.envs.factory`). Each may be shifted by
-what follows an '@' (see `vid2act_jax.envs.shift`).
+`dmc_<domain>_<task>`, `metaworld_<task>`, `probe_<name>`, `gym_<id>` for ids
+registered with gymnasium (see `vid2act_jax.envs.gym`), and
+`<module>:<function>` for custom tasks (see `vid2act_jax.envs.factory`).
+Modifiers after an '@' change a task (see `vid2act_jax.envs.shift`).
 """
 
 from vid2act_jax.envs.core import Env, Settings

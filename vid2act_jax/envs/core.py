@@ -1,4 +1,4 @@
-"""What every suite shares: settings, action repeat, time limit, flags."""
+"""Shared by all suites: settings, action repeat, time limit, flags."""
 
 import dataclasses
 from typing import Protocol
@@ -12,14 +12,14 @@ QUALITIES = ('standard', 'fast')
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How a task is shown and stepped.
+  """How a task is rendered and stepped.
 
-  size: side of the square picture, pixels.
+  size: side of the square image, pixels.
   action_repeat: simulator control steps ("env steps") per agent step.
-  time_limit: env steps per episode; a suite's own shorter limit holds too.
-  camera: name or number of the task's camera; '' is the task's own choice.
-  quality: 'standard', the suite's own picture, or 'fast', without shadows,
-    reflections and multisampling.
+  time_limit: env steps per episode; a suite's shorter limit also applies.
+  camera: name or number of the task's camera; '': the task's default.
+  quality: 'standard', the suite's default rendering, or 'fast', without
+    shadows, reflections and multisampling.
 
   Raises UserError for values out of range.
   """
@@ -34,8 +34,7 @@ class Settings:
     for key in ('size', 'action_repeat', 'time_limit'):
       if getattr(self, key) < 1:
         raise UserError(
-          f'environment setting {key}={getattr(self, key)}: '
-          'it must be at least 1.'
+          f'environment setting {key}={getattr(self, key)}: must be at least 1.'
         )
     if self.quality not in QUALITIES:
       raise UserError(
@@ -45,46 +44,46 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-  """What one simulator control step gave."""
+class StepResult:
+  """The result of one simulator control step."""
 
   reward: float
-  terminal: bool = False  # the task ended: no value beyond this state
-  truncated: bool = False  # the suite's own time limit
+  terminal: bool = False  # a true terminal state: its value is 0
+  truncated: bool = False  # the suite's time limit
   success: bool = False  # read only where the simulator has_success
 
 
 class Simulator(Protocol):
-  """What a suite provides; `Env` makes an environment of it."""
+  """The interface that a suite implements and `Env` wraps."""
 
   action_dim: int
   has_success: bool
-  description: dict  # the suite's part of the metadata, fit for JSON
-  state: np.ndarray | None  # f32 [S], what scripted policies read
-  model: object | None  # MuJoCo's MjModel, where it has one
+  description: dict  # the suite's part of the metadata, JSON-serializable
+  state: np.ndarray | None  # f32 [S], the input of scripted policies
+  model: object | None  # MuJoCo's MjModel, if any
 
   def reset(self, seed: int | None = None) -> None:
-    """Starts an episode; a seed, 0 to 2**32 - 1, restarts what is random."""
+    """Starts an episode; a seed, 0 to 2**32 - 1, reseeds the generator."""
 
-  def step(self, action: np.ndarray) -> Outcome:
+  def step(self, action: np.ndarray) -> StepResult:
     """Takes one control step; action f32 [A] in [-1, 1]."""
 
   def image(self) -> np.ndarray:
-    """Returns the picture of the present state, u8 [H, W, 3]."""
+    """Renders the current state, u8 [H, W, 3]."""
 
   def close(self) -> None:
-    """Gives the renderer back."""
+    """Releases the renderer."""
 
 
 class Env:
-  """One task from pixels.
+  """A pixel environment for one task.
 
   Observations are flat dicts: image u8 [H, W, 3]; reward and discount f32 ();
   is_first, is_last, is_terminal bool (); success bool () where the task
   defines it; state f32 [S] where the suite has scripted policies. The reward
-  is the sum over the repeated control steps; success, whether any of them
-  succeeded. An environment belongs to the thread that made it, as its
-  graphics context does.
+  is the sum over the repeated control steps; success is whether any of them
+  succeeded. An environment can only be used in the thread that made it, because
+  of its graphics context.
   """
 
   def __init__(self, task: str, settings: Settings, simulator: Simulator):
@@ -102,73 +101,73 @@ class Env:
     self._settings = settings
     self._simulator = simulator
     self._steps = 0
-    self._ended = True
+    self._done = True
 
   @property
   def state(self) -> np.ndarray | None:
-    """The suite's state observation, f32 [S], or None where it has none."""
+    """The suite's state observation, f32 [S], or None."""
     return self._simulator.state
 
   def reset(self, seed: int | None = None) -> dict[str, np.ndarray]:
     """Starts an episode: reward 0, discount 1, is_first True.
 
     Args:
-      seed: of this episode and, until another is given, those that follow,
-        0 to 2**32 - 1; None goes on with the last one's random numbers.
+      seed: seed of the generator for this and the following episodes, 0 to
+        2**32 - 1; None: continue with the current generator state.
     """
     self._simulator.reset(seed)
     self._steps = 0
-    self._ended = False
-    return self._observe(0.0, Outcome(0.0), False, first=True)
+    self._done = False
+    return self._observe(0.0, StepResult(0.0), False, first=True)
 
   def step(self, action: np.ndarray) -> dict[str, np.ndarray]:
-    """Repeats an action and observes once.
+    """Repeats an action and returns one observation.
 
     Args:
       action: f32 [A]; clipped to [-1, 1].
 
     Raises:
-      ValueError: for an action of another shape, or not finite.
-      RuntimeError: when the episode is over (or never began).
+      ValueError: the action has the wrong shape or is not finite.
+      RuntimeError: the episode is over, or `reset` was never called.
     """
-    if self._ended:
+    if self._done:
       raise RuntimeError(f'{self.task}: the episode is over; call reset().')
-    action = self._checked(action)
+    action = self._check_action(action)
     reward, success = 0.0, False
     for _ in range(self._settings.action_repeat):
-      outcome = self._simulator.step(action)
+      result = self._simulator.step(action)
       self._steps += 1
-      reward += outcome.reward
-      success |= outcome.success
-      over = outcome.truncated or self._steps >= self._settings.time_limit
-      self._ended = outcome.terminal or over
-      if self._ended:
+      reward += result.reward
+      success |= result.success
+      truncated = result.truncated or self._steps >= self._settings.time_limit
+      self._done = result.terminal or truncated
+      if self._done:
         break
-    return self._observe(reward, outcome, success)
+    return self._observe(reward, result, success)
 
   def close(self):
-    """Gives the renderer back; closing twice is fine."""
+    """Releases the renderer; may be called twice."""
     self._simulator.close()
 
-  def _checked(self, action):
+  def _check_action(self, action):
     action = np.asarray(action, np.float32)
     if action.shape != (self.action_dim,):
       raise ValueError(
-        f'{self.task}: an action has shape ({self.action_dim},), '
+        f'{self.task}: the action must have shape ({self.action_dim},), '
         f'got {action.shape}.'
       )
     if not np.isfinite(action).all():
       raise ValueError(f'{self.task}: the action is not finite: {action}.')
     return action.clip(-1, 1)
 
-  def _observe(self, reward, outcome, success, first=False):
+  def _observe(self, reward, result, success, first=False):
     obs = {
       'image': self._simulator.image(),
       'reward': np.float32(reward),
-      'discount': np.float32(not outcome.terminal),
+      'discount': np.float32(not result.terminal),
       'is_first': np.bool_(first),
-      'is_last': np.bool_(self._ended),
-      'is_terminal': np.bool_(outcome.terminal),
+      'is_last': np.bool_(self._done),
+      'is_terminal': np.bool_(result.terminal),
     }
     if self._simulator.has_success:
       obs['success'] = np.bool_(success)

@@ -1,4 +1,4 @@
-"""The DeepMind Control suite from pixels."""
+"""DeepMind Control suite tasks from pixels."""
 
 from importlib import metadata
 
@@ -8,8 +8,8 @@ from dm_control import suite
 
 from vid2act_jax.envs import core, render
 
-# The cameras of the published results: 0, but the quadruped's 0 is so far away
-# that at 64 x 64 its legs are single pixels.
+# Published results use camera 0. The quadruped's camera 0 is too far away: at
+# 64 x 64 its legs are single pixels.
 _CAMERAS = {'quadruped': '2'}
 _TASKS = {
   f'{domain}_{task}': (domain, task) for domain, task in sorted(suite.ALL_TASKS)
@@ -17,17 +17,17 @@ _TASKS = {
 
 
 def tasks() -> list[str]:
-  """Names of all tasks, '<domain>_<task>'."""
+  """Returns the names of all tasks, '<domain>_<task>'."""
   return list(_TASKS)
 
 
 def build(name: str, settings: core.Settings, seed: int) -> 'Simulator':
-  """Loads a task; UserError when it has no such camera."""
+  """Loads a task; raises UserError if the camera does not exist."""
   return Simulator(name, settings, seed)
 
 
 class Simulator:
-  """A task of the suite, stepped one control step at a time."""
+  """A task of the suite, one control step at a time."""
 
   has_success = False
   state = None
@@ -35,14 +35,14 @@ class Simulator:
   def __init__(self, name: str, settings: core.Settings, seed: int):
     domain, task = _TASKS[name]
     self._env = suite.load(domain, task, task_kwargs={'random': seed})
-    # Nobody reads the suite's own observations, and making them takes a fifth
-    # to a third of a control step.
+    # The suite's own observations are not used, and computing them takes a
+    # fifth to a third of a control step.
     self._env.task.get_observation = lambda physics: {}
     camera = settings.camera or _CAMERAS.get(domain, '0')
     self._camera = render.Camera(self.model, settings, camera, f'dmc_{name}')
     self._terrain = self.model.hfield_data.copy()
     spec = self._env.action_spec()
-    # MuJoCo's largest number stands for "unlimited": nothing to scale to.
+    # MuJoCo's largest number means "unlimited": such actions are not scaled.
     unlimited = spec.maximum >= mujoco.mjMAXVAL
     self._low = np.where(unlimited, -1, spec.minimum)
     self._high = np.where(unlimited, 1, spec.maximum)
@@ -66,20 +66,20 @@ class Simulator:
       self._env.task.random.seed(seed)
     self._env.reset()
     if not np.array_equal(self.model.hfield_data, self._terrain):
-      # A new terrain, which a renderer reads only at its start.
+      # A renderer reads the terrain only when it is created.
       self._terrain = self.model.hfield_data.copy()
       self._camera.reload()
 
-  def step(self, action: np.ndarray) -> core.Outcome:
+  def step(self, action: np.ndarray) -> core.StepResult:
     scaled = self._low + (action + 1) / 2 * (self._high - self._low)
     step = self._env.step(scaled)
     terminal = step.last() and step.discount == 0
-    return core.Outcome(
+    return core.StepResult(
       step.reward, terminal, truncated=step.last() and not terminal
     )
 
   def image(self) -> np.ndarray:
-    return self._camera.draw(self._physics.data.ptr)
+    return self._camera.render(self._physics.data.ptr)
 
   def close(self):
     self._camera.close()

@@ -1,6 +1,6 @@
-"""Changes of a MuJoCo model: gravity, strength of actuators, mass.
+"""Changes to a MuJoCo model: gravity, actuator gain and mass.
 
-A model keeps them: resets give it new data, not a new model.
+The changes persist: resets create new data, not a new model.
 """
 
 import copy
@@ -10,8 +10,8 @@ import numpy as np
 
 from vid2act_jax.types import UserError
 
-# What MuJoCo derives from masses and inertias when it compiles a model.
-_BY_MASS = (
+# Fields that MuJoCo derives from masses and inertias when compiling a model.
+_MASS_DERIVED = (
   'body_subtreemass',
   'body_invweight0',
   'dof_invweight0',
@@ -19,44 +19,46 @@ _BY_MASS = (
   'tendon_invweight0',
   'actuator_acc0',
 )
-# The last one is there from MuJoCo 3.3.1 on.
+# The last one exists since MuJoCo 3.3.1.
 _FORCE_RANGES = (
   'actuator_forcerange',
   'jnt_actfrcrange',
   'tendon_actfrcrange',
 )
-_PLAIN_GAINS = (mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtGain.mjGAIN_AFFINE)
-_PLAIN_BIASES = (mujoco.mjtBias.mjBIAS_NONE, mujoco.mjtBias.mjBIAS_AFFINE)
+_AFFINE_GAINS = (mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtGain.mjGAIN_AFFINE)
+_AFFINE_BIASES = (mujoco.mjtBias.mjBIAS_NONE, mujoco.mjtBias.mjBIAS_AFFINE)
 
 
 def scale_gravity(model: mujoco.MjModel, factor: float, task: str):
-  """Multiplies the acceleration; UserError where there is none."""
-  off = model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_GRAVITY
-  if off or not np.any(model.opt.gravity):
-    raise UserError(f'task {task!r} has no gravity to change: leave it out.')
+  """Scales gravity; raises UserError if the task has none."""
+  disabled = model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_GRAVITY
+  if disabled or not np.any(model.opt.gravity):
+    raise UserError(
+      f'task {task!r} has no gravity to change: remove the modifier.'
+    )
   model.opt.gravity *= factor
 
 
 def scale_gain(model: mujoco.MjModel, factor: float, task: str):
-  """Multiplies the force that an actuator exerts at a control and a state.
+  """Scales the force of every actuator at a given control and state.
 
-  A force is gain * control + bias, kept in a range; all three are multiplied.
-  Motors have no bias. A position actuator's is -stiffness * position
-  - damping * velocity: it pulls to the same set point, with `factor` times the
-  stiffness and damping, instead of to another set point.
+  The force is gain * control + bias, clipped to a range; all three are scaled.
+  Motors have no bias. The bias of a position actuator is -stiffness * position
+  - damping * velocity: the set point stays the same, with `factor` times the
+  stiffness and damping.
 
   Raises:
-    UserError: there are no actuators, or some whose force is not of this form.
+    UserError: the model has no actuators, or some with another force law.
   """
   if not model.nu:
     raise UserError(
-      f'task {task!r} has no actuators in its model: leave gain out.'
+      f'task {task!r} has no actuators in its model: remove gain.'
     )
-  plain = np.isin(model.actuator_gaintype, _PLAIN_GAINS)
-  if not (plain & np.isin(model.actuator_biastype, _PLAIN_BIASES)).all():
+  affine = np.isin(model.actuator_gaintype, _AFFINE_GAINS)
+  if not (affine & np.isin(model.actuator_biastype, _AFFINE_BIASES)).all():
     raise UserError(
       f'task {task!r} has actuators, such as muscles, whose force cannot be'
-      ' multiplied: leave gain out.'
+      ' scaled: remove gain.'
     )
   model.actuator_gainprm *= factor
   model.actuator_biasprm *= factor
@@ -66,14 +68,14 @@ def scale_gain(model: mujoco.MjModel, factor: float, task: str):
 
 
 def scale_mass(model: mujoco.MjModel, factor: float):
-  """Multiplies mass and inertia of every body, as another density would."""
+  """Scales mass and inertia of every body, like a change of density."""
   model.body_mass *= factor
   model.body_inertia *= factor
-  # Not in the model itself: there it would also undo what the XML says of
-  # extent and center, which pictures depend on.
+  # On a copy: mj_setConst also overwrites the extent and center that the XML
+  # sets, and rendering depends on them.
   derived = copy.copy(model)
   mujoco.mj_setConst(derived, mujoco.MjData(derived))
-  for name in _BY_MASS:
+  for name in _MASS_DERIVED:
     getattr(model, name)[:] = getattr(derived, name)
   model.stat.meanmass = derived.stat.meanmass
   model.stat.meaninertia = derived.stat.meaninertia

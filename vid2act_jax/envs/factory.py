@@ -1,9 +1,8 @@
-"""Environments of one's own: a task is '<module>:<function>'.
+"""Custom environments: a task is named '<module>:<function>'.
 
-The function takes no arguments and returns a gymnasium environment, as in
-my_lab.tasks:make_reach; a class will do. The module is one that Python finds,
-or lies in the current folder. What the environment has to be like is told in
-`vid2act_jax.envs.gym`.
+The function (or class) takes no arguments and returns a gymnasium environment,
+for example my_lab.tasks:make_reach. The module must be importable or in the
+current folder. See `vid2act_jax.envs.gym` for the supported environments.
 """
 
 import difflib
@@ -16,38 +15,38 @@ from vid2act_jax.types import UserError
 
 
 def check(name: str):
-  """Imports the module; UserError when it or the function is missing."""
-  _find(name)
+  """Raises UserError if the module or the function is missing."""
+  _find_function(name)
 
 
 def build(name: str, settings: core.Settings, seed: int) -> gym.Simulator:
-  """Calls the function; UserError when what it returns will not do."""
-  function = _find(name)
-  with gym.importing(name):
+  """Calls the function; raises UserError if its result is unsupported."""
+  function = _find_function(name)
+  with gym.user_import_errors(name):
     env = function()
     if not isinstance(env, gymnasium.Env):
       raise UserError(
-        f'task {name!r} returns {type(env).__name__!r}: it has to return a '
+        f'task {name!r} returns {type(env).__name__!r}: it must return a '
         'gymnasium.Env.'
       )
     return gym.Simulator(name, env, settings, seed)
 
 
-def _find(name) -> Callable[[], gymnasium.Env]:
+def _find_function(name) -> Callable[[], gymnasium.Env]:
   path, _, attribute = name.partition(':')
   if not all(part.isidentifier() for part in [*path.split('.'), attribute]):
     raise UserError(
-      f'task {name!r} is not named <module>:<function>, such as '
+      f'task {name!r} is not named <module>:<function>, for example '
       'my_lab.tasks:make_reach.'
     )
-  module = gym.load(path, name)
+  module = gym.import_module(path, name)
   function = getattr(module, attribute, None)
   if callable(function):
     return function
   known = [key for key, value in vars(module).items() if callable(value)]
-  near = difflib.get_close_matches(attribute, known, 3)
-  names = ', '.join(f'{path}:{n}' for n in near)
-  hint = f'did you mean {names}?' if near else 'define it there.'
+  matches = difflib.get_close_matches(attribute, known, 3)
+  names = ', '.join(f'{path}:{n}' for n in matches)
+  hint = f'did you mean {names}?' if matches else 'define it in the module.'
   raise UserError(
     f'task {name!r}: {module.__name__} has no function {attribute!r}; {hint}'
   )

@@ -1,4 +1,4 @@
-"""Which GL backend MuJoCo renders with: found by trying it."""
+"""Selects the GL backend for MuJoCo by trying to render with it."""
 
 import os
 import re
@@ -7,12 +7,12 @@ import sys
 
 from vid2act_jax.types import UserError
 
-# The value of MUJOCO_GL that was seen working, for this process's children.
-_TRIED = 'VID2ACT_GL_TRIED'
+# The value of MUJOCO_GL that is known to work; read by child processes.
+_VERIFIED = 'VID2ACT_GL_TRIED'
 
-# A failing driver may crash, and MuJoCo reads MUJOCO_GL once, at its import:
-# so the trial runs in a process of its own.
-_TRIAL = """
+# Runs in a subprocess: a broken driver may crash, and MuJoCo reads MUJOCO_GL
+# only once, when it is imported.
+_TEST_SCRIPT = """
 import mujoco
 renderer = mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8)
 renderer.render()
@@ -21,60 +21,60 @@ renderer.close()
 _INSTALL = 'apt-get install libegl1 libgl1 (or libosmesa6)'
 
 
-def choose() -> str:
-  """Sets MUJOCO_GL to a backend that works, and returns it.
+def select_backend() -> str:
+  """Sets MUJOCO_GL to a working backend and returns it.
 
-  A MUJOCO_GL that is set already is respected. Else EGL, OSMesa, or, with a
-  display, GLFW, in this order. The answer stays in the environment, so that
+  An existing MUJOCO_GL is kept. Otherwise EGL, OSMesa and, with a display,
+  GLFW are tried in this order. The result is stored in the environment, so that
   child processes do not try again.
 
   Raises:
-    UserError: none works, or the one that was asked for does not.
+    UserError: no backend works, or the requested one does not.
   """
-  asked = os.environ.get('MUJOCO_GL', '')
-  if asked and asked == os.environ.get(_TRIED):
-    return asked
-  if asked:
-    problem = _try(asked)
-    if problem:
+  backend = os.environ.get('MUJOCO_GL', '')
+  if backend and backend == os.environ.get(_VERIFIED):
+    return backend
+  if backend:
+    error = _test_backend(backend)
+    if error:
       raise UserError(
-        f'MUJOCO_GL={asked} does not work ({problem}): unset it, or '
+        f'MUJOCO_GL={backend} does not work ({error}): unset it, or '
         f'install what it needs: {_INSTALL}'
       )
   elif 'mujoco' in sys.modules:
     raise UserError(
-      'mujoco was imported before the GL backend was chosen: make the '
+      'mujoco was imported before the GL backend was selected: make the '
       'first environment earlier, or set MUJOCO_GL=egl (or osmesa) before '
       'the program starts.'
     )
   else:
-    asked = _search()
-  os.environ['MUJOCO_GL'] = os.environ[_TRIED] = asked
-  return asked
+    backend = _find_backend()
+  os.environ['MUJOCO_GL'] = os.environ[_VERIFIED] = backend
+  return backend
 
 
-def _search():
-  # EGL reaches graphics cards; where there is none, it measured no slower
-  # than OSMesa at 64 x 64, both being the same Mesa underneath.
+def _find_backend():
+  # EGL can use a GPU. Without one it is as fast as OSMesa at 64 x 64, since
+  # both use the same Mesa.
   backends = ['egl', 'osmesa']
   if os.environ.get('DISPLAY'):
     backends.append('glfw')
-  problems = []
+  errors = []
   for backend in backends:
-    problem = _try(backend)
-    if not problem:
+    error = _test_backend(backend)
+    if not error:
       return backend
-    problems.append(f'{backend}: {problem}')
+    errors.append(f'{backend}: {error}')
   raise UserError(
-    f'no GL library to render with ({"; ".join(problems)}): {_INSTALL}'
+    f'no GL library to render with ({"; ".join(errors)}): {_INSTALL}'
   )
 
 
-def _try(backend):
-  """Returns what went wrong, '' for nothing."""
+def _test_backend(backend):
+  """Returns an error message, or '' if rendering works."""
   try:
-    trial = subprocess.run(
-      [sys.executable, '-c', _TRIAL],
+    completed = subprocess.run(
+      [sys.executable, '-c', _TEST_SCRIPT],
       text=True,
       timeout=60,
       env={**os.environ, 'MUJOCO_GL': backend},
@@ -82,10 +82,10 @@ def _try(backend):
       stdin=subprocess.DEVNULL,
     )
   except subprocess.TimeoutExpired:
-    return 'no answer within 60 s'
-  if trial.returncode == 0:
+    return 'timed out after 60 s'
+  if completed.returncode == 0:
     return ''
-  lines = trial.stderr.splitlines()
-  # The first error: those raised while the interpreter goes down hide it.
+  lines = completed.stderr.splitlines()
+  # The first error is the cause; later ones come from interpreter shutdown.
   errors = [line for line in lines if re.match(r'[\w.]*Error\b', line)]
-  return (errors or lines or [f'exit status {trial.returncode}'])[0]
+  return (errors or lines or [f'exit status {completed.returncode}'])[0]

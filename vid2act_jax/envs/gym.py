@@ -1,18 +1,18 @@
-"""Gymnasium environments from pixels, by the ids they are registered with.
+"""Gymnasium environments from pixels, by their registered ids.
 
-gym_Pendulum-v1        an id that gymnasium knows by itself
-gym_ALE/Pong-v5        Atari games, once ale-py is installed
-gym_my_lab:Reach-v0    the module my_lab, which registers the id, comes first
+gym_Pendulum-v1        an id that gymnasium registers
+gym_ALE/Pong-v5        Atari games; needs ale-py
+gym_my_lab:Reach-v0    imports the module my_lab first, which registers the id
 
-Pictures: the observations, where these are frames u8 [H, W, 3], or a Dict with
-one such entry or one called 'image' or 'pixels'; else what `render` gives in
-the mode 'rgb_array'. The whole frame is squeezed into the square: nothing is
-cut off, and what is not square changes its proportions; its own shape is the
-description's 'frame'. There is no camera to choose, and quality is as it is.
+Images: the observations, if they are frames u8 [H, W, 3], or a Dict with one
+such entry or one named 'image' or 'pixels'; otherwise the result of `render`
+with render_mode 'rgb_array'. The whole frame is resized to a square without
+cropping, which changes the aspect ratio of other shapes; the original shape is
+the description's 'frame'. The camera and quality settings have no effect.
 
-Actions: [-1, 1] is scaled to the bounds of a Box; without bounds it stays as it
-is. A Discrete of n choices takes n numbers, and the largest one's is taken.
-The description's 'actions' says 'box' or 'discrete'.
+Actions: [-1, 1] is scaled to the bounds of a Box, and unchanged without bounds.
+A Discrete space with n actions takes n numbers; the argmax is the action. The
+description's 'actions' is 'box' or 'discrete'.
 """
 
 import atexit
@@ -35,66 +35,66 @@ from PIL import Image
 from vid2act_jax.envs import core, gl
 from vid2act_jax.types import UserError
 
-# Who registers the ids of a namespace, where its name does not tell.
-_REGISTRARS = {'ALE': 'ale_py'}
-_PICTURES = ('image', 'pixels')
-_SUCCESSES = ('success', 'is_success')
+# Modules that register the ids of a namespace.
+_NAMESPACE_MODULES = {'ALE': 'ale_py'}
+_IMAGE_KEYS = ('image', 'pixels')
+_SUCCESS_KEYS = ('success', 'is_success')
 
 
 def check(name: str):
-  """Imports what registers an id; UserError when there is no such id."""
-  _find(name)
+  """Imports the module of an id; raises UserError if the id is unknown."""
+  _find_spec(name)
 
 
 def build(name: str, settings: core.Settings, seed: int) -> 'Simulator':
-  """Makes a task; UserError when its pictures or actions will not do."""
+  """Makes a task; raises UserError for unsupported images or actions."""
   task = f'gym_{name}'
-  spec = _find(name)
-  with importing(task):
+  spec = _find_spec(name)
+  with user_import_errors(task):
     return Simulator(task, _make(spec), settings, seed)
 
 
 @contextlib.contextmanager
-def importing(task: str):
-  """For code that imports what draws: a library it lacks is a UserError."""
-  # Pygame would look for a screen, and nobody looks at it.
+def user_import_errors(task: str):
+  """Raises a UserError in place of an import error of the task's code."""
+  # Pygame would otherwise need a display.
   os.environ.setdefault('SDL_VIDEODRIVER', 'dummy')
   try:
     yield
   except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
     raise UserError(
       f'task {task!r} needs something that cannot be imported ({error}): '
-      'install it, or start where Python finds it.'
+      'install it, or start in a folder where Python finds it.'
     ) from error
 
 
-def load(module: str, task: str) -> ModuleType:
+def import_module(name: str, task: str) -> ModuleType:
   """Imports a module that may import MuJoCo, also from the current folder.
 
   Raises:
-    UserError: it, or something it imports, is missing; or it needs MuJoCo and
-      there is no GL library to render with.
+    UserError: the module or one of its imports is missing, or it imports
+      MuJoCo and no GL backend works.
   """
   if os.getcwd() not in sys.path:
     sys.path.append(os.getcwd())
-  problem = None
+  gl_error = None
   if 'mujoco' not in sys.modules and importlib.util.find_spec('mujoco'):
     try:
-      gl.choose()  # Before the import: MuJoCo reads its choice only then.
+      gl.select_backend()  # MuJoCo reads MUJOCO_GL only when imported.
     except UserError as error:
-      problem = error  # Perhaps nobody asks for MuJoCo.
-  with importing(task):
-    loaded = importlib.import_module(module)
-  if problem and 'mujoco' in sys.modules:
-    raise problem
-  return loaded
+      gl_error = error  # Raised only if the module imports MuJoCo.
+  with user_import_errors(task):
+    imported = importlib.import_module(name)
+  if gl_error and 'mujoco' in sys.modules:
+    raise gl_error
+  return imported
 
 
 class Simulator:
-  """An environment of gymnasium, stepped one step at a time.
+  """A gymnasium environment, one step at a time.
 
-  It succeeds where an info says so, under 'success' or 'is_success'; whether
-  it ever does is what its first step tells.
+  Success is read from info['success'] or info['is_success']; the info of the
+  first step determines whether the task defines it.
   """
 
   state = None
@@ -106,11 +106,11 @@ class Simulator:
     settings: core.Settings,
     seed: int,
   ):
-    """Takes an environment over, and one step in it to know its info.
+    """Wraps an environment and takes one step in it to inspect its info.
 
     Raises:
-      UserError: a camera is asked for, there is no picture, or the actions
-        are neither a Box nor a Discrete.
+      UserError: a camera was set, there is no image, or the action space is
+        neither a Box nor a Discrete.
     """
     if settings.camera:
       raise UserError(
@@ -120,47 +120,49 @@ class Simulator:
     self._env = env
     self.close = weakref.finalize(self, _close, env)
     self._size = settings.size
-    kind, self.action_dim, self._convert = _actions(task, env.action_space)
-    self._key = _picture_key(env.observation_space)
-    if self._key is None and env.render_mode != 'rgb_array':
+    kind, self.action_dim, self._to_action = _action_adapter(
+      task, env.action_space
+    )
+    self._obs_key = _image_key(env.observation_space)
+    if self._obs_key is None and env.render_mode != 'rgb_array':
       raise UserError(
-        f'task {task!r} shows no picture: its observations are not one frame '
+        f'task {task!r} has no image: its observations are not one frame '
         f'u8 [H, W, 3] and its render_mode is {env.render_mode!r}; make it '
         "with render_mode='rgb_array'."
       )
     self._seed = seed
     self.reset()
     info = self._step(np.zeros(self.action_dim, np.float32))[-1]
-    self._success = next((key for key in _SUCCESSES if key in info), '')
-    self.has_success = bool(self._success)
+    self._success_key = next((key for key in _SUCCESS_KEYS if key in info), '')
+    self.has_success = bool(self._success_key)
     self.description = {
       'camera': '',
       'flips': [],
       'versions': {'gymnasium': metadata.version('gymnasium')},
       'actions': kind,
-      'frame': list(_checked(task, self._frame()).shape),
+      'frame': list(_check_frame(task, self._frame()).shape),
     }
-    self._seed = seed  # Episodes begin as if that step had not been.
-    # By itself `finalize` may come too late at exit, after MuJoCo ended EGL.
+    self._seed = seed  # The step above must not change the episodes.
+    # At exit `finalize` alone may run too late, after MuJoCo has closed EGL.
     atexit.register(self.close)
 
   @property
   def model(self) -> object | None:
-    """What the environment calls so: MuJoCo's model, if it uses MuJoCo."""
+    """The environment's `model`: MuJoCo's model, if it uses MuJoCo."""
     return getattr(self._env.unwrapped, 'model', None)
 
   def reset(self, seed: int | None = None):
     seed, self._seed = self._seed if seed is None else seed, None
-    _take_context(self._env)
+    _make_context_current(self._env)
     self._obs, _ = self._env.reset(seed=seed)
 
-  def step(self, action: np.ndarray) -> core.Outcome:
+  def step(self, action: np.ndarray) -> core.StepResult:
     reward, terminal, truncated, info = self._step(action)
-    return core.Outcome(
+    return core.StepResult(
       float(reward),
       bool(terminal),
       bool(truncated and not terminal),
-      bool(info.get(self._success, False)),
+      bool(info.get(self._success_key, False)),
     )
 
   def image(self) -> np.ndarray:
@@ -168,46 +170,46 @@ class Simulator:
     size = (self._size, self._size)
     if frame.shape[:2] == size:
       return frame.copy()
-    picture = Image.fromarray(frame).resize(size, Image.Resampling.BOX)
-    return np.array(picture)
+    resized = Image.fromarray(frame).resize(size, Image.Resampling.BOX)
+    return np.array(resized)
 
   def _step(self, action):
-    _take_context(self._env)
-    self._obs, *rest = self._env.step(self._convert(action))
+    _make_context_current(self._env)
+    self._obs, *rest = self._env.step(self._to_action(action))
     return rest
 
   def _frame(self):
-    if self._key is None:
-      _take_context(self._env)
+    if self._obs_key is None:
+      _make_context_current(self._env)
       return self._env.render()
-    return self._obs[self._key] if self._key else self._obs
+    return self._obs[self._obs_key] if self._obs_key else self._obs
 
 
-def _find(name):
-  """The spec of an id, of which all that has to be imported is."""
+def _find_spec(name):
+  """Returns the spec of an id after importing the modules it needs."""
   task = f'gym_{name}'
   module, _, env_id = name.rpartition(':')
-  module = module or _REGISTRARS.get(env_id.partition('/')[0])
+  module = module or _NAMESPACE_MODULES.get(env_id.partition('/')[0])
   if module:
-    load(module, task)
+    import_module(module, task)
   try:
     spec = gymnasium.spec(env_id)
   except gymnasium.error.Error as error:
-    near = difflib.get_close_matches(env_id, gymnasium.registry, 5, 0.5)
-    names = ', '.join(task.removesuffix(env_id) + n for n in near)
-    hint = f'did you mean {names}' if near else 'gymnasium has no such id'
+    matches = difflib.get_close_matches(env_id, gymnasium.registry, 5, 0.5)
+    names = ', '.join(task.removesuffix(env_id) + n for n in matches)
+    hint = f'did you mean {names}' if matches else 'gymnasium has no such id'
     raise UserError(
-      f'unknown task {task!r}: {hint}; gym_<module>:{env_id} would import a '
+      f'unknown task {task!r}: {hint}; use gym_<module>:{env_id} to import a '
       'module that registers it.'
     ) from error
   entry = spec.entry_point
-  if isinstance(entry, str) and not _is_plain(entry):
-    load(entry.partition(':')[0], task)
+  if isinstance(entry, str) and not _needs_no_gl(entry):
+    import_module(entry.partition(':')[0], task)
   return spec
 
 
-def _is_plain(entry):
-  """Whether this is one of gymnasium's own that certainly needs no GL."""
+def _needs_no_gl(entry):
+  """Whether this is one of gymnasium's environments that need no GL."""
   return entry.startswith('gymnasium.') and 'mujoco' not in entry
 
 
@@ -222,9 +224,9 @@ def _make(spec):
     return gymnasium.make(spec, disable_env_checker=True)
 
 
-def _take_context(env):
-  # As gymnasium draws MuJoCo into whichever context is current, environments
-  # that share a process would draw into one another's.
+def _make_context_current(env):
+  # Gymnasium renders MuJoCo into the current context, so environments in one
+  # process would otherwise render into each other's context.
   renderer = getattr(env.unwrapped, 'mujoco_renderer', None)
   viewer = getattr(renderer, 'viewer', None)
   if viewer is not None:
@@ -232,22 +234,22 @@ def _take_context(env):
 
 
 def _close(env):
-  _take_context(env)
+  _make_context_current(env)
   env.close()
 
 
-def _actions(
+def _action_adapter(
   task: str, space: spaces.Space
 ) -> tuple[str, int, Callable[[np.ndarray], np.ndarray]]:
-  """Returns the kind, A, and what makes the space's of f32 [A] in [-1, 1]."""
+  """Returns the kind, A and a map from f32 [A] in [-1, 1] to the space."""
   if isinstance(space, spaces.Discrete):
     return 'discrete', int(space.n), lambda a: space.start + a.argmax()
   if not isinstance(space, spaces.Box):
     raise UserError(
-      f'task {task!r} has the actions {space}: wrap it so that they are a Box '
-      'or a Discrete.'
+      f'task {task!r} has the action space {space}: wrap it so that it is a '
+      'Box or a Discrete.'
     )
-  low, high = _bounds(space)
+  low, high = _action_bounds(space)
 
   def scale(action):
     scaled = low + (action.reshape(space.shape) + 1) / 2 * (high - low)
@@ -258,29 +260,29 @@ def _actions(
   return 'box', int(np.prod(space.shape)), scale
 
 
-def _bounds(space):
-  """What -1 and 1 stand for; 2 apart where the space leaves one open."""
-  largest = np.finfo(np.float32).max  # Some write this for "unlimited".
+def _action_bounds(space):
+  """Returns the values of -1 and 1; 2 apart where one side is unbounded."""
+  largest = np.finfo(np.float32).max  # Some use this for "unbounded".
   low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-  low_open, high_open = low <= -largest, high >= largest
-  low = np.where(low_open, np.where(high_open, -1, high - 2), low)
-  return low, np.where(high_open, low + 2, high)
+  low_unbounded, high_unbounded = low <= -largest, high >= largest
+  low = np.where(low_unbounded, np.where(high_unbounded, -1, high - 2), low)
+  return low, np.where(high_unbounded, low + 2, high)
 
 
-def _picture_key(space):
-  """'' for the observation itself, an entry's key, or None for neither."""
-  if _is_picture(space):
+def _image_key(space):
+  """Returns '' for the observation itself, the key of an entry, or None."""
+  if _is_image(space):
     return ''
   if not isinstance(space, spaces.Dict):
     return None
-  keys = [key for key, entry in space.items() if _is_picture(entry)]
-  named = [key for key in _PICTURES if key in keys]
-  if named or len(keys) == 1:
-    return (named or keys)[0]
+  keys = [key for key, entry in space.items() if _is_image(entry)]
+  preferred = [key for key in _IMAGE_KEYS if key in keys]
+  if preferred or len(keys) == 1:
+    return (preferred or keys)[0]
   return None
 
 
-def _is_picture(space):
+def _is_image(space):
   return (
     isinstance(space, spaces.Box)
     and space.dtype == np.uint8
@@ -289,11 +291,11 @@ def _is_picture(space):
   )
 
 
-def _checked(task, frame):
+def _check_frame(task, frame):
   array = np.asarray(frame)
   if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
     raise UserError(
-      f'task {task!r} renders no frame: in the render_mode '
-      "'rgb_array' its render() has to return u8 [H, W, 3]."
+      f'task {task!r} renders no frame: with render_mode '
+      "'rgb_array' render() must return u8 [H, W, 3]."
     )
   return array

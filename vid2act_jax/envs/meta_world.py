@@ -1,4 +1,4 @@
-"""Meta-World (v3) from pixels, with its scripted policies."""
+"""Meta-World (v3) tasks from pixels, and their scripted policies."""
 
 import warnings
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from vid2act_jax.envs import core, render, shift
 from vid2act_jax.types import UserError
 
 _CAMERA = 'corner'
-_HAND_DIM = 3  # Actions that move the hand; the last one is the gripper's.
+_HAND_DIM = 3  # Dimensions that move the hand; the last is the gripper.
 
 
 def _suite_name(name):
@@ -20,25 +20,25 @@ def _suite_name(name):
 
 
 def tasks() -> list[str]:
-  """Names of all tasks, such as 'door_close'."""
+  """Returns the names of all tasks, such as 'door_close'."""
   names = sorted(env_dict.ALL_V3_ENVIRONMENTS)
   return [name.removesuffix('-v3').replace('-', '_') for name in names]
 
 
 def build(name: str, settings: core.Settings, seed: int) -> 'Simulator':
-  """Makes a task; UserError when it has no such camera."""
+  """Makes a task; raises UserError if the camera does not exist."""
   return Simulator(name, settings, seed)
 
 
 def policy(
   name: str, action_dim: int | None = None
 ) -> Callable[[core.Env], np.ndarray]:
-  """The suite's own policy: environment -> action f32 [A] in [-1, 1].
+  """Returns the scripted policy: environment -> action f32 [A] in [-1, 1].
 
   Args:
-    name: the task's.
-    action_dim: A, where the agent sees another number of actions than 4. With
-      3 the gripper gets 0; those beyond 4 are zeros.
+    name: name of the task.
+    action_dim: A, if it is not 4. With 3 the gripper's action is 0; dimensions
+      beyond 4 are zeros.
 
   Raises:
     UserError: A is too small to move the hand.
@@ -48,36 +48,40 @@ def policy(
       f"task 'metaworld_{name}' with actions={action_dim}: its scripted policy "
       f'needs {_HAND_DIM} to move the hand; collect with policy random.'
     )
-  # They steer with gains far above 1 and rely on the suite's clipping.
+  # The policies use gains far above 1 and rely on the suite's clipping.
   warnings.filterwarnings('ignore', r'Constant\(s\) may be too high')
-  expert = policies.ENV_POLICY_MAP[_suite_name(name)]()
+  scripted = policies.ENV_POLICY_MAP[_suite_name(name)]()
 
-  def act(env):
-    action = expert.get_action(env.state).clip(-1, 1).astype(np.float32)
-    return action if action_dim is None else shift.fit(action, action_dim)
+  def policy_fn(env):
+    action = scripted.get_action(env.state).clip(-1, 1).astype(np.float32)
+    return (
+      action
+      if action_dim is None
+      else shift.pad_or_truncate(action, action_dim)
+    )
 
-  return act
+  return policy_fn
 
 
 class Simulator:
-  """A task whose goal and objects are drawn anew at every reset.
+  """A task whose goal and objects are resampled at every reset.
 
-  The draws come from the whole range of the task, of which MT1's 50 training
-  goals are a sample. No gymnasium wrapper is used: they reset by themselves,
+  They are sampled from the task's full range; MT1's 50 training goals are a
+  sample of it. The gymnasium wrappers are not used: they reset automatically,
   count steps and render 480 x 480. An episode never terminates; the suite
-  cuts it after 500 steps.
+  truncates it after 500 steps.
   """
 
   has_success = True
 
   def __init__(self, name: str, settings: core.Settings, seed: int):
-    # "Goal observable" puts the goal into the state, which scripts need.
-    kind = env_dict.ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[
+    # "Goal observable": the state has the goal, as scripted policies need.
+    env_class = env_dict.ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[
       f'{_suite_name(name)}-goal-observable'
     ]
-    self._env = kind(seed=seed)
-    # As built, every reset repeats the first draw, and unfrozen draws come
-    # from NumPy's global generator.
+    self._env = env_class(seed=seed)
+    # By default every reset repeats the first sample, and unfrozen samples
+    # come from NumPy's global generator.
     self._env._freeze_rand_vec = False
     self._env.seeded_rand_vec = True
     self._env.seed(seed)
@@ -85,12 +89,12 @@ class Simulator:
     self._camera = render.Camera(
       self.model, settings, camera, f'metaworld_{name}'
     )
-    self._turned = self._is_upside_down(self._camera.index)
+    self._rotated = self._is_upside_down(self._camera.index)
     self.state = None
     self.action_dim = self._env.action_space.shape[0]
     self.description = {
       'camera': camera,
-      'flips': ['vertical', 'horizontal'] if self._turned else [],
+      'flips': ['vertical', 'horizontal'] if self._rotated else [],
       'versions': {p: metadata.version(p) for p in ('metaworld', 'mujoco')},
     }
 
@@ -98,8 +102,8 @@ class Simulator:
   def model(self) -> mujoco.MjModel:
     return self._env.model
 
-  def strengthen(self, factor: float):
-    """Multiplies how far an action moves the hand, which no actuator does."""
+  def scale_gain(self, factor: float):
+    """Scales how far an action moves the hand; no actuator moves it."""
     self._env.action_scale *= factor
 
   def reset(self, seed: int | None = None):
@@ -108,24 +112,24 @@ class Simulator:
     state, _ = self._env.reset()
     self.state = state.astype(np.float32)
 
-  def step(self, action: np.ndarray) -> core.Outcome:
+  def step(self, action: np.ndarray) -> core.StepResult:
     state, reward, _, truncated, info = self._env.step(action)
     self.state = state.astype(np.float32)
-    return core.Outcome(
+    return core.StepResult(
       float(reward), truncated=truncated, success=bool(info['success'])
     )
 
   def image(self) -> np.ndarray:
-    image = self._camera.draw(self._env.data)
-    # Half a turn, not a mirror image: left stays left of the robot.
-    return image[::-1, ::-1].copy() if self._turned else image
+    image = self._camera.render(self._env.data)
+    # A rotation by 180 degrees, not a mirror image.
+    return image[::-1, ::-1].copy() if self._rotated else image
 
   def close(self):
     self._camera.close()
     self._env.close()
 
   def _is_upside_down(self, camera):
-    # Its "up" points down; one that rides on the robot is left as it is.
+    # The camera's "up" points down. Cameras on the robot are not rotated.
     model, data = self._env.model, self._env.data
     mujoco.mj_forward(model, data)
     up = data.cam_xmat[camera].reshape(3, 3)[:, 1]

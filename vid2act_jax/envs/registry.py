@@ -1,4 +1,4 @@
-"""From a task's name to an environment; suites are imported when asked for."""
+"""Maps task names to environments; suites are imported on first use."""
 
 import dataclasses
 import difflib
@@ -14,17 +14,17 @@ from vid2act_jax.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-  """Where a suite lives and what it needs.
+  """A suite's module and its requirements.
 
-  Its module has build(name, settings, seed) and either tasks(), all names there
-  are, or, where nobody can list them, check(name), which raises a UserError.
+  The module has build(name, settings, seed) and either tasks(), which returns
+  all names, or, if they cannot be listed, check(name), which raises UserError.
   """
 
   module: str
-  package: str = ''  # what has to be installed, '' for nothing
+  package: str = ''  # the required package, '' for none
   extra: str = ''  # the pip extra that installs it
-  renders: bool = False  # imports MuJoCo at once; others choose GL themselves
-  models: bool = True  # some of its tasks may have a MuJoCo model
+  needs_gl: bool = False  # imports MuJoCo; other suites select GL themselves
+  has_models: bool = True  # some of its tasks may have a MuJoCo model
 
 
 SUITES = {
@@ -32,10 +32,10 @@ SUITES = {
   'metaworld': Suite(
     'vid2act_jax.envs.meta_world', 'metaworld', 'metaworld', True
   ),
-  'probe': Suite('vid2act_jax.envs.probe', models=False),
+  'probe': Suite('vid2act_jax.envs.probe', has_models=False),
   'gym': Suite('vid2act_jax.envs.gym', 'gymnasium', 'gym'),
 }
-FACTORY = Suite('vid2act_jax.envs.factory', 'gymnasium', 'gym')
+CUSTOM = Suite('vid2act_jax.envs.factory', 'gymnasium', 'gym')
 
 
 def make(task: str, settings: core.Settings, seed: int) -> core.Env:
@@ -43,17 +43,17 @@ def make(task: str, settings: core.Settings, seed: int) -> core.Env:
 
   Args:
     task: '<suite>_<name>', for example 'dmc_ball_in_cup_catch', or
-      '<module>:<function>', which makes a gymnasium environment; with
-      '@key=value,...' behind it, what `vid2act_jax.envs.shift` tells of.
-    settings: how it is shown and stepped.
-    seed: of its initial states, 0 to 2**32 - 1.
+      '<module>:<function>', which returns a gymnasium environment; optionally
+      with modifiers '@key=value,...' (see `vid2act_jax.envs.shift`).
+    settings: how the task is rendered and stepped.
+    seed: seed of the initial states, 0 to 2**32 - 1.
 
   Raises:
-    UserError: unknown suite, task, modifier or camera, a package that is
-      missing, no GL library to render with, or an environment that cannot be
-      used, or not be shifted in this way.
+    UserError: unknown suite, task, modifier or camera, a missing package, no
+      working GL backend, or an environment that is not supported or does not
+      support the modifiers.
   """
-  module, name, change = _find(task)
+  module, name, change = _resolve(task)
   if change.camera:
     settings = dataclasses.replace(settings, camera=change.camera)
   simulator = module.build(name, settings, seed)
@@ -66,15 +66,15 @@ def make(task: str, settings: core.Settings, seed: int) -> core.Env:
 
 
 def scripted_policy(task: str) -> Callable[[core.Env], np.ndarray]:
-  """Returns the suite's own policy: environment -> action f32 [A] in [-1, 1].
+  """Returns the scripted policy: environment -> action f32 [A] in [-1, 1].
 
-  It reads the environment's `state`, not the picture.
+  Its input is the environment's `state`, not the image.
 
   Raises:
-    UserError: the suite has no scripted policies, too few actions are left to
-      play them, or as `make` does.
+    UserError: the suite has no scripted policies, the policy needs more action
+      dimensions, or as in `make`.
   """
-  module, name, change = _find(task)
+  module, name, change = _resolve(task)
   if not hasattr(module, 'policy'):
     raise UserError(
       f'task {task!r}: its suite has no scripted policies; '
@@ -84,23 +84,23 @@ def scripted_policy(task: str) -> Callable[[core.Env], np.ndarray]:
 
 
 def check(task: str):
-  """Raises the UserError that `make` would, as far as the name tells."""
-  _find(task)
+  """Raises the UserError of `make` if the name alone is already invalid."""
+  _resolve(task)
 
 
 def prepare(task: str):
-  """Does once what every process that makes the task would else repeat."""
-  suite, _, _ = _split(task)
-  if suite.renders:
-    gl.choose()
+  """Does the setup that every process that makes the task would repeat."""
+  suite, _, _ = _parse(task)
+  if suite.needs_gl:
+    gl.select_backend()
   elif suite.package:
-    _find(task)  # Which chooses where the environment turns out to need it.
+    _resolve(task)  # Selects a GL backend if the environment needs one.
 
 
-def _find(task):
-  suite, name, change = _split(task)
-  if suite.renders:
-    gl.choose()  # Before the import: MuJoCo reads its choice only then.
+def _resolve(task):
+  suite, name, change = _parse(task)
+  if suite.needs_gl:
+    gl.select_backend()  # MuJoCo reads MUJOCO_GL only when imported.
   module = importlib.import_module(suite.module)
   if hasattr(module, 'check'):
     module.check(name)
@@ -108,31 +108,31 @@ def _find(task):
   known = module.tasks()
   if name not in known:
     prefix = task.partition('_')[0] + '_'
-    near = difflib.get_close_matches(name, known, 5, 0.5)
-    names = ', '.join(prefix + n for n in near or known)
-    hint = f'did you mean {names}?' if near else f'there are {names}.'
+    matches = difflib.get_close_matches(name, known, 5, 0.5)
+    names = ', '.join(prefix + n for n in matches or known)
+    hint = f'did you mean {names}?' if matches else f'choose one of {names}.'
     raise UserError(f'unknown task {task!r}: {hint}')
   return module, name, change
 
 
-def _split(task):
+def _parse(task):
   base, change = shift.parse(task)
   prefix, _, name = base.partition('_')
   if prefix in SUITES:
     suite = SUITES[prefix]
   elif ':' in base:
-    suite, name = FACTORY, base
+    suite, name = CUSTOM, base
   else:
     raise UserError(
-      f'unknown suite {prefix!r} in task {task!r}: a task is named '
-      f'<suite>_<name>, with a suite of {", ".join(SUITES)}, or, if it is '
-      'your own, <module>:<function>.'
+      f'unknown suite {prefix!r} in task {task!r}: name a task '
+      f'<suite>_<name>, with one of the suites {", ".join(SUITES)}, or '
+      '<module>:<function> for a custom task.'
     )
   if suite.package and importlib.util.find_spec(suite.package) is None:
     raise UserError(
       f'task {task!r} needs the package {suite.package}, which is not '
       f'installed: pip install "vid2act_jax[{suite.extra}]"'
     )
-  if change.dynamics and not suite.models:
-    raise shift.no_model(task)
+  if change.has_dynamics and not suite.has_models:
+    raise shift.no_model_error(task)
   return suite, name, change

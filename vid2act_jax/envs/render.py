@@ -1,4 +1,4 @@
-"""Small square pictures of a MuJoCo model, shared by the suites."""
+"""Renders small square images of MuJoCo models, for all suites."""
 
 import weakref
 
@@ -8,27 +8,30 @@ import numpy as np
 from vid2act_jax.envs.core import Settings
 from vid2act_jax.types import UserError
 
-COSTLY = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION)
+EXPENSIVE_FLAGS = (
+  mujoco.mjtRndFlag.mjRND_SHADOW,
+  mujoco.mjtRndFlag.mjRND_REFLECTION,
+)
 
 
 class Camera:
-  """Draws a model as one of its cameras sees it.
+  """Renders a model from one of its cameras.
 
-  One renderer for all suites: dm_control's own and gymnasium's each remember
-  which context is current, and so draw into one another's when two
-  environments share a process.
+  All suites use this renderer. Those of dm_control and gymnasium each track the
+  current GL context separately, so in one process they would render into each
+  other's context.
   """
 
   def __init__(
     self, model: mujoco.MjModel, settings: Settings, camera: str, task: str
   ):
-    """Prepares to draw.
+    """Creates the renderer.
 
     Args:
-      model: MuJoCo's own model, whose offscreen buffer is changed in place.
+      model: MuJoCo's model; its offscreen buffer size is changed in place.
       settings: size and quality.
       camera: a name or a number.
-      task: for the error message.
+      task: name of the task, for the error message.
 
     Raises:
       UserError: the model has no such camera.
@@ -37,33 +40,33 @@ class Camera:
     self._size = settings.size
     self._fast = settings.quality == 'fast'
     self.index = _camera_index(model, camera, task)
-    # As large as the picture and no larger: clearing what nobody sees costs.
+    # Exactly the size of the image: clearing a larger buffer takes time.
     model.vis.global_.offwidth = model.vis.global_.offheight = settings.size
     if self._fast:
       model.vis.quality.offsamples = 0
-    self._open()
+    self._create()
 
-  def draw(self, data: mujoco.MjData) -> np.ndarray:
-    """Returns the picture of a state, u8 [H, W, 3]."""
+  def render(self, data: mujoco.MjData) -> np.ndarray:
+    """Renders a state, u8 [H, W, 3]."""
     self._renderer.update_scene(data, self.index)
     if self._fast:
-      for flag in COSTLY:
+      for flag in EXPENSIVE_FLAGS:
         self._renderer.scene.flags[flag] = False
     return self._renderer.render()
 
   def reload(self):
-    """Takes over meshes and height fields that changed in the model."""
-    self._free()
-    self._open()
+    """Reloads meshes and height fields that changed in the model."""
+    self._release()
+    self._create()
 
   def close(self):
-    """Gives the graphics context back; closing twice is fine."""
-    self._free()
+    """Releases the graphics context; may be called twice."""
+    self._release()
 
-  def _open(self):
+  def _create(self):
     self._renderer = mujoco.Renderer(self._model, self._size, self._size)
-    # Also at exit, where MuJoCo by itself comes too late and complains.
-    self._free = weakref.finalize(self, self._renderer.close)
+    # Also at exit, where MuJoCo's own cleanup runs too late and fails.
+    self._release = weakref.finalize(self, self._renderer.close)
 
 
 def _camera_index(model, camera, task):

@@ -1,18 +1,18 @@
-"""Tasks that differ from another one in a known way.
+"""Shifted tasks: variations of a task, given by modifiers in its name.
 
 <task>@key=value,key=value, as in dmc_walker_walk@gravity=0.5,mass=1.5:
 
 gravity  factor, 0 or more
-gain     factor on the strength of the actuators, 0 or more
+gain     factor on the actuator gains, 0 or more
 mass     factor on mass and inertia of every body, above 0
-camera   name or number of the task's camera, instead of the settings' own
-actions  how many action dimensions the agent sees, at least 1
-copy     a label that changes nothing: the same task under another name
+camera   name or number of the task's camera; overrides the settings
+actions  number of action dimensions of the agent, at least 1
+copy     a label without effect: the same task under another name
 
-The first three change a MuJoCo model, and stay for all episodes. What they
-mean in detail is told in `vid2act_jax.envs.dynamics`. Seeds of episodes are
-derived from the name before the '@', so that a shifted task's episodes begin,
-and are explored, like those of the task itself.
+The first three change the MuJoCo model for all episodes (see
+`vid2act_jax.envs.dynamics`). Episode seeds are derived from the name before the
+'@', so a shifted task has the same initial states and exploration noise as the
+original task.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ import numpy as np
 from vid2act_jax.envs import core
 from vid2act_jax.types import UserError
 
-MARK = '@'
+SEPARATOR = '@'
 _NUMBER = re.compile(r'(\d+\.?\d*|\.\d+)([eE]-?\d+)?', re.ASCII)
-# They become folders' names.
+# Labels become part of folder names.
 _LABEL = re.compile(r'[\w.-]{1,32}', re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
 class Shift:
-  """What is changed; None and '' leave a thing as it is."""
+  """The modifiers of a task; None and '' mean no change."""
 
   gravity: float | None = None
   gain: float | None = None
@@ -43,8 +43,8 @@ class Shift:
   copy: str = ''
 
   @property
-  def dynamics(self) -> bool:
-    """Whether it takes a MuJoCo model."""
+  def has_dynamics(self) -> bool:
+    """Whether it changes the MuJoCo model."""
     return (self.gravity, self.gain, self.mass) != (None, None, None)
 
 
@@ -57,8 +57,8 @@ def _label(text):
   return text if _LABEL.fullmatch(text) else None
 
 
-# Key: what reads its value, None for a bad one; what it may be.
-_KEYS = {
+# Key: (parser, which returns None for an invalid value; description).
+_MODIFIERS = {
   'gravity': (_factor, 'a factor such as 0.5, 0 or more'),
   'gain': (_factor, 'a factor such as 0.5, 0 or more'),
   'mass': (lambda text: _factor(text) or None, 'a factor such as 1.5, above 0'),
@@ -74,108 +74,110 @@ _KEYS = {
 
 
 def parse(task: str) -> tuple[str, Shift]:
-  """Splits a task's name into the task that is shifted, and how.
+  """Splits a task's name into the original task and the modifiers.
 
   Raises:
     UserError: an unknown, repeated or empty key, or a value out of range.
   """
-  base, mark, text = task.partition(MARK)
+  base, separator, text = task.partition(SEPARATOR)
   values = {}
-  for item in text.split(',') if mark else ():
+  for item in text.split(',') if separator else ():
     key, _, value = item.partition('=')
-    if key not in _KEYS:
+    if key not in _MODIFIERS:
       raise UserError(
-        f'task {task!r} has no modifier {key!r}: what follows the {MARK!r} is '
-        f'key=value,key=value, with keys of {", ".join(_KEYS)}.'
+        f'task {task!r} has an unknown modifier {key!r}: write '
+        f'{SEPARATOR}key=value,key=value with keys of {", ".join(_MODIFIERS)}.'
       )
     if key in values:
       raise UserError(f'task {task!r}: {key} is given twice; give it once.')
-    read, kind = _KEYS[key]
-    values[key] = read(value)
+    parse_value, expected = _MODIFIERS[key]
+    values[key] = parse_value(value)
     if values[key] is None:
-      raise UserError(f'task {task!r}: {key}={value} should be {kind}.')
+      raise UserError(f'task {task!r}: {key}={value} should be {expected}.')
   return base, Shift(**values)
 
 
 def base_name(task: str) -> str:
-  """The name of the task that is shifted; a plain name as it is."""
-  return task.partition(MARK)[0]
+  """Returns the task's name without modifiers."""
+  return task.partition(SEPARATOR)[0]
 
 
 def apply(
   change: Shift, simulator: core.Simulator, task: str
 ) -> core.Simulator:
-  """Changes a simulator that has just been made, all but its camera.
+  """Applies all modifiers but the camera to a new simulator.
 
   Args:
-    change: what is changed.
-    simulator: in place; its camera is chosen already.
-    task: for error messages.
+    change: the modifiers.
+    simulator: changed in place; its camera is already set.
+    task: name of the task, for error messages.
 
   Returns:
-    The simulator, or what stands for it where it has other actions.
+    The simulator, wrapped if its action dimension changes.
 
   Raises:
-    UserError: it has no MuJoCo model, or one where a change means nothing.
+    UserError: the task has no MuJoCo model, or a modifier does not apply to it.
   """
-  if change.dynamics:
-    _change_model(change, simulator, task)
+  if change.has_dynamics:
+    _apply_dynamics(change, simulator, task)
   if change.actions is not None:
-    return Resized(simulator, change.actions)
+    return ActionDimWrapper(simulator, change.actions)
   return simulator
 
 
-def no_model(task: str) -> UserError:
-  """What is told of a task whose dynamics cannot be changed."""
+def no_model_error(task: str) -> UserError:
+  """The error for a task whose dynamics cannot be changed."""
   return UserError(
-    f'task {task!r} has no MuJoCo model to change: leave gravity, gain and mass'
-    ' out.'
+    f'task {task!r} has no MuJoCo model to change: remove gravity, gain and'
+    ' mass.'
   )
 
 
-def _change_model(change, simulator, task):
-  # Whoever has a model has imported MuJoCo, when GL had been chosen.
+def _apply_dynamics(change, simulator, task):
+  # A simulator with a model has imported MuJoCo after selecting a GL backend.
   mujoco = sys.modules.get('mujoco')
   model = simulator.model
   if mujoco is None or not isinstance(model, mujoco.MjModel):
-    raise no_model(task)
+    raise no_model_error(task)
   from vid2act_jax.envs import dynamics
 
   if change.gravity is not None:
     dynamics.scale_gravity(model, change.gravity, task)
   if change.gain is not None:
     dynamics.scale_gain(model, change.gain, task)
-    if hasattr(simulator, 'strengthen'):
-      simulator.strengthen(change.gain)
+    if hasattr(simulator, 'scale_gain'):
+      simulator.scale_gain(change.gain)
   if change.mass is not None:
     dynamics.scale_mass(model, change.mass)
 
 
-def fit(action: np.ndarray, dim: int, rest: float = 0.0) -> np.ndarray:
-  """Cuts an action [A] to [dim], or fills it up with `rest`; f32."""
-  fitted = np.full(dim, rest, np.float32)
+def pad_or_truncate(
+  action: np.ndarray, dim: int, fill: float = 0.0
+) -> np.ndarray:
+  """Truncates an action [A] to [dim], or pads it with `fill`; f32."""
+  result = np.full(dim, fill, np.float32)
   shared = min(dim, len(action))
-  fitted[:shared] = action[:shared]
-  return fitted
+  result[:shared] = action[:shared]
+  return result
 
 
-class Resized:
-  """A simulator of which the agent sees another number of actions.
+class ActionDimWrapper:
+  """Changes the number of action dimensions of a simulator.
 
-  Fewer: the last actuators get 0, the middle of their range, and the last of
-  discrete choices are never taken. More: the additional ones do nothing.
+  Fewer: the last actuators get 0, the middle of their range, and the last
+  discrete actions are never taken. More: the additional ones have no effect.
   """
 
   def __init__(self, simulator: core.Simulator, action_dim: int):
     self._simulator = simulator
     self.action_dim = action_dim
-    # Of discrete actions the first of the largest is taken.
+    # Discrete actions are an argmax, so missing ones need the lowest value.
     discrete = simulator.description.get('actions') == 'discrete'
-    self._rest = -1.0 if discrete else 0.0
+    self._fill = -1.0 if discrete else 0.0
 
-  def step(self, action: np.ndarray) -> core.Outcome:
-    own = fit(action, self._simulator.action_dim, self._rest)
-    return self._simulator.step(own)
+  def step(self, action: np.ndarray) -> core.StepResult:
+    action = pad_or_truncate(action, self._simulator.action_dim, self._fill)
+    return self._simulator.step(action)
 
   def __getattr__(self, name):
-    return getattr(self._simulator, name)  # All else is as it is.
+    return getattr(self._simulator, name)

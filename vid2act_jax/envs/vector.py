@@ -1,4 +1,4 @@
-"""Several environments stepped together, here or in worker processes."""
+"""Vectorized environments, in this process or in worker processes."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,22 +11,21 @@ from vid2act_jax.types import UserError
 
 
 class VectorEnv:
-  """A batch of environments of one task that reset themselves.
+  """A batch of environments of one task with automatic resets.
 
-  Every episode has a seed of its own, by the environment's number and its own:
-  with the actions since its beginning, it can be brought back to where it was
-  (`snapshot`, `resume`).
+  Every episode has its own seed, derived from the environment's index and the
+  episode's index. The seed and the actions of an episode are enough to restore
+  its state (`snapshot`, `resume`).
 
   Worker processes are spawned, so a script that makes them needs the usual
-  `if __name__ == '__main__'`. They are daemons and end with this process. One
-  that dies or hangs is replaced: its environment begins a new episode.
+  `if __name__ == '__main__'`. They are daemons and end with this process. A
+  worker that dies or hangs is replaced: its environment starts a new episode.
 
   Attributes:
-    num: how many environments.
+    num: number of environments.
     action_dim: A.
-    description: the task and how it is shown, for a dataset's metadata.
-    faults: what was told of workers that were replaced; to be emptied by
-      whoever reads it.
+    description: the task and its settings, for a dataset's metadata.
+    faults: messages about replaced workers; the reader clears the list.
   """
 
   def __init__(
@@ -44,185 +43,192 @@ class VectorEnv:
     Args:
       task: as in `make`.
       settings: as in `make`.
-      num: how many, at least 1.
-      seed: the seed that those of all episodes are derived from.
-      parallel: in worker processes; else one after the other, here.
-      first: the number of the first, where other hosts have others.
-      limits: of workers.
+      num: number of environments, at least 1.
+      seed: the seeds of all episodes are derived from it.
+      parallel: whether to use worker processes; otherwise the environments are
+        stepped one after the other in this process.
+      first: index of the first environment; differs between hosts.
+      limits: timeout and replacements of workers.
 
     Raises:
-      UserError: as in `make`, also when a worker found it.
+      UserError: as in `make`, also if it was raised in a worker.
     """
     if num < 1:
-      raise UserError(f'{num} environments asked for; it must be at least 1.')
+      raise UserError(f'{num} environments requested: must be at least 1.')
     self.num = num
     self.faults: list[str] = []
-    self._members = []
-    self._seed, self._first, self._limits = seed, first, limits
+    self._workers = []
+    self._seed, self._first_index, self._limits = seed, first, limits
     registry.prepare(task)
-    kind = workers.Worker if parallel else workers.LocalWorker
-    self._make = lambda index: kind(first + index, task, settings, limits)
+    worker_class = workers.Worker if parallel else workers.LocalWorker
+    self._make = lambda index: worker_class(
+      first + index, task, settings, limits
+    )
     try:
       for index in range(num):
-        self._members.append(self._make(index))
-      facts = [member.receive() for member in self._members]
+        self._workers.append(self._make(index))
+      specs = [worker.receive() for worker in self._workers]
     except BaseException:
       self.close()
       raise
-    self.action_dim, self.description = facts[0]
-    self._replaced = [0] * num  # Since an episode ended there.
+    self.action_dim, self.description = specs[0]
+    self._num_replaced = [0] * num  # Since the last complete episode.
     self._stream: tuple[int, ...] = ()
     self._pending = False
-    self._start_over()
+    self._reset_all()
 
   def begin(self, *stream: int) -> None:
-    """Drops the episodes under way; the next step resets every environment.
+    """Drops the current episodes; the next step resets every environment.
 
     Args:
-      *stream: numbers that the seeds of the episodes from here on depend on.
+      *stream: integers that are mixed into the seeds of all further episodes.
     """
     if self._pending:
       self.receive()
     self._stream = stream
-    self._start_over()
+    self._reset_all()
 
-  def _start_over(self):
-    self._fresh = np.ones(self.num, bool)
-    self._episode = [-1] * self.num  # Each one's number.
-    self._given: list[list[np.ndarray]] = [[] for _ in range(self.num)]
+  def _reset_all(self):
+    self._needs_reset = np.ones(self.num, bool)
+    self._episode_ids = [-1] * self.num  # Index of each environment's episode.
+    self._actions: list[list[np.ndarray]] = [[] for _ in range(self.num)]
 
   def snapshot(self) -> dict:
-    """Where the environments are, with the step that has been begun.
+    """Returns the state of the environments, with the pending step.
 
     Returns:
-      What `resume` takes: `stream`, as of `begin`; of each environment
-      `episode`, its number; and `actions`, f32 [T, A], those given since.
+      A snapshot for `resume`: `stream`, see `begin`; for each environment
+      `episode`, the index of its episode, and `actions`, f32 [T, A], its
+      actions in this episode.
     """
     empty = np.zeros((0, self.action_dim), np.float32)
-    actions = [np.stack(given) if given else empty for given in self._given]
+    actions = [np.stack(taken) if taken else empty for taken in self._actions]
     return {
       'stream': list(self._stream),
-      'episode': list(self._episode),
+      'episode': list(self._episode_ids),
       'actions': actions,
     }
 
   def resume(self, snapshot: dict) -> Iterator[tuple[int, dict, np.ndarray]]:
-    """Brings new environments to where the snapshot's were.
+    """Restores the state of a snapshot in new environments.
 
-    Simulators cannot be copied in general, but they do the same again. When
-    the iteration has ended, the step that had been begun is begun.
+    Simulators cannot be copied in general, but they are deterministic, so the
+    episodes are replayed. After the iteration the snapshot's pending step is
+    pending again.
 
     Args:
-      snapshot: of a VectorEnv of the same task, settings, seed and number.
+      snapshot: from a VectorEnv with the same task, settings, seed and number.
 
     Yields:
-      The environment's number, an observation and the action [A] that led
-      there (zeros at a reset), for all that had been received.
+      The environment's index, an observation and the previous action [A] (zeros
+      after a reset), for all observations received before the snapshot.
     """
     self._stream = tuple(snapshot['stream'])
-    for index, member in enumerate(self._members):
-      self._episode[index] = snapshot['episode'][index]
+    for index, worker in enumerate(self._workers):
+      self._episode_ids[index] = snapshot['episode'][index]
       actions = snapshot['actions'][index]
-      self._given[index] = list(actions)
-      member.send(('reset', self._episode_seed(index)))
-      led = np.zeros(self.action_dim, np.float32)
+      self._actions[index] = list(actions)
+      worker.send(('reset', self._episode_seed(index)))
+      prev_action = np.zeros(self.action_dim, np.float32)
       for action in actions:
-        with self._closing_on_error():
-          yield index, member.receive(), led
-        member.send(('step', action))
-        led = action
-    self._fresh[:] = False
+        with self._close_on_error():
+          yield index, worker.receive(), prev_action
+        worker.send(('step', action))
+        prev_action = action
+    self._needs_reset[:] = False
     self._pending = True
 
   def _episode_seed(self, index):
-    """Of the episode under way, which nothing else has an influence on."""
-    parts = [self._seed, self._first + index, *self._stream]
-    sequence = np.random.SeedSequence([*parts, self._episode[index]])
+    """Returns the seed of an environment's current episode."""
+    parts = [self._seed, self._first_index + index, *self._stream]
+    sequence = np.random.SeedSequence([*parts, self._episode_ids[index]])
     return int(sequence.generate_state(1)[0])
 
   def step(self, actions: np.ndarray | None) -> dict[str, np.ndarray]:
-    """`send` and `receive` at once."""
+    """Calls `send`, then `receive`."""
     self.send(actions)
     return self.receive()
 
   def send(self, actions: np.ndarray | None) -> None:
-    """Begins a step of every environment, or a reset if its episode ended.
+    """Starts a step of every environment, or a reset if its episode ended.
 
-    Worker processes step while this one does other things.
+    Worker processes step asynchronously.
 
     Args:
-      actions: f32 [num, A]; row i is ignored when environment i resets, and
-        all may be None when every one does, as in the first call.
+      actions: f32 [num, A]; row i is ignored if environment i resets. None is
+        valid if all of them reset, as in the first call.
 
     Raises:
-      ValueError: actions of another shape, or None in mid-episode.
-      RuntimeError: as `receive`.
+      ValueError: actions have the wrong shape, or are None during an episode.
+      RuntimeError: as in `receive`.
     """
-    actions = self._checked(actions)
-    with self._closing_on_error():
+    actions = self._check_actions(actions)
+    with self._close_on_error():
       for index in range(self.num):
-        if self._fresh[index]:
+        if self._needs_reset[index]:
           self._reset(index)
         else:
-          self._given[index].append(actions[index].copy())
-          self._members[index].send(('step', actions[index]))
+          self._actions[index].append(actions[index].copy())
+          self._workers[index].send(('step', actions[index]))
     self._pending = True
 
   def _reset(self, index):
-    self._episode[index] += 1
-    self._given[index] = []
-    self._members[index].send(('reset', self._episode_seed(index)))
+    self._episode_ids[index] += 1
+    self._actions[index] = []
+    self._workers[index].send(('reset', self._episode_seed(index)))
 
   def receive(self) -> dict[str, np.ndarray]:
-    """What the step that was begun has led to.
+    """Waits for the pending step.
 
     Returns:
       The observations of `Env`, stacked to [num, ...].
 
     Raises:
-      RuntimeError: a worker raised an error (quoted in the message), or had to
-        be replaced too often. The environments are closed then.
+      RuntimeError: a worker raised an error (quoted in the message), or was
+        replaced too often. The environments are closed in this case.
     """
-    with self._closing_on_error():
+    with self._close_on_error():
       rows = [self._receive(index) for index in range(self.num)]
     obs = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-    self._fresh = obs['is_last'].copy()
+    self._needs_reset = obs['is_last'].copy()
     self._pending = False
-    for index in np.flatnonzero(self._fresh):
-      self._replaced[index] = 0
+    for index in np.flatnonzero(self._needs_reset):
+      self._num_replaced[index] = 0
     return obs
 
   def _receive(self, index):
-    """One environment's observation; of a new episode if it was lost."""
+    """Returns one observation, of a new episode if the worker was replaced."""
     while True:
       try:
-        return self._members[index].receive()
+        return self._workers[index].receive()
       except workers.WorkerDied as error:
         self._replace(index, error)
 
   def _replace(self, index, error):
-    self._replaced[index] += 1
-    if self._replaced[index] > self._limits.replacements:
+    self._num_replaced[index] += 1
+    if self._num_replaced[index] > self._limits.max_replacements:
       raise RuntimeError(
-        f'{error} It had been replaced {self._limits.replacements} times'
-        ' without an episode ended between; look for the cause, or raise'
+        f'{error} It was replaced {self._limits.max_replacements} times'
+        ' without a complete episode; fix the cause, or increase'
         ' config.env.replacements.'
       ) from error
-    self.faults.append(f'{error} It is replaced, its episode is dropped.')
-    self._members[index].close()
-    self._members[index] = self._make(index)
+    self.faults.append(
+      f'{error} The worker is replaced; its episode is dropped.'
+    )
+    self._workers[index].close()
+    self._workers[index] = self._make(index)
     try:
-      self._members[index].receive()
-    except workers.WorkerDied as again:
-      self._replace(index, again)
+      self._workers[index].receive()
+    except workers.WorkerDied as new_error:
+      self._replace(index, new_error)
     else:
       self._reset(index)
 
   def close(self):
-    """Ends the environments and their processes; twice is fine."""
-    members, self._members = self._members, []
-    for member in members:
-      member.close()
+    """Closes the environments and their processes; may be called twice."""
+    closed, self._workers = self._workers, []
+    for worker in closed:
+      worker.close()
 
   def __enter__(self) -> 'VectorEnv':
     return self
@@ -231,23 +237,25 @@ class VectorEnv:
     self.close()
 
   @contextlib.contextmanager
-  def _closing_on_error(self):
+  def _close_on_error(self):
     try:
       yield
     except BaseException:
-      # The others' answers would be taken for those of the next step.
+      # Pending results would otherwise be read as those of the next step.
       self.close()
       raise
 
-  def _checked(self, actions):
-    if not self._members:
+  def _check_actions(self, actions):
+    if not self._workers:
       raise RuntimeError('the environments are closed.')
     if actions is None:
-      if not self._fresh.all():
-        raise ValueError('actions are missing: episodes are under way.')
+      if not self._needs_reset.all():
+        raise ValueError('actions are None during an episode.')
       return None
     actions = np.asarray(actions, np.float32)
-    wanted = (self.num, self.action_dim)
-    if actions.shape != wanted:
-      raise ValueError(f'actions have shape {wanted}, got {actions.shape}.')
+    expected = (self.num, self.action_dim)
+    if actions.shape != expected:
+      raise ValueError(
+        f'actions must have shape {expected}, got {actions.shape}.'
+      )
     return actions

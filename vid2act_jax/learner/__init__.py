@@ -1,4 +1,4 @@
-"""Pure learning steps: build an agent here, then jit its step functions."""
+"""Pure learning steps: build an agent, then jit its step functions."""
 
 from vid2act_jax.learner.agent import Agent, Draws, Pretrainer
 from vid2act_jax.learner.build import build_agent, build_pretrainer

@@ -1,8 +1,8 @@
-"""The built objects: networks, optimizers and numbers, and their pure steps.
+"""Agents: networks, optimizers, hyperparameters, and their pure steps.
 
 A `Pretrainer` trains the mixture teacher on the source datasets; an `Agent`
-learns a new task. Both are immutable and hold no arrays: all that changes is
-in the `LearnerState` their steps take and return.
+learns a new task. Both are immutable and hold no arrays: all training state is
+in the `LearnerState` that their steps take and return.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ from vid2act_jax.types import LearnerState, Params
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-  """Where standard normal noise comes from: (key, shape) -> array.
+  """Samplers of standard normal noise: (key, shape) -> array.
 
-  Tests put constants in the place of chance.
+  Tests replace them with constants.
   """
 
   latent: Draw = jax.random.normal
@@ -42,7 +42,7 @@ class Draws:
 
 @dataclasses.dataclass(frozen=True)
 class ModelLoss:
-  """Numbers of the world model's loss."""
+  """Hyperparameters of the world model's loss."""
 
   scales: Scales
   kl_balance: float
@@ -51,7 +51,7 @@ class ModelLoss:
 
 @dataclasses.dataclass(frozen=True)
 class TransferSettings:
-  """Sizes and numbers of distillation and action replay."""
+  """Sizes and hyperparameters of distillation and action replay."""
 
   vae_hidden: int
   guidance: int
@@ -61,9 +61,9 @@ class TransferSettings:
 
 @dataclasses.dataclass(frozen=True)
 class BehaviorSettings:
-  """Sizes and numbers of the actor-critic."""
+  """Sizes and hyperparameters of the actor-critic."""
 
-  horizon: int  # imagined states a trajectory
+  horizon: int  # imagined states per trajectory
   discount: float
   lambda_: float
   entropy: float
@@ -73,7 +73,7 @@ class BehaviorSettings:
 
 
 def action_mask(dims: tuple[int, ...], width: int) -> np.ndarray:
-  """f32 [N, width]: 1 on the action dimensions that a domain has."""
+  """f32 [N, width]: 1 for the action dimensions that a domain has."""
   return (np.arange(width) < np.array(dims)[:, None]).astype(np.float32)
 
 
@@ -89,11 +89,11 @@ class Pretrainer:
 
   @property
   def source_mask(self) -> np.ndarray:
-    """f32 [N, A]: 1 on the action dimensions a domain has."""
+    """f32 [N, A]: 1 for the action dimensions that a domain has."""
     return action_mask(self.source_action_dims, self.teacher.action_dim)
 
   def init(self, key: jax.Array) -> LearnerState:
-    """A fresh state."""
+    """Returns the initial state."""
     params = {'model': self.teacher.init(key)}
     opt = {'model': self.optimizer.init(params['model'])}
     return LearnerState(jnp.zeros((), jnp.int32), params, opt, {}, {})
@@ -103,7 +103,7 @@ class Pretrainer:
     return pretrain.step(self, state, batch, key, axis_name)
 
   def open_loop(self, state, batch, key):
-    """Predicted videos; see `vid2act_jax.learner.open_loop.open_loop`."""
+    """Open-loop videos; see `vid2act_jax.learner.open_loop.open_loop`."""
     each = -(-open_loop.ROWS // self.teacher.num_domains)
     batch = jax.tree.map(lambda x: x[:, :each], batch)
     rows, label = pretrain.flatten_domains(self, batch)
@@ -114,11 +114,11 @@ class Pretrainer:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Agent:
-  """Learns a task online, with what its variant uses of the source tasks."""
+  """Learns a task online; its variant says what it uses of the source tasks."""
 
   student: WorldModel
   action_dim: int
-  pretrained: WorldModel | None  # None: nothing is used of the sources
+  pretrained: WorldModel | None  # None: the sources are not used
   source_action_dims: tuple[int, ...]
   loss: ModelLoss
   transfer: TransferSettings
@@ -129,12 +129,12 @@ class Agent:
 
   @property
   def teacher(self) -> WorldModel | None:
-    """The pretrained model where it watches along, frozen."""
+    """The pretrained model, if the variant uses it as a frozen teacher."""
     return self.pretrained if self.variant.teacher else None
 
   @property
   def base(self) -> WorldModel | None:
-    """The model without actions under a stacked student."""
+    """The action-free model whose states a stacked student reads."""
     if self.variant.start != 'stacked':
       return None
     return dataclasses.replace(self.pretrained, num_domains=0)
@@ -151,12 +151,12 @@ class Agent:
 
   @property
   def source_mask(self) -> np.ndarray:
-    """f32 [N, A_teacher]: 1 on the action dimensions a domain has."""
+    """f32 [N, A_teacher]: 1 for the action dimensions that a domain has."""
     return action_mask(self.source_action_dims, self.teacher.action_dim)
 
   @property
   def similarity(self) -> transfer.Similarity:
-    """Logits of the similarity weights."""
+    """The network for the logits of the similarity weights."""
     return transfer.Similarity(self.student.dtype)
 
   @property
@@ -166,7 +166,7 @@ class Agent:
 
   @property
   def vae(self) -> transfer.ActionVAE:
-    """The model of the sources' actions."""
+    """The VAE of the source actions."""
     t = self.transfer
     return transfer.ActionVAE(
       t.vae_hidden,
@@ -178,23 +178,23 @@ class Agent:
 
   @property
   def actor(self) -> heads.Actor:
-    """Reads [s, guidance], or s alone without action replay."""
+    """The policy network on [s, guidance], or s without action replay."""
     layers, units = self.behavior.actor_layers, self.student.sizes.units
     return heads.Actor(layers, units, self.action_dim, self.student.dtype)
 
   @property
   def critic(self) -> heads.ScalarHead:
-    """Reads s."""
+    """The value network on s."""
     layers, units = self.behavior.critic_layers, self.student.sizes.units
     return heads.ScalarHead(layers, units, self.student.dtype)
 
   def init(self, key: jax.Array, teacher: Params | None = None):
-    """A fresh state.
+    """Returns the initial state.
 
     Args:
       key: for the parameters.
-      teacher: parameters of the pretrained model, needed exactly if the
-        variant uses one. Of a frozen teacher `encoder` and `rssm` are kept.
+      teacher: parameters of the pretrained model, required if the variant uses
+        one. The state keeps `encoder` and `rssm` of a frozen teacher.
     """
     keys = jax.random.split(key, 6)
     feat = jnp.zeros((1, self.student.feat_dim))
@@ -219,7 +219,7 @@ class Agent:
     return LearnerState(zero, params, opt, slow, frozen)
 
   def _init_world(self, key, teacher):
-    """{world_model}, and {base} under a stacked one."""
+    """Parameters {world_model}, and {base} of a stacked student."""
     world = self.student.init(key)
     if self.variant.start == 'teacher':
       world = warm_start.start_from(
@@ -235,7 +235,7 @@ class Agent:
   def _init_transfer(self, keys, feat):
     teacher = jnp.zeros((self.num_domains, 1, self.teacher.feat_dim))
     params = {'distill': self.distill.init(keys[1], teacher)['params']}
-    if self.variant.weighs:
+    if self.variant.has_similarity_net:
       similarity = self.similarity.init(keys[0], teacher, feat)
       params['similarity'] = similarity['params']
     if self.replays:
@@ -251,7 +251,7 @@ class Agent:
     return finetune.step(self, state, batch, key, axis_name)
 
   def embed_frames(self, teacher: Params, image: jax.Array, label: jax.Array):
-    """The teacher's embeddings, for `FinetuneBatch`.
+    """The teacher's embeddings of frames, for `FinetuneBatch`.
 
     Args:
       teacher: its parameters.
@@ -264,20 +264,20 @@ class Agent:
     return teachers.embed_frames(self.teacher, teacher, image, label)
 
   def initial_carry(self, num: int):
-    """The policy's memory before the first frame of `num` environments."""
+    """The initial recurrent state of the policy in `num` environments."""
     return policy.initial_carry(self, num)
 
   def policy(self, state, carry, obs, key, explore: bool):
-    """Acts; see `vid2act_jax.learner.policy.policy`."""
+    """Selects actions; see `vid2act_jax.learner.policy.policy`."""
     return policy.policy(self, state, carry, obs, key, explore)
 
   def open_loop(self, state, batch, key):
-    """Predicted videos; see `vid2act_jax.learner.open_loop.open_loop`."""
+    """Open-loop videos; see `vid2act_jax.learner.open_loop.open_loop`."""
     model, embed = state.params['model'], None
     if self.base:
-      part = lambda x: x[: open_loop.ROWS, : open_loop.CONTEXT]
-      seen = jax.tree.map(part, batch)
-      embed, _ = encode.embed(self, model, seen, jax.random.fold_in(key, 1))
+      crop = lambda x: x[: open_loop.ROWS, : open_loop.CONTEXT]
+      context = jax.tree.map(crop, batch)
+      embed, _ = encode.embed(self, model, context, jax.random.fold_in(key, 1))
     return open_loop.open_loop(
       self.student,
       model['world_model'],

@@ -1,4 +1,4 @@
-"""From the `learner` part of a config to built objects."""
+"""Builds agents from the `learner` section of a config."""
 
 import jax
 import optax
@@ -19,8 +19,8 @@ from vid2act_jax.types import UserError
 
 DEFAULT_DRAWS, DEFAULT_VARIANT = Draws(), Variant()
 DTYPES = ('float32', 'bfloat16')
-# Steps compiled in a row on an accelerator: faster than one; more take longer
-# to compile.
+# Scan steps compiled in a row on an accelerator: faster than one at a time.
+# More take longer to compile.
 _UNROLL = 10
 
 
@@ -30,13 +30,13 @@ def build_pretrainer(
   draws: Draws = DEFAULT_DRAWS,
   variant: Variant = DEFAULT_VARIANT,
 ) -> Pretrainer:
-  """The pretraining of a teacher for these source domains.
+  """Builds the pretrainer of a teacher for these source domains.
 
   Args:
-    config: the `learner` part of an experiment's config.
+    config: the `learner` section of an experiment's config.
     source_action_dims: action size of each source domain.
-    draws: where noise comes from.
-    variant: of the learner that it is for.
+    draws: the samplers of noise.
+    variant: of the agent that will use the teacher.
   """
   teacher = _teacher(config, source_action_dims, variant)
   return Pretrainer(
@@ -55,45 +55,47 @@ def build_agent(
   draws: Draws = DEFAULT_DRAWS,
   variant: Variant = DEFAULT_VARIANT,
 ) -> Agent:
-  """The learner of a new task.
+  """Builds the agent for a new task.
 
   Args:
-    config: the `learner` part of an experiment's config.
+    config: the `learner` section of an experiment's config.
     action_dim: the target task's action size.
-    source_action_dims: action size of each source domain; not looked at where
-      the variant uses none.
-    draws: where noise comes from.
-    variant: what of the method is used; see `variants.parse`.
+    source_action_dims: action size of each source domain; ignored if the
+      variant uses no sources.
+    draws: the samplers of noise.
+    variant: which parts of the method are used; see `variants.parse`.
 
   Raises:
-    UserError: an unknown convolution form, a horizon below 2, a wrong scale of
-      the ends, or sizes of the student that the variant cannot start from.
+    UserError: an unknown convolution implementation, a horizon below 2, an
+      invalid scale of the discount loss, or sizes of the student that the
+      variant cannot initialise from the teacher.
   """
   if config.behavior.horizon < 2:
     raise UserError(
       f'config.learner.behavior.horizon={config.behavior.horizon}: a return'
-      ' needs at least 2 states'
+      ' needs at least 2 states; set it to 2 or more'
     )
-  ends = config.scales.discount
-  if not 0 <= ends < float('inf'):
+  discount_scale = config.scales.discount
+  if not 0 <= discount_scale < float('inf'):
     raise UserError(
-      f'config.learner.scales.discount={ends}: 0, or the weight of the loss'
+      f'config.learner.scales.discount={discount_scale} is not valid; set it to'
+      ' 0 (no discount head) or to the positive weight of the discount loss'
     )
   used = tuple(source_action_dims) if variant.pretrained else ()
   pretrained = _teacher(config, used, variant) if variant.pretrained else None
   if variant.start == 'teacher' and config.student != config.teacher:
     raise UserError(
-      'config.variant=finetune starts the student from the teacher: set'
+      'config.variant=finetune initialises the student from the teacher; set'
       ' config.learner.student and config.learner.teacher to the same sizes'
     )
-  given = pretrained.feat_dim if variant.start == 'stacked' else 0
+  embed_dim = pretrained.feat_dim if variant.start == 'stacked' else 0
   return Agent(
     student=_world_model(
       config,
       config.student,
       action_dim,
-      given=given,
-      ends=ends > 0,
+      embed_dim=embed_dim,
+      predict_continue=discount_scale > 0,
     ),
     action_dim=action_dim,
     pretrained=pretrained,
@@ -117,23 +119,35 @@ def _teacher(config, source_action_dims, variant):
       ' dataset; name tasks, or set --config.variant=dreamerv2 and'
       ' --config.stages="(\'finetune\',)" to learn without transfer'
     )
-  width = max(source_action_dims) if variant.actions else 0
-  return _world_model(config, config.teacher, width, len(source_action_dims))
+  action_dim = max(source_action_dims) if variant.actions else 0
+  return _world_model(
+    config, config.teacher, action_dim, len(source_action_dims)
+  )
 
 
-def _world_model(config, sizes, action_dim, num_domains=0, given=0, ends=False):
+def _world_model(
+  config, sizes, action_dim, num_domains=0, embed_dim=0, predict_continue=False
+):
   on_cpu = jax.default_backend() == 'cpu'
-  form = config.conv
-  if form == 'auto':
-    form = 'subpixel' if on_cpu else 'native'
-  if form not in conv.FORMS:
-    known = ', '.join(('auto', *conv.FORMS))
-    raise UserError(f'config.learner.conv={form!r} is unknown; one of {known}')
+  conv_impl = config.conv
+  if conv_impl == 'auto':
+    conv_impl = 'subpixel' if on_cpu else 'native'
+  if conv_impl not in conv.IMPLS:
+    known = ', '.join(('auto', *conv.IMPLS))
+    raise UserError(
+      f'config.learner.conv={conv_impl!r} is unknown; set it to one of {known}'
+    )
   if config.dtype not in DTYPES:
     known = ', '.join(DTYPES)
-    raise UserError(f'config.learner.dtype={config.dtype!r}; one of {known}')
+    raise UserError(
+      f'config.learner.dtype={config.dtype!r} is unknown; set it to one of'
+      f' {known}'
+    )
   if config.unroll < -1:
-    raise UserError(f'config.learner.unroll={config.unroll}: -1, 0 or more')
+    raise UserError(
+      f'config.learner.unroll={config.unroll} is not valid; set it to -1, 0 or'
+      ' more'
+    )
   auto = 0 if on_cpu else _UNROLL
   unroll = auto if config.unroll == -1 else config.unroll
   chunk = config.cpu_chunk if on_cpu else 0
@@ -141,12 +155,12 @@ def _world_model(config, sizes, action_dim, num_domains=0, given=0, ends=False):
     Sizes(**sizes),
     action_dim,
     num_domains,
-    form,
+    conv_impl,
     chunk,
     config.dtype,
-    given,
+    embed_dim,
     unroll,
-    ends,
+    predict_continue,
   )
 
 

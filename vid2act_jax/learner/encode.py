@@ -1,7 +1,7 @@
-"""What the student's posterior reads of the frames.
+"""Embeddings of the frames, for the student's posterior.
 
-Its own encoder's embeddings; or, stacked (APV, arXiv 2203.13880), the states
-of a model under it, the base, which follows the frames without the actions.
+They are those of its own encoder. A stacked student (APV, arXiv 2203.13880)
+reads the states of an action-free model instead, the base.
 """
 
 import jax
@@ -26,7 +26,7 @@ def embed(
     axis_name: the mapped axis that B is split over, if any.
 
   Returns:
-    f32 [B, L, E], and the losses that come with it.
+    f32 [B, L, E], and the losses of the base.
   """
   if not agent.base:
     return agent.student.embed(model['world_model'], batch.image), {}

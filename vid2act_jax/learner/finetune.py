@@ -1,4 +1,4 @@
-"""One update of the finetuning: model and transfer, then actor and critic."""
+"""One finetuning update: model and transfer, then actor and critic."""
 
 from typing import Any
 
@@ -23,17 +23,17 @@ from vid2act_jax.types import FinetuneBatch, LearnerState, Metrics, Normal
 
 @flax.struct.dataclass
 class TransferForward:
-  """What the transfer losses computed on their way."""
+  """Outputs of the forward pass of the transfer losses."""
 
   similarity: jax.Array  # f32 [N, B, L]
   distance: jax.Array  # f32 [N, B, L]
-  label: jax.Array  # i32 [B, L], the domain whose guidance holds
+  label: jax.Array  # i32 [B, L], the domain of the guidance
   replay: 'ReplayForward | None'
 
 
 @flax.struct.dataclass
 class ReplayForward:
-  """What the action VAE computed on the source batches."""
+  """Outputs of the action VAE on the source batches."""
 
   distilled: jax.Array  # f32 [N, B, L, F]
   recon: jax.Array  # f32 [N, B, L - 1, A], actions
@@ -63,12 +63,13 @@ def step(
   key = update.step_key(state, key)
   *model_keys, behavior_key = jax.random.split(key, 3)
   grad_fn = jax.value_and_grad(model_loss, argnums=1, has_aux=True)
-  (_, (metrics, forward, extra)), grads = grad_fn(
+  (_, (metrics, forward, transfer_forward)), grads = grad_fn(
     agent, state.params['model'], state.teacher, batch, model_keys, axis_name
   )
   new, norms = update_model(agent, state, grads, axis_name)
+  start = imagination_start(batch, forward, transfer_forward)
   new, behavior_metrics, behavior_norms = behavior_step(
-    agent, new, start_of(batch, forward, extra), behavior_key, axis_name
+    agent, new, start, behavior_key, axis_name
   )
   metrics = {**metrics, **behavior_metrics}
   if axis_name:
@@ -87,20 +88,20 @@ def model_loss(
     agent: an `Agent`.
     params: {world_model, base, transfer}.
     teacher: the frozen teacher's {encoder, rssm}; {} without one.
-    batch: what this update sees.
-    keys: for the noise of the teacher, and of all else.
+    batch: of this update.
+    keys: for the noise of the teacher, and for all other noise.
     axis_name: the mapped axis that B is split over, if any.
   """
   teacher_key, key = keys
   world_key, vae_key = jax.random.split(key)
-  beside = ()
+  frozen_scans = ()
   if agent.teacher:
-    beside = (
+    frozen_scans = (
       teachers.teacher_inputs(agent, teacher, batch, teacher_key, axis_name),
     )
   spec, target = agent.loss, batch.target
   shape = (*target.reward.shape, agent.student.sizes.stoch)
-  embed, base_terms = encode.embed(
+  embed, base_losses = encode.embed(
     agent, params, target, jax.random.fold_in(world_key, 1), axis_name
   )
   loss, (metrics, forward) = world_model_loss(
@@ -113,29 +114,32 @@ def model_loss(
     spec.kl_balance,
     spec.kl_free,
     axis_name=axis_name,
-    beside=beside,
+    frozen_scans=frozen_scans,
   )
-  terms, extra = base_terms, None
+  losses, transfer_forward = base_losses, None
   if agent.teacher:
-    view = teachers.split_features(agent, batch, forward.beside[0][0])
+    teacher_features = teachers.split_features(
+      agent, batch, forward.frozen_outputs[0][0]
+    )
     student = feature(forward.latent)
-    more, told, extra = _transfer_losses(
+    transfer_losses, transfer_metrics, transfer_forward = _transfer_losses(
       agent,
       params['transfer'],
       student,
-      view,
+      teacher_features,
       batch.sources,
       vae_key,
       axis_name,
     )
-    terms, metrics = {**terms, **more}, {**metrics, **told}
-  loss = loss + sum(terms.values())
-  metrics = {'model_loss': loss, **metrics, **terms}
-  return loss, (metrics, forward, extra)
+    losses = {**losses, **transfer_losses}
+    metrics = {**metrics, **transfer_metrics}
+  loss = loss + sum(losses.values())
+  metrics = {'model_loss': loss, **metrics, **losses}
+  return loss, (metrics, forward, transfer_forward)
 
 
 def _transfer_losses(
-  agent, params, student, view, sources, key, axis_name=None
+  agent, params, student, teacher_features, sources, key, axis_name=None
 ):
   """Distillation on the target batch, the action VAE on the source batches.
 
@@ -145,34 +149,35 @@ def _transfer_losses(
   variant = agent.variant
   if not variant.distill:
     student = jax.lax.stop_gradient(student)
-  weights = similarity.weights(agent, params, view.target, student)
+  target = teacher_features.target
+  weights = similarity.weights(agent, params, target, student)
   distillation, distance = transfer.distillation_loss(
     weights,
-    _distill(agent, params, view.target),
+    _distill(agent, params, target),
     student,
     0.0 if variant.weights == 'single' else agent.transfer.importance_floor,
   )
-  terms = {'distillation_loss': agent.loss.scales.distillation * distillation}
-  told = {
+  losses = {'distillation_loss': agent.loss.scales.distillation * distillation}
+  metrics = {
     'similarity': weights.mean((1, 2)),
     'similarity_entropy': jax.scipy.special.entr(weights).sum(0).mean(),
   }
   replay = None
   if agent.replays:
-    more, vae_told, replay = _replay_loss(
-      agent, params, view.source, sources, key, axis_name
+    vae_losses, vae_metrics, replay = _replay_loss(
+      agent, params, teacher_features.source, sources, key, axis_name
     )
-    terms, told = {**terms, **more}, {**told, **vae_told}
-  chance = by_row(
+    losses, metrics = {**losses, **vae_losses}, {**metrics, **vae_metrics}
+  domain_noise = by_row(
     agent.draws.latent,
     jax.random.fold_in(key, 1),
     weights.shape,
     1,
     axis_name,
   )
-  label = similarity.select_domain(agent, weights, chance)
+  label = similarity.select_domain(agent, weights, domain_noise)
   forward = TransferForward(weights, distance, label, replay)
-  return terms, told, forward
+  return losses, metrics, forward
 
 
 def _distill(agent, params, feat):
@@ -180,10 +185,10 @@ def _distill(agent, params, feat):
 
 
 def _replay_loss(agent, params, source, sources, key, axis_name=None):
-  """The action VAE: loss, other metrics, and the forward pass.
+  """The action VAE: losses, other metrics, and the forward pass.
 
   Args:
-    agent: an `Agent` that replays.
+    agent: an `Agent` with action replay.
     params: of the transfer modules.
     source: f32 [N, B, L, F], the teacher's features of the sources.
     sources: `Batch` [N, B, L, ...].
@@ -208,39 +213,43 @@ def _replay_loss(agent, params, source, sources, key, axis_name=None):
   if agent.variant.weights == 'single':
     used = jax.nn.one_hot(agent.variant.domain, num)
   vae = (used * (error + agent.transfer.vae_kl * kl)).sum()
-  terms = {'vae_loss': agent.loss.scales.vae * vae}
-  told = {
+  losses = {'vae_loss': agent.loss.scales.vae * vae}
+  metrics = {
     'vae_error': (used * error).sum() / used.sum(),
     'vae_kl': (used * kl).sum() / used.sum(),
   }
-  return terms, told, ReplayForward(distilled, recon, latent)
+  return losses, metrics, ReplayForward(distilled, recon, latent)
 
 
 def update_model(agent, state, grads, axis_name=None):
-  """Applies the model's gradients: -> state, {model_grad_norm}."""
+  """Applies the model's gradients; returns the state and {model_grad_norm}."""
   state, norm = update.apply_gradients(
     agent.optimizers['model'], state, 'model', grads, axis_name
   )
   return state, {'model_grad_norm': norm}
 
 
-def start_of(
-  batch: FinetuneBatch, forward: Forward, extra: TransferForward | None
+def imagination_start(
+  batch: FinetuneBatch,
+  forward: Forward,
+  transfer_forward: TransferForward | None,
 ) -> imagination.Start:
-  """Every state of the target batch, to imagine from: M = B L."""
+  """All states of the target batch as starts of imagination: M = B L."""
   start = imagination.Start(
-    forward.latent, extra and extra.label, batch.target.discount
+    forward.latent,
+    transfer_forward and transfer_forward.label,
+    batch.target.discount,
   )
   flat = lambda x: jax.lax.stop_gradient(x.reshape(-1, *x.shape[2:]))
   return jax.tree.map(flat, start)
 
 
 def behavior_step(agent, state, start, key, axis_name=None):
-  """Actor and critic, imagined with the updated model.
+  """Updates actor and critic on trajectories of the updated model.
 
   Args:
     agent: an `Agent`.
-    state: with the model's parameters of this update.
+    state: with the updated parameters of the model.
     start: `imagination.Start` of M trajectories.
     key: for the noise.
     axis_name: the mapped axis that the states are split over, if any.
@@ -280,7 +289,7 @@ def behavior_step(agent, state, start, key, axis_name=None):
 def actor_loss(
   agent, state, actor_params, start, key, axis_name=None
 ) -> tuple[jax.Array, tuple[Metrics, Any, jax.Array, jax.Array]]:
-  """Imagines, and scores the actor by λ-returns of the slow critic.
+  """The actor's loss on imagined λ-returns with the slow critic.
 
   Returns:
     The loss; metrics, the `Imagined` trajectories [H, M, ...], their λ-returns
@@ -302,23 +311,23 @@ def actor_loss(
   metrics = {
     'actor_ent': entropy.mean(),
     'imagined_return': target.mean(),
-    **behavior.reward_spread(reward),
+    **behavior.reward_stats(reward),
   }
-  if agent.student.ends:
+  if agent.student.predict_continue:
     metrics['imagined_discount'] = discount[1:].mean()
   return loss, (metrics, imagined, target, weights)
 
 
 def _discounts(agent, world, feat, first):
-  """γ behind every state, [H, M]; [H, 1] where no ends are predicted."""
+  """γ after every state, [H, M]; [H, 1] without a discount head."""
   fixed = jnp.full((len(feat), 1), agent.behavior.discount)
-  if not agent.student.ends:
+  if not agent.student.predict_continue:
     return fixed
-  on = jax.nn.sigmoid(agent.student.predict_discount(world, feat[1:]))
-  return fixed * jnp.concatenate([first[None], on])
+  cont = jax.nn.sigmoid(agent.student.predict_discount(world, feat[1:]))
+  return fixed * jnp.concatenate([first[None], cont])
 
 
 def critic_loss(agent, params, feat, target, weights) -> jax.Array:
-  """Regression of the critic to what `actor_loss` gave; feat [H - 1, M, F]."""
+  """Regression to the returns of `actor_loss`; feat [H - 1, M, F]."""
   value = agent.critic.apply({'params': params}, feat)
   return behavior.critic_loss(value, target, weights)

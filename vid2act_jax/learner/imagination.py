@@ -1,4 +1,4 @@
-"""Imagined rollouts of the policy inside the student's world model."""
+"""Imagined rollouts of the policy in the student's world model."""
 
 import flax.struct
 import jax
@@ -13,34 +13,34 @@ from vid2act_jax.types import Latent, Normal
 
 @flax.struct.dataclass
 class Start:
-  """Where M trajectories begin."""
+  """The initial states of M trajectories."""
 
   latent: Latent  # [M, ...]
-  label: jax.Array | None  # i32 [M], the domain whose guidance holds
-  # f32 [M], 0 where the episode has ended; read where ends are predicted
+  label: jax.Array | None  # i32 [M], the domain of the guidance
+  # f32 [M], 0 at a terminal state; used with a discount head
   discount: jax.Array | None = None
 
 
 @flax.struct.dataclass
 class Imagined:
-  """Trajectories of H states from M starts; actions are taken AT a state."""
+  """Trajectories of H states from M starts; an action is taken at its state."""
 
   latent: Latent  # [H, M, ...], the first is the start
   feat: jax.Array  # f32 [H, M, F]
   actor_input: jax.Array  # f32 [H, M, F (+ guidance)]
   action: jax.Array  # f32 [H, M, A]
-  dist: Normal  # [H, M, A], what the actions were drawn from
+  dist: Normal  # [H, M, A], which the actions were sampled from
 
 
 def actor_input(agent, params, latent, label, noise):
-  """What the policy reads: [s, guidance], or s alone without action replay.
+  """The input of the actor: [s, guidance], or s without action replay.
 
   Args:
     agent: an `Agent`.
     params: {world_model, transfer}.
     latent: student states [M, ...].
     label: i32 [M], each state's most similar domain, or None.
-    noise: f32 [M, 2A], standard normal, clipped here; None without replay.
+    noise: f32 [M, 2A], standard normal, will be clipped; None without replay.
   """
   feat = feature(latent)
   if not agent.replays:
@@ -63,35 +63,35 @@ def imagine(
   key,
   axis_name: str | None = None,
 ) -> Imagined:
-  """Follows the policy for `agent.behavior.horizon` states.
+  """Rolls out the policy for `agent.behavior.horizon` states.
 
-  Gradients flow from the states to the actor through the dynamics; the
-  actor's own input is cut off.
+  Gradients flow from the states to the actor through the dynamics; no gradient
+  flows through the actor's input.
 
   Args:
     agent: an `Agent`.
     model: parameters {world_model, transfer}.
     actor: parameters of the actor.
-    start: of M trajectories; its label is held for all of them.
+    start: of M trajectories; its label is fixed along each of them.
     key: for the noise.
     axis_name: the mapped axis that the starts are split over, if any.
   """
   num, horizon = start.latent.deter.shape[0], agent.behavior.horizon
   keys = jax.random.split(key, 3)
 
-  def draws(draw, key, size):
+  def sample(draw, key, size):
     return by_row(draw, key, (horizon, num, size), 1, axis_name)
 
   noise = {
-    'latent': draws(agent.draws.latent, keys[0], agent.student.sizes.stoch),
-    'action': draws(agent.draws.actor, keys[1], agent.action_dim),
+    'latent': sample(agent.draws.latent, keys[0], agent.student.sizes.stoch),
+    'action': sample(agent.draws.actor, keys[1], agent.action_dim),
     'guidance': None,
   }
   if agent.replays:
     size = agent.vae.latent_dim
-    noise['guidance'] = draws(agent.draws.latent, keys[2], size)
+    noise['guidance'] = sample(agent.draws.latent, keys[2], size)
 
-  def look(params, latent, noise):
+  def actor_input_fn(params, latent, noise):
     model, _, label = params
     return actor_input(agent, model, latent, label, noise['guidance'])
 
@@ -109,16 +109,16 @@ def imagine(
     return latent, out
 
   # The last state needs no transition.
-  before = jax.tree.map(lambda x: x[:-1], noise)
-  at_last = jax.tree.map(lambda x: x[-1], noise)
+  scan_noise = jax.tree.map(lambda x: x[:-1], noise)
+  last_noise = jax.tree.map(lambda x: x[-1], noise)
   params = model, actor, start.label
-  track = ScanSpec(step, params, start.latent, before, look)
-  ((latent, outs),) = scan(track, unroll=agent.student.unroll)
-  end = jax.tree.map(lambda x: x[-1], latent)
-  inputs = jax.lax.stop_gradient(look(params, end, at_last))
-  last = inputs, act(actor, inputs, at_last)
+  spec = ScanSpec(step, params, start.latent, scan_noise, actor_input_fn)
+  ((latent, outs),) = scan(spec, unroll=agent.student.unroll)
+  last = jax.tree.map(lambda x: x[-1], latent)
+  inputs = jax.lax.stop_gradient(actor_input_fn(params, last, last_noise))
+  last_out = inputs, act(actor, inputs, last_noise)
   inputs, (action, dist) = jax.tree.map(
-    lambda xs, x: jnp.concatenate([xs, x[None]]), outs, last
+    lambda xs, x: jnp.concatenate([xs, x[None]]), outs, last_out
   )
   latent = jax.tree.map(
     lambda x, xs: jnp.concatenate([x[None], xs]), start.latent, latent

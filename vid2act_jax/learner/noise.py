@@ -1,4 +1,4 @@
-"""Noise that belongs to the rows of the whole batch, wherever they are."""
+"""Noise per row of the global batch, independent of the number of devices."""
 
 from collections.abc import Callable
 
@@ -15,16 +15,15 @@ def by_row(
   axis: int = 0,
   axis_name: str | None = None,
 ) -> jax.Array:
-  """Noise of a shape, of which one axis is the batch.
+  """Samples noise for a batch, with a separate key for each row.
 
-  A row's noise is a function of the key and of its number in the whole batch:
-  split over any number of devices, an update sees the numbers it would see on
-  one.
+  The noise of a row depends only on the key and on the row's index in the
+  global batch. So an update has the same noise on any number of devices.
 
   Args:
     draw: (key, shape) -> array.
     key: the same on every device.
-    shape: of the part of the batch that is here.
+    shape: of the device's part of the batch.
     axis: of the rows.
     axis_name: the mapped axis that the rows are split over, if any.
   """

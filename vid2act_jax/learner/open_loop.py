@@ -1,4 +1,4 @@
-"""Open-loop prediction videos: what a world model believes will happen."""
+"""Open-loop prediction videos of a world model."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def open_loop(
   context: int = CONTEXT,
   rows: int = ROWS,
 ) -> jax.Array:
-  """Reconstructs a few frames, then predicts the rest from the actions alone.
+  """Reconstructs a few frames, then predicts the rest from the actions.
 
   Args:
     model: a `WorldModel`.
@@ -30,27 +30,27 @@ def open_loop(
     batch: [B, L, ...] with L > context.
     key: for the noise.
     label: i32 [B], the domains, or None.
-    embed: f32 [B, context, E], what the posterior reads of the frames; None:
-      the model's own embeddings.
-    context: frames that the model sees.
-    rows: at most this many sequences.
+    embed: f32 [B, context, E], embeddings of the frames for the posterior;
+      None: the model's own.
+    context: number of frames for the posterior.
+    rows: maximum number of sequences.
 
   Returns:
-    f32 [min(B, rows), L, 3 * 64, 64, 3] in [0, 1], up to the model's excess:
-    truth, model and error (0.5 where there is none) above each other.
+    f32 [min(B, rows), L, 3 * 64, 64, 3]: truth, prediction and error (0.5 is
+    zero), stacked vertically. In [0, 1], but predictions may exceed it.
   """
-  given = batch, label, embed
-  batch, label, embed = jax.tree.map(lambda x: x[:rows], given)
+  inputs = batch, label, embed
+  batch, label, embed = jax.tree.map(lambda x: x[:rows], inputs)
   num, length = batch.reward.shape
-  see_key, guess_key = jax.random.split(key)
-  seen = jax.tree.map(lambda x: x[:, :context], batch)
+  posterior_key, prior_key = jax.random.split(key)
+  observed = jax.tree.map(lambda x: x[:, :context], batch)
   if embed is None:
-    embed = model.embed(params, seen.image, label)
-  noise = draw(see_key, (num, context, model.sizes.stoch))
+    embed = model.embed(params, observed.image, label)
+  noise = draw(posterior_key, (num, context, model.sizes.stoch))
   latent, _ = model.observe(
-    params, embed, seen.action, seen.is_first, noise, label
+    params, embed, observed.action, observed.is_first, noise, label
   )
-  noise = draw(guess_key, (length - context, num, model.sizes.stoch))
+  noise = draw(prior_key, (length - context, num, model.sizes.stoch))
 
   def step(latent, x):
     latent, _ = model.imagine_step(params, latent, *x, label)
@@ -61,6 +61,7 @@ def open_loop(
   _, future = jax.lax.scan(step, last, (actions, noise))
   future = jax.tree.map(lambda x: x.swapaxes(0, 1), future)
   feat = jnp.concatenate([feature(latent), feature(future)], 1)
-  guess = model.decode(params, feat) + 0.5
+  prediction = model.decode(params, feat) + 0.5
   truth = batch.image.astype(jnp.float32) / 255
-  return jnp.concatenate([truth, guess, (guess - truth + 1) / 2], 2)
+  error = (prediction - truth + 1) / 2
+  return jnp.concatenate([truth, prediction, error], 2)

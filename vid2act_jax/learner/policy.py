@@ -1,4 +1,4 @@
-"""Acting: the policy with an explicit carry."""
+"""The policy, with an explicit recurrent state."""
 
 import jax
 import jax.numpy as jnp
@@ -23,20 +23,19 @@ def initial_carry(agent, num: int) -> Carry:
 
 
 def policy(agent, state, carry: Carry, obs, key, explore: bool):
-  """Acts in E environments at once.
+  """Selects actions for E environments.
 
-  Every domain's teacher follows with a state of its own, as it does in
-  training.
+  The teacher has a separate recurrent state for each domain, as in training.
 
   Args:
     agent: an `Agent`.
-    state: its LearnerState, of which parameters and teacher are read.
-    carry: from the step before, or `initial_carry`.
+    state: its LearnerState; only parameters and teacher are used.
+    carry: from the previous step, or `initial_carry`.
     obs: {image: u8 [E, 64, 64, 3], is_first: bool [E]}; more keys are ignored.
-    key: for the noise; another one for every step.
+    key: for the noise; a new one for every step.
     explore: sample everything, as in training; otherwise take the means of
-      states, guidance and action, as in evaluation. Where all domains weigh
-      the same, chance chooses one in either case.
+      states, guidance and action, as in evaluation. With uniform similarity
+      weights the domain is random in both cases.
 
   Returns:
     The new carry, actions f32 [E, A] in [-1, 1], and extras: with transfer,
@@ -78,8 +77,8 @@ def policy(agent, state, carry: Carry, obs, key, explore: bool):
       agent, model['transfer'], feature(teacher), feature(latent)
     )
     extras['similarity'] = weights
-    chance = draw(jax.random.fold_in(keys[2], 1), weights.shape)
-    label = similarity.select_domain(agent, weights, chance)
+    domain_noise = draw(jax.random.fold_in(keys[2], 1), weights.shape)
+    label = similarity.select_domain(agent, weights, domain_noise)
   if agent.replays:
     vae_noise = noise(keys[2], draw, num, agent.vae.latent_dim)
 

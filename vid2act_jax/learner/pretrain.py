@@ -9,10 +9,10 @@ from vid2act_jax.types import Batch, LearnerState, Metrics
 
 
 def flatten_domains(pretrainer, batch: Batch) -> tuple[Batch, jax.Array]:
-  """One row a sequence, of whatever domain.
+  """Merges the domain axis and the batch axis.
 
   Args:
-    pretrainer: a `Pretrainer`, which knows the domains' action sizes.
+    pretrainer: a `Pretrainer`, for the domains' action sizes.
     batch: [N, B, ...].
 
   Returns:
@@ -51,7 +51,7 @@ def step(
   rows, label = flatten_domains(pretrainer, batch)
   key = update.step_key(state, key)
   shape = (*batch.reward.shape, teacher.sizes.stoch)
-  drawn = noise.by_row(pretrainer.draws.latent, key, shape, 1, axis_name)
+  latent_noise = noise.by_row(pretrainer.draws.latent, key, shape, 1, axis_name)
 
   def loss_fn(params):
     return world_model_loss(
@@ -59,7 +59,7 @@ def step(
       params,
       teacher.embed(params, rows.image, label),
       rows,
-      drawn.reshape(-1, *shape[2:]),
+      latent_noise.reshape(-1, *shape[2:]),
       spec.scales,
       spec.kl_balance,
       spec.kl_free,

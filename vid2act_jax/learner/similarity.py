@@ -1,11 +1,11 @@
-"""How much each source domain counts: the weights, and the one chosen."""
+"""Similarity weights of the source domains, and the selected domain."""
 
 import jax
 import jax.numpy as jnp
 
 
 def weights(agent, params, teacher, student) -> jax.Array:
-  """Similarity weights, as the agent's variant has them.
+  """Similarity weights, according to the agent's variant.
 
   Args:
     agent: an `Agent` with a teacher.
@@ -14,15 +14,15 @@ def weights(agent, params, teacher, student) -> jax.Array:
     student: f32 [..., F].
 
   Returns:
-    f32 [N, ...], of sum 1 over the domains.
+    f32 [N, ...]; the sum over the domains is 1.
   """
   variant, shape = agent.variant, teacher.shape[:-1]
   if variant.weights == 'uniform':
     return jnp.full(shape, 1 / shape[0])
   if variant.weights == 'single':
-    domain = jnp.arange(shape[0]) == variant.domain
-    domain = domain.reshape(-1, *(1,) * (len(shape) - 1))
-    return jnp.broadcast_to(domain, shape).astype(jnp.float32)
+    one_hot = jnp.arange(shape[0]) == variant.domain
+    one_hot = one_hot.reshape(-1, *(1,) * (len(shape) - 1))
+    return jnp.broadcast_to(one_hot, shape).astype(jnp.float32)
   logits = agent.similarity.apply(
     {'params': params['similarity']}, teacher, student
   )
@@ -31,9 +31,9 @@ def weights(agent, params, teacher, student) -> jax.Array:
 
 
 def select_domain(agent, weights: jax.Array, noise: jax.Array) -> jax.Array:
-  """The most similar domain: i32 [...] of weights f32 [N, ...].
+  """Selects the most similar domain: weights f32 [N, ...] -> i32 [...].
 
-  Equal weights know none: then chance (`noise`, f32 [N, ...]) decides.
+  With uniform weights it is a random one, by `noise` f32 [N, ...].
   """
   if agent.variant.weights == 'uniform':
     return noise.argmax(0)

@@ -1,4 +1,4 @@
-"""The frozen teacher, watching with the eyes of each of its domains."""
+"""The frozen teacher's features, under the label of each of its domains."""
 
 import flax.struct
 import jax
@@ -12,27 +12,28 @@ from vid2act_jax.types import FinetuneBatch, Latent
 
 @flax.struct.dataclass
 class TeacherFeatures:
-  """Features of the frozen teacher; no gradient reaches it."""
+  """Features of the frozen teacher, without gradients."""
 
   target: jax.Array  # f32 [N, B, L, F], every domain on the target's frames
-  source: jax.Array | None  # f32 [N, B, L, F], on its own frames; if replayed
+  # f32 [N, B, L, F], every domain on its own frames; None without replay
+  source: jax.Array | None
 
 
 def fit_actions(action: jax.Array, mask: jax.Array) -> jax.Array:
-  """Shows an action to every domain as one of its own.
+  """Fits an action to the action space of every domain.
 
   Args:
     action: f32 [..., A].
-    mask: f32 [N, A_teacher], the dimensions each domain has.
+    mask: f32 [N, A_teacher]; 1 for the dimensions that a domain has.
 
   Returns:
-    f32 [N, ..., A_teacher]: cut off or zero-padded, and masked.
+    f32 [N, ..., A_teacher]: truncated or zero-padded, and masked.
   """
   width = mask.shape[-1]
   action = action[..., :width]
-  margin = [(0, 0)] * (action.ndim - 1) + [(0, width - action.shape[-1])]
+  padding = [(0, 0)] * (action.ndim - 1) + [(0, width - action.shape[-1])]
   mask = mask.reshape(mask.shape[0], *(1,) * (action.ndim - 1), width)
-  return jnp.pad(action, margin) * mask
+  return jnp.pad(action, padding) * mask
 
 
 def embed_all(model, params, image: jax.Array, labels=None) -> jax.Array:
@@ -42,7 +43,7 @@ def embed_all(model, params, image: jax.Array, labels=None) -> jax.Array:
     model: the teacher's `WorldModel`.
     params: its parameters.
     image: the frames.
-    labels: i32 [K], only these; the result is [K, B, L, E] then.
+    labels: i32 [K]; if given, the result is [K, B, L, E].
   """
 
   def one(domain):
@@ -55,7 +56,7 @@ def embed_all(model, params, image: jax.Array, labels=None) -> jax.Array:
 
 
 def embed_frames(model, params, image: jax.Array, label: jax.Array):
-  """Embeds frames to be kept: u8 [M, ...], i32 [K] -> f32 [M, K, E]."""
+  """Embeds frames for a cache: u8 [M, ...], i32 [K] -> f32 [M, K, E]."""
   embed = embed_all(model, params, image[None], label)[:, 0]
   return jnp.moveaxis(embed, 0, 1).astype(jnp.float32)
 
@@ -63,25 +64,27 @@ def embed_frames(model, params, image: jax.Array, label: jax.Array):
 def teacher_inputs(
   agent, params, batch: FinetuneBatch, key, axis_name: str | None = None
 ) -> ScanSpec:
-  """Every domain on the target batch; if replayed, then on its own batch.
+  """The teacher's scan: every domain on the target batch and on its batch.
+
+  The batches of the domains are included only with action replay.
 
   Args:
     agent: an `Agent` with a teacher.
     params: the frozen teacher's {encoder, rssm}.
-    batch: what this update sees.
+    batch: of this update.
     key: for the noise.
     axis_name: the mapped axis that B is split over, if any.
   """
   model, mask = agent.teacher, agent.source_mask
   domains, target = agent.num_domains, batch.target
-  every = lambda x: jnp.broadcast_to(x, (domains, *x.shape))
+  per_domain = lambda x: jnp.broadcast_to(x, (domains, *x.shape))
   target_key, source_key = jax.random.split(key)
-  # Of the target's frames: embed, action, is_first, key.
+  # Of each batch: embed, action, is_first, key.
   parts = [
     (
       _target_embed(model, params, batch),
       fit_actions(target.action, mask),
-      every(target.is_first),
+      per_domain(target.is_first),
       target_key,
     )
   ]
@@ -98,13 +101,13 @@ def teacher_inputs(
     return *map(flat, (embed, action, is_first, noise)), label
 
   columns = zip(*(rows(*part) for part in parts), strict=True)
-  return model.prepare(params, *map(jnp.concatenate, columns))
+  return model.observe_scan(params, *map(jnp.concatenate, columns))
 
 
 def split_features(
   agent, batch: FinetuneBatch, latent: Latent
 ) -> TeacherFeatures:
-  """Sorts what the track of `prepare` gave: latent [rows, L, ...]."""
+  """Splits the states of the scan of `teacher_inputs`, [rows, L, ...]."""
   feat = jax.lax.stop_gradient(feature(latent))
   domains = agent.num_domains
   shape = (domains, -1, *feat.shape[1:])
@@ -114,14 +117,14 @@ def split_features(
 
 
 def _target_embed(model, params, batch):
-  """Of the target's frames under every label: f32 [N, B, L, E]."""
+  """Embeddings of the target's frames under every label: f32 [N, B, L, E]."""
   if batch.target_embed is None:
     return embed_all(model, params, batch.target.image)
   return jnp.moveaxis(batch.target_embed, 2, 0).astype(jnp.float32)
 
 
 def _source_embed(model, params, batch):
-  """Of the sources' frames, each under its own label: f32 [N, B, L, E]."""
+  """Embeddings of each source's frames under its label: f32 [N, B, L, E]."""
   if batch.source_embed is None:
     image = batch.sources.image
     domains, size = image.shape[:2]

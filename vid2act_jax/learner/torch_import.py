@@ -1,4 +1,4 @@
-"""Starting from a checkpoint of the public PyTorch code (panmt/Vid2Act).
+"""Imports checkpoints of the public PyTorch code (panmt/Vid2Act).
 
 Such a checkpoint is a mapping of names to arrays. Its layouts: Dense [out,
 in], convolution [out, in, k, k], transposed convolution [in, out, k, k];
@@ -13,7 +13,7 @@ from flax import traverse_util
 
 from vid2act_jax.types import Params, UserError
 
-# Public name -> place in this project's trees. Weight and bias go together.
+# Public name -> path in the parameter trees; for weight and bias.
 _DENSE = {
   '_inp_layers.0': 'inp',
   '_cell._layer': 'cell/dense',
@@ -31,49 +31,48 @@ def load(
   """Converts public weights to this project's names and layouts.
 
   Args:
-    weights: arrays by public name; names this project has no use for are
-      passed over.
+    weights: arrays by public name; unknown names are ignored.
     agent: the `Agent` whose sizes the weights must have.
-    only: which of the groups below to read; () for all.
+    only: the groups to convert, see below; () for all.
 
   Returns:
     Groups of parameters as NumPy arrays: `teacher`, `model`, `actor`,
     `critic`, `slow_critic`.
 
   Raises:
-    UserError: names every missing array and every wrong shape.
+    UserError: arrays are missing or have wrong shapes; it lists all of them.
   """
   if not agent.teacher:
     raise UserError(
-      'a public checkpoint holds a frozen teacher and the transfer modules, and'
-      ' this variant has neither; set config.variant=vid2act to start from it'
+      'a public checkpoint holds a frozen teacher and the transfer modules, but'
+      ' this variant has neither; set config.variant=vid2act to use it'
     )
-  template = jax.eval_shape(lambda: _fresh(agent))
-  problems, out = [], {}
+  template = jax.eval_shape(lambda: _init(agent))
+  errors, out = [], {}
   for group, table in _tables(agent).items():
     if only and group not in only:
       continue
     flat = traverse_util.flatten_dict(template[group], sep='/')
     tree = {}
-    for name, (place, convert) in table.items():
+    for name, (path, convert) in table.items():
       if name not in weights:
-        problems.append(f'missing: {name}')
+        errors.append(f'missing: {name}')
         continue
       value = np.asarray(weights[name], np.float32)
-      if value.ndim == len(flat[place].shape):
+      if value.ndim == len(flat[path].shape):
         value = convert(value)
-      if value.shape != flat[place].shape:
-        problems.append(
+      if value.shape != flat[path].shape:
+        errors.append(
           f'wrong shape: {name} {np.shape(weights[name])}, which gives'
-          f' {place} {value.shape} instead of {flat[place].shape}'
+          f' {path} {value.shape} instead of {flat[path].shape}'
         )
-      tree[place] = value
+      tree[path] = value
     out[group] = traverse_util.unflatten_dict(tree, sep='/')
-  if problems:
+  if errors:
     raise UserError(
-      'the public checkpoint does not fit the config (sizes under'
+      'the public checkpoint does not match the config (sizes under'
       ' config.learner.teacher and config.learner.student):\n  '
-      + '\n  '.join(problems)
+      + '\n  '.join(errors)
     )
   return out
 
@@ -83,7 +82,7 @@ def load_teacher(weights: Mapping[str, np.ndarray], agent) -> Params:
   return load(weights, agent, ('teacher',))['teacher']
 
 
-def _fresh(agent):
+def _init(agent):
   key = jax.random.key(0)
   teacher = agent.teacher.init(key)
   state = agent.init(key, teacher)
@@ -126,15 +125,15 @@ def _tables(agent):
 def _world(encoder, dynamics, model, prefix):
   table = {}
   for i in range(4):
-    place = f'{prefix}encoder/layers_{i}'
-    table |= _pair(f'{encoder}.layers.{2 * i}', place, _conv)
-  for name, place in _DENSE.items():
-    table |= _linear(f'{dynamics}.{name}', f'{prefix}rssm/{place}')
+    path = f'{prefix}encoder/layers_{i}'
+    table |= _pair(f'{encoder}.layers.{2 * i}', path, _conv)
+  for name, path in _DENSE.items():
+    table |= _linear(f'{dynamics}.{name}', f'{prefix}rssm/{path}')
   name = f'{dynamics}._obs_out_layers.0.weight'
   table[name] = (table[name][0], lambda x: _embed_rows(x.T, model))
-  norm, place = f'{dynamics}._cell._norm', f'{prefix}rssm/cell/norm'
-  table[f'{norm}.weight'] = (f'{place}/scale', np.asarray)
-  table[f'{norm}.bias'] = (f'{place}/bias', np.asarray)
+  norm, path = f'{dynamics}._cell._norm', f'{prefix}rssm/cell/norm'
+  table[f'{norm}.weight'] = (f'{path}/scale', np.asarray)
+  table[f'{norm}.bias'] = (f'{path}/bias', np.asarray)
   return table
 
 
@@ -142,29 +141,29 @@ def _heads(model):
   image, reward = 'world_model.heads.image', 'world_model.heads.reward'
   table = _linear(f'{image}._linear_layer', 'world_model/decoder/inp')
   for i in range(4):
-    place = f'world_model/decoder/layers_{i}'
-    table |= _pair(f'{image}._cnnt_layers.{2 * i}', place, _conv_transpose)
-  place, layers = 'world_model/reward/mlp', model.sizes.reward_layers
-  return table | _mlp(f'{reward}._mean_layers', place, layers)
+    path = f'world_model/decoder/layers_{i}'
+    table |= _pair(f'{image}._cnnt_layers.{2 * i}', path, _conv_transpose)
+  path, layers = 'world_model/reward/mlp', model.sizes.reward_layers
+  return table | _mlp(f'{reward}._mean_layers', path, layers)
 
 
-def _mlp(name, place, layers, output=True):
+def _mlp(name, path, layers, output=True):
   table = {}
   for i in range(layers):
-    table |= _linear(f'{name}.{2 * i}', f'{place}/hidden{i}')
+    table |= _linear(f'{name}.{2 * i}', f'{path}/hidden{i}')
   if output:
-    table |= _linear(f'{name}.{2 * layers}', f'{place}/out')
+    table |= _linear(f'{name}.{2 * layers}', f'{path}/out')
   return table
 
 
-def _linear(name, place):
-  return _pair(name, place, np.transpose)
+def _linear(name, path):
+  return _pair(name, path, np.transpose)
 
 
-def _pair(name, place, convert):
+def _pair(name, path, convert):
   return {
-    f'{name}.weight': (f'{place}/kernel', convert),
-    f'{name}.bias': (f'{place}/bias', np.asarray),
+    f'{name}.weight': (f'{path}/kernel', convert),
+    f'{name}.bias': (f'{path}/bias', np.asarray),
   }
 
 
@@ -177,10 +176,10 @@ def _conv_transpose(x):
 
 
 def _embed_rows(kernel, model):
-  """Rows that read an embedding: from channel-first to channel-last."""
+  """Reorders the rows for the embedding from channel-first to channel-last."""
   split = model.sizes.deter
   if len(kernel) != split + model.encoder.embed_dim:
-    return kernel  # The caller reports the shape.
+    return kernel  # The caller reports the wrong shape.
   deter, embed = np.split(kernel, [split])
   embed = embed.reshape(-1, 2, 2, kernel.shape[1]).transpose(1, 2, 0, 3)
   return np.concatenate([deter, embed.reshape(-1, kernel.shape[1])])

@@ -1,4 +1,4 @@
-"""What updates are made of, whatever they learn."""
+"""Functions shared by the updates of pretraining and finetuning."""
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +11,22 @@ def apply_gradients(optimizer, state, name, grads, axis_name=None):
   """Averages, clips and applies gradients.
 
   Args:
-    optimizer: the optax transformation for this part.
+    optimizer: the optax transformation of the entry.
     state: the LearnerState.
-    name: which entry of `state.params` and `state.opt` to change.
-    grads: gradients for that entry.
+    name: the entry of `state.params` and `state.opt` to update.
+    grads: gradients of that entry.
     axis_name: the mapped axis to average over, if any.
 
   Returns:
-    The new state, and the gradients' global norm before clipping.
+    The new state, and the global norm of the gradients before clipping.
   """
   if axis_name:
     grads = jax.lax.pmean(grads, axis_name)
   params = state.params[name]
   updates, opt = optimizer.update(grads, state.opt[name], params)
   params = optax.apply_updates(params, updates)
-  # Else XLA's GPU compiler (jaxlib 0.11.2, bfloat16) draws the whole chain of a
-  # single bias's update into the product that reads it next, and fails on it.
+  # Without it XLA's GPU compiler (jaxlib 0.11.2, bfloat16) fuses the update of
+  # a single bias into the next product that reads it, and fails.
   params = jax.lax.optimization_barrier(params)
   state = state.replace(
     params={**state.params, name: params},
@@ -36,46 +36,48 @@ def apply_gradients(optimizer, state, name, grads, axis_name=None):
 
 
 def step_key(state, key):
-  """A key for this update: the root key never changes, so a resumed run draws
-  the same numbers."""
+  """The key of this update.
+
+  The root key never changes, so a resumed run has the same random numbers.
+  """
   return jax.random.fold_in(key, state.step)
 
 
 def skip_nonfinite(
   old: LearnerState, new: LearnerState, metrics: Metrics
 ) -> tuple[LearnerState, Metrics]:
-  """Counts an update, and undoes it if anything in it is not finite.
+  """Counts an update, and reverts it if a metric is not finite.
 
-  One bad batch, or one overflow, would else spoil all parameters for good.
+  Otherwise one bad batch or one overflow would corrupt all parameters.
 
   Args:
     old: the state before the update.
-    new: with everything applied.
-    metrics: every loss and every gradient's norm.
+    new: the state after the update.
+    metrics: all losses and gradient norms.
 
   Returns:
-    The state to go on with, and the metrics with `skipped`, 1 or 0.
+    The resulting state, and the metrics with `skipped`, 1 or 0.
   """
   finite = [jnp.isfinite(value).all() for value in metrics.values()]
-  good = jnp.stack(finite).all()
+  all_finite = jnp.stack(finite).all()
   params, opt = jax.tree.map(
-    lambda x, y: jnp.where(good, x, y),
+    lambda x, y: jnp.where(all_finite, x, y),
     (new.params, new.opt),
     (old.params, old.opt),
   )
-  # The slow critic, if it was due, is a copy from before the update.
+  # If the slow critic was copied, it is the critic from before the update.
   state = new.replace(step=old.step + 1, params=params, opt=opt)
-  return state, {**metrics, 'skipped': 1.0 - good}
+  return state, {**metrics, 'skipped': 1.0 - all_finite}
 
 
 def multi_step(step):
-  """The pure step for K updates in one call.
+  """Returns a pure step function for K updates in one call.
 
   Args:
     step: (state, batch, key, axis_name=None) -> state, metrics.
 
   Returns:
-    The same for batches with a leading [K], and metrics with a leading [K].
+    A function like `step`, for batches and metrics with a leading axis [K].
   """
 
   def steps(state, batches, key, axis_name=None):

@@ -1,6 +1,6 @@
-"""What a learner uses of the method: all of it, or what a study leaves.
+"""Variants of the method: the whole of it, its baselines and its ablations.
 
-A variant changes nothing but what its fields name; the steps ask for them.
+A variant changes only what its fields name. The steps read these fields.
 """
 
 import dataclasses
@@ -11,38 +11,38 @@ from vid2act_jax.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """Which parts are used; by default the whole of Vid2Act."""
+  """The parts of the method that are used; by default all of Vid2Act."""
 
-  # A frozen teacher watches along; without it the next four mean nothing.
+  # With a frozen teacher; without it the next four fields have no effect.
   teacher: bool = True
-  # Its features draw the student's. False: `distill` learns to map them, and
-  # the similarity to weigh them, but no gradient of it reaches the student.
+  # Its features are distilled into the student. False: the distillation map
+  # and the similarity network learn, but no gradient reaches the student.
   distill: bool = True
-  # The sources' actions are replayed: the VAE learns, the policy reads its
-  # guidance. False: neither is there, and no source batch is drawn.
+  # Action replay: the VAE learns, and the policy reads its guidance. False: no
+  # VAE and no guidance, and no source batches are sampled.
   replay: bool = True
   # Similarity weights: 'learned'; 'frozen', as initialised; 'uniform', 1/N;
-  # 'single', all on one domain, which alone is distilled and replayed.
+  # 'single', one-hot: only one domain is distilled and replayed.
   weights: str = 'learned'
-  domain: int = 0  # the one of 'single'
-  # What the student starts from: 'fresh'; 'teacher', the pretrained world
-  # model; 'stacked', which sees by a pretrained model without actions (APV,
-  # arXiv 2203.13880), trained along with it.
+  domain: int = 0  # the domain of 'single'
+  # Initialisation of the student: 'fresh'; 'teacher', the pretrained world
+  # model; 'stacked', fresh, on top of a pretrained action-free model (APV,
+  # arXiv 2203.13880) that is trained with it.
   start: str = 'fresh'
 
   @property
   def pretrained(self) -> bool:
-    """Whether anything of the sources is used."""
+    """Whether a model pretrained on the sources is used."""
     return self.teacher or self.start != 'fresh'
 
   @property
   def actions(self) -> bool:
-    """Whether pretraining sees the sources' actions."""
+    """Whether pretraining reads the source actions."""
     return self.start != 'stacked'
 
   @property
-  def weighs(self) -> bool:
-    """Whether there is a network for the similarity."""
+  def has_similarity_net(self) -> bool:
+    """Whether there is a similarity network."""
     return self.teacher and self.weights in ('learned', 'frozen')
 
 
@@ -60,24 +60,26 @@ _SINGLE = 'single:'
 
 
 def parse(name: str, sources: Sequence[str] = ()) -> Variant:
-  """The variant of a name.
+  """Returns the variant with this name.
 
   Args:
     name: one of `VARIANTS`, or 'single:<source task>'.
     sources: the source tasks, in the order of the labels.
 
   Raises:
-    UserError: there is no such variant or source.
+    UserError: an unknown variant or source.
   """
   if name.startswith(_SINGLE):
     domain = name.removeprefix(_SINGLE)
     if domain not in sources:
       raise UserError(
-        f'config.variant={name!r}: {domain!r} is not in config.sources, which'
-        f' has {", ".join(sources) or "none"}'
+        f'config.variant={name!r}: {domain!r} is not in config.sources'
+        f' ({", ".join(sources) or "empty"})'
       )
     return Variant(weights='single', domain=list(sources).index(domain))
   if name not in VARIANTS:
     known = ', '.join((*VARIANTS, f'{_SINGLE}<source task>'))
-    raise UserError(f'config.variant={name!r} is unknown; one of {known}')
+    raise UserError(
+      f'config.variant={name!r} is unknown; set it to one of {known}'
+    )
   return VARIANTS[name]

@@ -1,8 +1,8 @@
-"""Starting a student from what was pretrained, instead of from chance.
+"""Initialises a student from a pretrained teacher.
 
-The student has no domain label. It takes the pretrained model's parameters as
-if every label were on by 1/N: a label is a bias, so the student computes what
-the teacher would with the mean of its biases.
+The student has no domain label. It takes the teacher's parameters with every
+entry of the label at 1/N. A label acts as a bias, so the student computes the
+same function as the teacher with the mean of its label biases.
 """
 
 from collections.abc import Mapping
@@ -13,24 +13,30 @@ import jax.numpy as jnp
 from vid2act_jax.nets.world_model import WorldModel
 from vid2act_jax.types import Params
 
-_OWN = ('discount',)  # Groups that a teacher does not have.
+_STUDENT_ONLY = ('discount',)  # Groups that a teacher does not have.
 
 
 def start_from(
-  model: WorldModel, fresh: Params, teacher: WorldModel, taught: Params
+  model: WorldModel, fresh: Params, teacher: WorldModel, teacher_params: Params
 ) -> Params:
-  """A model's parameters, taken from a pretrained one.
+  """Returns parameters for a model, taken from a pretrained one.
 
   Args:
-    model: without domains, of the teacher's sizes; its action may be another.
-    fresh: its initial parameters. Kept are the rows of action dimensions that
-      the teacher does not have, and the prediction of ends.
+    model: without domains, of the teacher's sizes; the action size may differ.
+    fresh: its initial parameters. Of these, the rows of action dimensions that
+      the teacher does not have and the discount head are kept.
     teacher: the pretrained model, with N domains.
-    taught: its parameters; only groups that `fresh` has, too, are read.
+    teacher_params: its parameters; only the groups in `fresh` are used.
   """
-  out = {name: taught[name] for name in fresh if name not in _OWN}
-  out['encoder'] = _unlabel_encoder(taught['encoder'], teacher.num_domains)
-  out['rssm'] = _unlabel_rssm(model, fresh['rssm'], teacher, taught['rssm'])
+  out = {
+    name: teacher_params[name] for name in fresh if name not in _STUDENT_ONLY
+  }
+  out['encoder'] = _unlabel_encoder(
+    teacher_params['encoder'], teacher.num_domains
+  )
+  out['rssm'] = _unlabel_rssm(
+    model, fresh['rssm'], teacher, teacher_params['rssm']
+  )
   # Donated buffers must not alias.
   return {**fresh, **jax.tree.map(jnp.array, out)}
 
@@ -43,12 +49,12 @@ def _unlabel_encoder(params, domains) -> Mapping:
 
 
 def _unlabel_rssm(model, fresh, teacher, params) -> Mapping:
-  stoch, known = teacher.sizes.stoch, teacher.action_dim
+  stoch, action_dim = teacher.sizes.stoch, teacher.action_dim
   latent, action, labels = jnp.split(
-    params['inp']['kernel'], [stoch, stoch + known]
+    params['inp']['kernel'], [stoch, stoch + action_dim]
   )
-  own = fresh['inp']['kernel'][stoch:]
-  shared = min(known, model.action_dim)
-  kernel = jnp.concatenate([latent, action[:shared], own[shared:]])
+  fresh_action = fresh['inp']['kernel'][stoch:]
+  shared = min(action_dim, model.action_dim)
+  kernel = jnp.concatenate([latent, action[:shared], fresh_action[shared:]])
   bias = params['inp']['bias'] + labels.mean(0)
   return {**params, 'inp': {'kernel': kernel, 'bias': bias}}

@@ -1,1 +1,1 @@
-"""What runs a stage: the only place with side effects."""
+"""Training loops of the stages: the only place with side effects."""

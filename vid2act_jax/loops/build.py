@@ -1,4 +1,4 @@
-"""From a config and a folder to the objects that the loops are given."""
+"""Builds the objects that the training loops use, from a config."""
 
 import dataclasses
 
@@ -16,9 +16,9 @@ from vid2act_jax.types import Batch, FinetuneBatch, UserError
 
 
 def finetuner(
-  config, workdir, replay_dir, checkpoint, profiler, interrupt, stack
+  config, workdir, replay_dir, checkpoint, profiler, preemption, stack
 ):
-  """Everything the online loop uses, fresh or as the checkpoint left it."""
+  """Builds the online loop, fresh or restored from the checkpoint."""
   devices = sharding.Devices(config.mesh.data)
   devices.rows(config.finetune.batch, 'config.finetune.batch')
   sources = setup.source_metadata(config, workdir)
@@ -34,35 +34,35 @@ def finetuner(
   if agent.pretrained:
     teacher = setup.load_teacher(config, workdir, agent)
   if agent.replays:
-    kept = setup.scratch_folder(config, workdir) / 'embeddings'
+    cache_dir = setup.scratch_folder(config, workdir) / 'embeddings'
     embeds = embedding.source_columns(
-      agent, teacher, config.replay.embeddings, kept
+      agent, teacher, config.replay.embeddings, cache_dir
     )
     replays = setup.load_sources(config, workdir, embeds)
-  notes = {'task': config.task, 'action_dim': envs.action_dim, **sources}
+  metadata = {'task': config.task, 'action_dim': envs.action_dim, **sources}
 
   def init(key):
     return agent.init(key, teacher)
 
-  state, resumed = runs.init_or_restore(
-    checkpoint, init, config.seed, notes, 'finetune', devices
+  state, restored = runs.init_or_restore(
+    checkpoint, init, config.seed, metadata, 'finetune', devices
   )
   if agent.teacher:
-    _same_teacher(state, teacher, checkpoint)
+    _check_same_teacher(state, teacher, checkpoint)
   counters = finetune.Counters()
-  if resumed:
+  if restored:
     fields = dataclasses.asdict(counters)
-    counters = finetune.Counters(**{k: resumed[k] for k in fields})
+    counters = finetune.Counters(**{k: restored[k] for k in fields})
   root = replay_dir or workdir / 'replay'
-  written = _reshard(root, devices, resumed)
+  written = _reshard(root, devices, restored)
   replay = Replay(
-    shards.folder_of(root, devices.process, devices.processes),
+    shards.folder_of(root, devices.process_index, devices.process_count),
     config.replay.online_gb * 1e9,
     config.seed,
     envs.action_dim,
     config.env.size,
     owner=True,
-    keep_episodes=written[devices.process],
+    keep_episodes=written[devices.process_index],
     scratch=setup.scratch_folder(config, workdir),
     cross_episodes=config.replay.cross_episodes,
     keep_all=config.replay.keep_all,
@@ -74,56 +74,66 @@ def finetuner(
     action_repeat=config.env.action_repeat,
     seed=config.seed,
   )
-  told = counters.agent_steps * schedule.action_repeat if resumed else None
+  env_steps = counters.agent_steps * schedule.action_repeat
   eval_key = jax.random.key(config.seed + 1)
   return finetune.Finetuner(
     agent=agent,
     state=state,
     envs=envs,
     evaluator=acting.Evaluator(
-      agent, eval_envs, config.evaluate.episodes, eval_key, interrupt.check
+      agent, eval_envs, config.evaluate.episodes, eval_key, preemption.check
     ),
     replay=replay,
     sources=replays,
     logger=stack.enter_context(
-      open_log(workdir, 'finetune', told, (resumed or {}).get('lines'))
+      open_log(
+        workdir,
+        'finetune',
+        env_steps if restored else None,
+        (restored or {}).get('lines'),
+      )
     ),
     checkpoint=checkpoint,
     schedule=schedule,
     counters=counters,
-    notes=notes,
+    metadata=metadata,
     profiler=profiler,
-    updates=updates(config, workdir, agent.finetune_step, devices, 'finetune'),
+    train_step=train_step(
+      config, workdir, agent.finetune_step, devices, 'finetune'
+    ),
     devices=devices,
-    interrupt=interrupt,
-    resumed=resumed,
+    preemption=preemption,
+    restored=restored,
   )
 
 
-def _same_teacher(state, teacher, checkpoint):
-  """Embeddings of another one would fit the state's teacher in shape alone."""
+def _check_same_teacher(state, teacher, checkpoint):
+  """Raises a UserError if the teacher is not the one in the state.
+
+  The cached embeddings come from `teacher`; shapes alone would not show it.
+  """
   for part, params in sharding.local(state.teacher).items():
     same = jax.tree.map(np.array_equal, params, teacher[part])
     if not jax.tree.all(same):
       raise UserError(
-        f'the teacher is another one than when {checkpoint.directory} was'
-        ' begun; give that one (config.teacher_from), or choose another folder'
-        ' by --workdir=...'
+        f'the teacher differs from the one that {checkpoint.directory} was'
+        ' trained with; set config.teacher_from to that one, or choose another'
+        ' folder with --workdir=...'
       )
 
 
-def _reshard(root, devices, resumed):
-  """Every process's part of the online episodes is in its folder then."""
-  before = resumed['total_episodes'] if resumed else []
-  written = [0] * devices.processes
-  if devices.is_first:
-    written = shards.reshard(root, devices.processes, before)
-  # As process 0 has found and made them; the others wait for it here.
-  return sharding.gather(np.array(written))[0].tolist()
+def _reshard(root, devices, restored):
+  """Splits the online episodes over the processes; the number of each one."""
+  before = restored['total_episodes'] if restored else []
+  written = [0] * devices.process_count
+  if devices.is_main_process:
+    written = shards.reshard(root, devices.process_count, before)
+  # The other processes wait here until process 0 has moved the files.
+  return sharding.all_gather(np.array(written))[0].tolist()
 
 
 def _open_envs(config, num, stream, stack):
-  """The target task's environments; streams have seeds of their own."""
+  """Environments of the target task; every stream has its own seeds."""
   return stack.enter_context(
     environments.VectorEnv(
       config.task,
@@ -137,22 +147,22 @@ def _open_envs(config, num, stream, stack):
   )
 
 
-def updates(config, workdir, step, devices, stage):
-  """The stage's compiled updates."""
-  part = config[stage]
+def train_step(config, workdir, step, devices, stage):
+  """The compiled train step of a stage."""
+  settings = config[stage]
   return TrainStep(
     step,
     devices,
     sharding.specs(Batch if stage == 'pretrain' else FinetuneBatch),
-    part.updates_per_call,
-    (part.log_every, part.video_every, part.save_every),
+    settings.updates_per_call,
+    (settings.log_every, settings.video_every, settings.save_every),
     config.skip_limit,
     workdir / 'not_finite' / stage,
   )
 
 
 def open_log(workdir, stage, resume_step, resume_lines=None):
-  """The first process tells for all."""
+  """A logger on the first process; the others log nothing."""
   if jax.process_index():
     return NullLogger()
   return Logger(workdir, stage, resume_step, resume_lines)

@@ -1,8 +1,8 @@
 """Checkpoints; the only file that knows Orbax.
 
-A folder holds one sub-folder per step kept, with the state's arrays and a
-dictionary of JSON, and DONE.json once the stage has ended. A step is restored
-by name: nothing is guessed, skipped or reshaped.
+A folder holds one sub-folder per step, with the state's arrays and a JSON
+dictionary, and DONE.json when the stage is complete. Arrays are restored by
+name: nothing is guessed, skipped or reshaped.
 """
 
 import base64
@@ -22,40 +22,40 @@ from vid2act_jax import sharding, types
 from vid2act_jax.data import files, limits
 
 _DONE = 'DONE.json'
-_REPLACED = 'replaced-'  # What the name of a step put aside begins with.
-_MOST_BYTES = 64 << 30  # Of a state; at the default sizes, 0.1 GB.
-_ARRAY = 'array of type'  # Key that tells an array from a dictionary.
-_MAX_TOLD = 30  # Mismatches named one by one; the others are counted.
+_REPLACED = 'replaced-'  # Prefix of the folder of a step to be replaced.
+_MAX_BYTES = 64 << 30  # Of a state; 0.1 GB at the default sizes.
+_ARRAY = 'array of type'  # Key that marks an array.
+_MAX_LISTED = 30  # Mismatches in a message; the others are counted.
 
 
 class Checkpoint:
   """The checkpoints of one stage."""
 
-  def __init__(self, directory, keep=2, say=warnings.warn):
-    """Names the folder; nothing is read or written yet.
+  def __init__(self, directory, keep=2, warn=warnings.warn):
+    """Sets the folder; reads and writes nothing yet.
 
     Args:
-      directory: of the stage's checkpoints.
-      keep: how many of the newest to keep; two, so that one damaged by a
-        machine that died leaves another.
-      say: takes the text of a warning.
+      directory: folder of the stage's checkpoints.
+      keep: number of newest checkpoints to keep. With two, one is left when a
+        crash of the machine damages the other.
+      warn: called with the text of a warning.
     """
     self.directory = pathlib.Path(os.path.abspath(directory))
     self._keep = keep
-    self._say = say
+    self._warn = warn
     self._damaged = set()
-    logging.getLogger('absl').addFilter(_is_not_chatter)
+    logging.getLogger('absl').addFilter(_filter_orbax)
 
   def save(self, step, state, extra):
     """Writes a checkpoint; it is complete on disk when this returns.
 
-    Checkpoints of this step and of later ones, as they are left when an older
-    one was restored, are replaced.
+    Replaces checkpoints of this step and of later ones, which exist when an
+    older one was restored.
 
     Args:
-      step: int, in the stage's own unit.
-      state: a tree of arrays; random keys as jax.random.key_data gives them.
-      extra: a dictionary of what JSON can hold and of NumPy arrays: counters,
+      step: int, in the unit of the stage.
+      state: a tree of arrays; PRNG keys as the arrays of jax.random.key_data.
+      extra: a dictionary of JSON values and NumPy arrays, such as counters and
         random state.
 
     Raises:
@@ -78,46 +78,46 @@ class Checkpoint:
         shutil.rmtree(path)
     except types.UserError:
       raise
-    except Exception as error:  # A full disk, too, shows itself in many kinds.
+    except Exception as error:  # A full disk raises many types.
       raise types.UserError(
         f'cannot write the checkpoint of step {step} into '
-        f'{self.directory}: {_first_line(error)}; make room, or mend the'
-        ' permissions, and start again: what was saved before is there'
+        f'{self.directory}: {_first_line(error)}; make room, or fix the'
+        ' permissions, and start again: earlier checkpoints are kept'
       ) from error
 
   def recover(self):
-    """Makes good what a death between two checkpoints of one step has left.
+    """Cleans up after a process that died while it replaced a checkpoint.
 
-    For the writer of the folder alone; `save` calls it, too.
+    Only for the writer of the folder; `save` also calls it.
     """
     if jax.process_index() == 0:
       for old in self.directory.glob(f'{_REPLACED}*'):
-        place = self.directory / old.name.removeprefix(_REPLACED)
-        if place.exists():
+        path = self.directory / old.name.removeprefix(_REPLACED)
+        if path.exists():
           shutil.rmtree(old)
         else:
-          os.replace(old, place)
+          os.replace(old, path)
     sharding.barrier('recover')
 
   def latest(self):
-    """The newest step there is (int), or None."""
+    """The newest step (int), or None without checkpoints."""
     return max(self._steps(), default=None)
 
   def restore(self, target):
-    """Reads the newest checkpoint that is whole.
+    """Reads the newest checkpoint that is not damaged.
 
     Args:
       target: a tree of arrays or jax.ShapeDtypeStructs with the names, shapes,
-        types and, where they have one, shardings to restore with; a leaf
-        without a sharding goes to the first device.
+        dtypes and optional shardings to restore with; a leaf without a
+        sharding goes to the first device.
 
     Returns:
       state (structured as target), extra (dict), step (int).
 
     Raises:
-      UserError: there is no checkpoint, none is whole, it claims to hold far
-        more than its files do, or its names, shapes or types are not the
-        target's; all the differences are listed.
+      UserError: there is no checkpoint, all are damaged, one declares far
+        larger arrays than its files hold, or its names, shapes or dtypes are
+        not the target's; lists all differences.
     """
     target = jax.tree.map(_to_target, target)
 
@@ -127,18 +127,18 @@ class Checkpoint:
       self._check(step, saved, target)
       return self._read(manager, step, target)
 
-    return self._newest(read)
+    return self._read_newest(read)
 
   def restore_raw(self):
-    """Reads the newest checkpoint that is whole, whatever it holds.
+    """Reads the newest checkpoint that is not damaged, without a target.
 
     Returns:
       state as nested dicts (lists for tuples, None for empty ones) of NumPy
       arrays, extra (dict), step (int).
 
     Raises:
-      UserError: there is no checkpoint, none is whole, or it claims to hold
-        far more than its files do.
+      UserError: there is no checkpoint, all are damaged, or one declares far
+        larger arrays than its files hold.
     """
 
     def read(manager, step):
@@ -147,10 +147,10 @@ class Checkpoint:
       target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), saved)
       return self._read(manager, step, target)
 
-    return self._newest(read)
+    return self._read_newest(read)
 
   def finish(self, step, content=None):
-    """Marks the stage as done at a step; content: a dictionary of JSON."""
+    """Marks the stage as complete at a step; content: a JSON dictionary."""
     text = json.dumps({'step': int(step), **(content or {})}, indent=2)
     if jax.process_index() == 0:
       files.make_folder(self.directory)
@@ -160,10 +160,10 @@ class Checkpoint:
     sharding.barrier('finished')
 
   def finished(self):
-    """What finish() wrote, with 'step'; None when the stage is not done.
+    """Returns the content of finish(), with 'step'; None if not complete.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: the file cannot be read.
     """
     path = self.directory / _DONE
     try:
@@ -197,9 +197,9 @@ class Checkpoint:
       return sorted(manager.all_steps())
 
   def _set_aside(self, step):
-    """Renames what a checkpoint of a step replaces; the new paths.
+    """Renames the checkpoints that a step replaces; returns the new paths.
 
-    The first of several processes does it, the others wait.
+    The first process renames, the others wait.
     """
     aside = []
     steps = self._steps()
@@ -213,11 +213,11 @@ class Checkpoint:
     sharding.barrier('set aside')
     return aside
 
-  def _newest(self, read):
-    """The result of read(manager, step) for the newest step it can read."""
+  def _read_newest(self, read):
+    """Returns read(manager, step) of the newest step that is readable."""
     if not (steps := self._steps()):
       raise types.UserError(
-        f'no checkpoint in {self.directory}: run the stage that makes it, or '
+        f'no checkpoint in {self.directory}: run the stage that writes it, or '
         'name another folder'
       )
     first = None
@@ -227,10 +227,10 @@ class Checkpoint:
           return read(manager, step)
         except types.UserError:
           raise
-        except Exception as error:  # Damage shows itself in many kinds.
+        except Exception as error:  # Damage raises many types.
           first = first or error
           self._damaged.add(step)
-          self._say(
+          self._warn(
             f'the checkpoint {self.directory / str(step)} is damaged '
             f'({_first_line(error)}); trying the one before it'
           )
@@ -251,51 +251,53 @@ class Checkpoint:
     return restored['state'], _unpack(restored['extra']), step
 
   def _check_size(self, step, saved):
-    """Raises a UserError where arrays claim what is not in the files.
+    """Raises a UserError if the declared arrays are too large for the files.
 
-    A few bytes can claim any shape, and memory is taken for it before they are
-    unpacked. The parameters, a third of a state, hardly compress.
+    A few bytes can declare any shape, and memory is allocated before they are
+    decompressed. The parameters, a third of a state, hardly compress.
     """
-    folder, claimed = self.directory / str(step), 0
+    folder, declared = self.directory / str(step), 0
     for leaf in jax.tree.leaves(saved):
       storage = getattr(leaf, 'storage', None)
       chunk = (storage and storage.chunk_shape) or ()
       sizes = (math.prod(leaf.shape), math.prod(chunk))
-      claimed += max(sizes) * np.dtype(leaf.dtype).itemsize
-    held = sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
+      declared += max(sizes) * np.dtype(leaf.dtype).itemsize
+    stored = sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
     try:
-      limits.check_size(claimed, held, _MOST_BYTES)
+      limits.check_size(declared, stored, _MAX_BYTES)
     except ValueError as error:
       raise types.UserError(
-        f'the checkpoint {folder} is not of this program: {error}; remove it, '
+        f'the checkpoint {folder} is not valid: {error}; remove it, '
         'or use another folder'
       ) from error
 
   def _check(self, step, saved, target):
-    """Raises a UserError that lists all that keeps saved from target."""
+    """Raises a UserError that lists every mismatch of saved and target."""
     saved, target = _by_name(saved), _by_name(target)
-    told = [f'missing in the checkpoint: {n}' for n in target if n not in saved]
-    told += [f'unknown to this run: {n}' for n in saved if n not in target]
+    missing = [n for n in target if n not in saved]
+    unknown = [n for n in saved if n not in target]
+    mismatches = [f'missing in the checkpoint: {n}' for n in missing]
+    mismatches += [f'unknown to this run: {n}' for n in unknown]
     for name in target:
       if name in saved and saved[name] != target[name]:
-        told.append(
+        mismatches.append(
           f'{name}: {saved[name]} in the checkpoint, {target[name]} in this run'
         )
-    if not told:
+    if not mismatches:
       return
-    if len(told) > _MAX_TOLD:
-      told[_MAX_TOLD:] = [f'and {len(told) - _MAX_TOLD} more']
+    if len(mismatches) > _MAX_LISTED:
+      mismatches[_MAX_LISTED:] = [f'and {len(mismatches) - _MAX_LISTED} more']
     raise types.UserError(
       f'the checkpoint {self.directory / str(step)} does not fit this '
       'run:\n  '
-      + '\n  '.join(told)
+      + '\n  '.join(mismatches)
       + '\nThe sizes in the config are not those it was trained with: set '
       'them back, or use another folder.'
     )
 
 
 def _pack(value):
-  """What JSON can hold, of a tree with NumPy arrays in it."""
+  """Encodes the NumPy arrays of a tree as JSON values."""
   if isinstance(value, np.ndarray):
     data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
     return {_ARRAY: value.dtype.str, 'shape': list(value.shape), 'data': data}
@@ -307,7 +309,7 @@ def _pack(value):
 
 
 def _unpack(value):
-  """The inverse of `_pack`; tuples have become lists."""
+  """Inverts `_pack`; tuples come back as lists."""
   if isinstance(value, dict):
     if _ARRAY in value:
       data = base64.b64decode(value['data'])
@@ -319,7 +321,7 @@ def _unpack(value):
 
 def _to_target(leaf):
   sharding = getattr(leaf, 'sharding', None)
-  if sharding is None:  # Not the saved one: its devices may not be here.
+  if sharding is None:  # The saved one may have devices that do not exist now.
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
@@ -339,6 +341,6 @@ def _first_line(error):
   return f'{type(error).__name__}: {lines[0][:200]}'
 
 
-def _is_not_chatter(record):
-  """Lets pass what is not Orbax telling each of its steps."""
+def _filter_orbax(record):
+  """Drops Orbax's log messages below the level of errors."""
   return 'orbax' not in record.pathname or record.levelno >= logging.ERROR

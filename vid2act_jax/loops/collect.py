@@ -1,7 +1,7 @@
-"""Collecting a source dataset with a behaviour that does not learn.
+"""Collects a source dataset with fixed behaviour policies.
 
-Every episode is a function of the plan and its own index: a dataset is the same
-however many processes made it and however often they were interrupted.
+Every episode is a function of the plan and its index alone: neither the number
+of processes nor interruptions change a dataset.
 """
 
 import concurrent.futures
@@ -29,16 +29,16 @@ from vid2act_jax.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What to collect.
+  """Settings of a dataset to collect.
 
-  task: its name.
-  settings: how it is shown and stepped.
+  task: name of the task.
+  settings: of the environment.
   policy: 'checkpoint:RUN', the exploring agent of a run folder, or behaviours
     with their weights: 'scripted:0.5,noisy:0.3,random:0.2'. Scripted is the
-    suite's own policy, noisy the same with Gaussian noise, random uniform.
-  episodes: how many.
+    suite's policy, noisy the same with Gaussian noise, random uniform.
+  episodes: number of episodes.
   noise: standard deviation of 'noisy', in units of the action.
-  seed: of all that is random.
+  seed: of everything random.
   """
 
   task: str
@@ -49,8 +49,8 @@ class Plan:
   seed: int
 
 
-class Played(NamedTuple):
-  """An episode that is on disk; `summary` as of `episodes.summarize`."""
+class CollectedEpisode(NamedTuple):
+  """An episode on disk; `summary` is from `episodes.summarize`."""
 
   index: int
   behaviour: str
@@ -61,42 +61,42 @@ def collect(
   plan: Plan,
   folder: pathlib.Path,
   workers: int,
-  on_episode: Callable[[int, Played], None],
-  told: Collection[int] | None = None,
+  on_episode: Callable[[int, CollectedEpisode], None],
+  logged: Collection[int] | None = None,
   check: Callable[[], None] = lambda: None,
 ) -> None:
-  """Plays episodes into a dataset folder until it is complete.
+  """Collects episodes into a dataset folder until it is complete.
 
-  Episodes that are there count: an interrupted collection goes on.
+  Existing episodes count, so an interrupted collection resumes.
 
   Args:
     plan: what to collect.
     folder: of the dataset.
-    workers: processes that play; 1: this one.
-    on_episode: called with the number of episodes there, and the new one; at
-      the start also with those that are there and not in `told`.
-    told: episodes that have been told in an earlier start; None: all.
-    check: called at least once a second; what it raises ends the collection,
-      and the episodes under way are lost.
+    workers: number of worker processes; 1: this process.
+    on_episode: called with the number of episodes done, and the new one; at
+      the start also with existing episodes that are not in `logged`.
+    logged: indices of episodes that an earlier start has logged; None: all.
+    check: called at least once a second; an exception from it ends the
+      collection, and unfinished episodes are lost.
 
   Raises:
-    UserError: the task, the policy or the folder will not do, the folder
-      holds or gets other data, or a worker died.
+    UserError: the task, the policy or the folder is not valid, another process
+      writes to the folder or it holds other data, or a worker died.
   """
   if plan.episodes < 1 or workers < 1:
-    raise UserError('to collect takes at least one episode and one worker')
+    raise UserError('collecting needs at least one episode and one worker')
   weights = policies.parse(plan.policy)
   env = environments.make(plan.task, plan.settings, 0)
   description = env.description
   env.close()
-  how = {'method': 'collect', 'policy': plan.policy, 'seed': plan.seed}
+  provenance = {'method': 'collect', 'policy': plan.policy, 'seed': plan.seed}
   if 'noisy' in weights:
-    how['noise'] = plan.noise
+    provenance['noise'] = plan.noise
   with files.lock(folder):
-    _check_same(folder, how, description)
+    _check_same(folder, provenance, description)
     eps.clean(folder)
     write = functools.partial(
-      dataset.write_metadata, folder, plan.task, how, description
+      dataset.write_metadata, folder, plan.task, provenance, description
     )
     write(False)
     present = {file.index: file for file in eps.list_episodes(folder)}
@@ -104,20 +104,20 @@ def collect(
     missing = [i for i in range(plan.episodes) if i not in present]
     done = plan.episodes - len(missing)
     for index, file in present.items():
-      new = told is not None and index not in told
+      new = logged is not None and index not in logged
       if new and index < plan.episodes:
         summary = eps.load_summary(file.path)
-        on_episode(done, Played(index, names[index], summary))
-    stream = _play(plan, folder, missing, workers, check)
+        on_episode(done, CollectedEpisode(index, names[index], summary))
+    stream = _collect_episodes(plan, folder, missing, workers, check)
     with contextlib.closing(stream):
-      for played in stream:
+      for episode in stream:
         done += 1
-        on_episode(done, played)
+        on_episode(done, episode)
     write(True)
 
 
 def describe(plan: Plan, folder: pathlib.Path) -> str:
-  """Statistics of a dataset of this plan, all in all and by behaviour."""
+  """Describes a dataset of this plan, as a whole and by behaviour."""
   names = policies.mixture(policies.parse(plan.policy), plan.episodes)
   summaries = {name: [] for name in names}
   for file in eps.list_episodes(folder):
@@ -126,29 +126,29 @@ def describe(plan: Plan, folder: pathlib.Path) -> str:
       summaries[names[file.index]].append(summary)
   lines = []
   groups = summaries.items()
-  every = [s for group in summaries.values() for s in group]
+  whole = [s for group in summaries.values() for s in group]
   for name, group in [
-    ('episodes', every),
+    ('episodes', whole),
     *(groups if len(groups) > 1 else ()),
   ]:
-    told = dataset.return_statistics(group)
-    line = f'{told["episodes"]} {name}'
+    stats = dataset.return_statistics(group)
+    line = f'{stats["episodes"]} {name}'
     if group:
-      r = told['return']
+      r = stats['return']
       line += f', return {r["mean"]:.1f} ± {r["std"]:.1f}'
       line += f' ({r["min"]:.1f} to {r["max"]:.1f})'
-    if told['success_rate'] is not None:
-      line += f', success {told["success_rate"]:.0%}'
+    if stats['success_rate'] is not None:
+      line += f', success {stats["success_rate"]:.0%}'
     lines.append(line)
   return '\n  '.join(lines)
 
 
-def _check_same(folder, how, description):
-  """Refuses a folder that holds other data than the plan's."""
+def _check_same(folder, provenance, description):
+  """Raises a UserError if the folder holds data of another plan."""
   if dataset.is_new(folder):
     return
   before = dataset.read_metadata(folder, partial=True)
-  wanted = {**description, **how}
+  wanted = {**description, **provenance}
   found = {**before, **before['collected']}
   differ = [
     f'{key} {found.get(key)!r}, not {value!r}'
@@ -161,31 +161,33 @@ def _check_same(folder, how, description):
     )
 
 
-def _play(
+def _collect_episodes(
   plan: Plan,
   folder: pathlib.Path,
   indices: list[int],
   workers: int,
   check: Callable[[], None],
-) -> Iterator[Played]:
-  """Plays and writes episodes; yields them as they are done."""
+) -> Iterator[CollectedEpisode]:
+  """Collects and writes episodes; yields each when it is done."""
   workers = min(workers, len(indices))
   if workers <= 1:
-    maker = _Maker(plan, folder)
+    collector = _Collector(plan, folder)
     try:
       for index in indices:
-        yield maker.make(index, check)
+        yield collector.collect(index, check)
     finally:
-      maker.close()
+      collector.close()
     return
   others = multiprocessing.active_children()
   pool = concurrent.futures.ProcessPoolExecutor(
     workers,
-    multiprocessing.get_context('spawn'),  # JAX's threads bear no fork.
-    _begin_worker,
+    multiprocessing.get_context(
+      'spawn'
+    ),  # JAX's threads do not survive a fork.
+    _init_worker,
   )
   try:
-    pending = {pool.submit(_work, plan, folder, i) for i in indices}
+    pending = {pool.submit(_collect_one, plan, folder, i) for i in indices}
     while pending:
       done, pending = concurrent.futures.wait(
         pending, 0.5, concurrent.futures.FIRST_COMPLETED
@@ -195,11 +197,11 @@ def _play(
         yield future.result()
   except concurrent.futures.process.BrokenProcessPool as error:
     raise UserError(
-      f'{folder}: a process that played {plan.task} died, perhaps for want of '
-      'memory; use fewer workers and run again, what is there is kept'
+      f'{folder}: a worker process of {plan.task} died, perhaps out of memory;'
+      ' use fewer workers and run again: finished episodes are kept'
     ) from error
   except BaseException:
-    # Not waited for: an episode is there whole or not at all.
+    # Killed at once: an episode is written whole or not at all.
     for child in multiprocessing.active_children():
       if child not in others:
         child.kill()
@@ -208,77 +210,77 @@ def _play(
     pool.shutdown(cancel_futures=True)
 
 
-def _begin_worker():
-  """In every process that plays: ends when its parent wants it, or is gone."""
-  # They reach the whole group; the parent decides what they mean.
+def _init_worker():
+  """Sets up a worker process: it ends with its parent."""
+  # Signals reach the whole process group; only the parent handles them.
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
 
-  def outlived():
+  def exit_with_parent():
     multiprocessing.parent_process().join()
     os._exit(1)
 
-  threading.Thread(target=outlived, daemon=True).start()
+  threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
-def _work(plan, folder, index):
-  """Plays one episode in a worker process."""
-  return _maker(plan, folder).make(index)
+def _collect_one(plan, folder, index):
+  """Collects one episode in a worker process."""
+  return _get_collector(plan, folder).collect(index)
 
 
 @functools.cache
-def _maker(plan, folder):
-  """This worker's; lives as long as the process."""
+def _get_collector(plan, folder):
+  """The collector of this worker process."""
   # The parent may hold the accelerator, and one environment needs none.
   jax.config.update('jax_platforms', 'cpu')
-  return _Maker(plan, folder)
+  return _Collector(plan, folder)
 
 
-class _Maker:
-  """Plays single episodes of a plan and writes them."""
+class _Collector:
+  """Collects and writes single episodes of a plan."""
 
   def __init__(self, plan: Plan, folder: pathlib.Path):
     self._plan, self._folder = plan, folder
     self._env = environments.make(plan.task, plan.settings, 0)
     try:
-      # Not before it is needed: scripts and agents may be missing.
+      # Only the policies in use: scripts and agents may be missing.
       weights = policies.parse(plan.policy)
-      self._acts = {name: getattr(self, f'_{name}')() for name in weights}
+      self._policies = {name: getattr(self, f'_{name}')() for name in weights}
     except BaseException:
       self._env.close()
       raise
     self._names = policies.mixture(weights, plan.episodes)
 
-  def make(
+  def collect(
     self, index: int, check: Callable[[], None] = lambda: None
-  ) -> Played:
-    """Plays episode `index` and writes it; `check` is called at every step."""
-    # Of the task that is shifted: both begin and are explored alike.
+  ) -> CollectedEpisode:
+    """Collects and writes episode `index`; calls `check` at every step."""
+    # A shifted task has the seeds of its base task.
     task = environments.base_name(self._plan.task)
     seed = _seed(self._plan.seed, task, index)
     behaviour, rng = self._names[index], np.random.default_rng(seed)
-    act = self._acts[behaviour]
+    policy_fn = self._policies[behaviour]
     batch = lambda obs: {k: v[None] for k, v in obs.items()}
-    assembler = EpisodeBuilder()
+    builder = EpisodeBuilder()
     obs = batch(self._env.reset(seed))
-    assembler.add(obs, np.zeros((1, self._env.action_dim)))
-    # Numbered through, so that no two episodes draw the same noise.
+    builder.add(obs, np.zeros((1, self._env.action_dim)))
+    # Steps have unique numbers, so that no two episodes draw the same noise.
     step = index * (self._plan.settings.time_limit + 1)
     finished = []
     while not finished:
       check()
-      action = np.asarray(act(obs, rng, step), np.float32)
+      action = np.asarray(policy_fn(obs, rng, step), np.float32)
       obs = batch(self._env.step(action[0]))
-      finished = assembler.add(obs, action)
+      finished = builder.add(obs, action)
       step += 1
     eps.save(self._folder, index, finished[0])
-    return Played(index, behaviour, eps.summarize(finished[0]))
+    return CollectedEpisode(index, behaviour, eps.summarize(finished[0]))
 
   def close(self):
-    """Gives the renderer back."""
+    """Closes the environment and its renderer."""
     self._env.close()
 
-  # Each of these makes a behaviour: (obs, rng, step) -> actions f32 [1, A].
+  # Each of these returns a policy: (obs, rng, step) -> actions f32 [1, A].
 
   def _random(self):
     shape = (1, self._env.action_dim)
@@ -307,12 +309,12 @@ class _Maker:
       )
     task = environments.base_name(self._plan.task)
     key = jax.random.key(_seed(self._plan.seed, task))
-    player = acting.PolicyRunner(agent, 1, key, explore=True)
-    return lambda obs, rng, step: player(state, obs, step)
+    policy = acting.PolicyRunner(agent, 1, key, explore=True)
+    return lambda obs, rng, step: policy(state, obs, step)
 
 
 def _seed(*parts) -> int:
-  """A seed from numbers and names."""
+  """Derives a seed from numbers and names."""
   numbers = [p if isinstance(p, int) else list(p.encode()) for p in parts]
   flat = np.concatenate([np.atleast_1d(n) for n in numbers]).tolist()
   return int(np.random.SeedSequence(flat).generate_state(1)[0])

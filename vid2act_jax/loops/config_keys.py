@@ -1,16 +1,17 @@
-"""What the keys of a config decide, for all that compare configs.
+"""Groups of config keys, for comparing configs.
 
-A name here stands for a key or for all keys of a section. In a run's folder all
-keys but those of WORK and AMOUNT must stay as they are; a report tells runs
-apart by all but those of WORK and TOLD_APART; and in a study those points share
-a dataset that differ in nothing of DATA, and those a teacher that differ in
-nothing of TEACHER but STUDENT_ALONE.
+A name here stands for a key, or for all keys of a section.
+
+- In a run's folder, only keys of RUNTIME and BUDGET may change.
+- A report groups runs by all keys except those of RUNTIME and GROUPED.
+- In a study, jobs with equal keys of DATA share a dataset. Jobs with equal
+  keys of TEACHER, except those of STUDENT_ONLY, share a teacher.
 """
 
 from collections.abc import Iterable, Iterator
 
-# How the work is done, kept and told. What is learned is the same, but for the
-# rounding of sums in another order.
+# How a run executes, stores and logs. They do not change what is learned,
+# except for rounding: sums may be taken in another order.
 RUNTIME = (
   'name',
   'stages',
@@ -35,9 +36,9 @@ RUNTIME = (
   'finetune.video_every',
   'finetune.save_every',
 )
-# How much is made: a run may be made longer, and goes on where it is.
+# How long a run is: it can be extended, and then resumes.
 BUDGET = 'collect.episodes', 'pretrain.steps', 'finetune.env_steps'
-# What makes another dataset of a source task, and another teacher.
+# What the dataset of a source task depends on, and what the teacher does.
 DATA = (
   'collect',
   'env.action_repeat',
@@ -54,7 +55,7 @@ TEACHER = (
   'replay.cross_episodes',
   'pretrain',
 )
-STUDENT_ALONE = (
+STUDENT_ONLY = (
   'learner.student',
   'learner.transfer',
   'learner.behavior',
@@ -66,32 +67,32 @@ STUDENT_ALONE = (
   'learner.optim.critic_lr',
   'learner.optim.critic_clip',
 )
-# Reports tell these in other words: as groups, as seeds, as the steps done.
+# Reports show these as groups, seeds and steps.
 GROUPED = (
   'seed',
   'task',
   'variant',
-  'learner.variant',  # Where older runs have it.
+  'learner.variant',  # Its place in older runs.
   'source_dir',
   'teacher_from',
   'finetune.env_steps',
 )
 
-# Keys that older runs do not have, with what those runs did.
-_LATER = {'learner.unroll': -1, 'learner.scales.discount': 0.0}
-_LEVELS = 8  # Of a config; deeper ones are damage.
+# Keys that older runs lack, with the values that those runs used.
+_ADDED = {'learner.unroll': -1, 'learner.scales.discount': 0.0}
+_MAX_DEPTH = 8  # Of a config; a deeper one is damaged.
 
 
 def leaves(tree: dict) -> dict:
   """Flattens a config.
 
   Args:
-    tree: nested dicts. What lies too deep for a config is taken as it is.
+    tree: nested dicts; below `_MAX_DEPTH` levels, a dict counts as a value.
 
   Returns:
     {dotted key: value}.
   """
-  return dict(_leaves(tree, '', _LEVELS))
+  return dict(_leaves(tree, '', _MAX_DEPTH))
 
 
 def _leaves(tree, prefix, levels) -> Iterator:
@@ -103,28 +104,28 @@ def _leaves(tree, prefix, levels) -> Iterator:
 
 
 def exclude(tree: dict, names: Iterable[str]) -> dict:
-  """What `leaves` has but for the keys that names stand for."""
+  """Returns `leaves(tree)` without the keys that match the names."""
   return {
     key: value for key, value in leaves(tree).items() if not matches(key, names)
   }
 
 
 def add_missing(tree: dict) -> None:
-  """Gives an older run's config, nested dicts, the keys that came later."""
-  for name, value in _LATER.items():
+  """Adds keys that are newer than the run to its config, nested dicts."""
+  for name, value in _ADDED.items():
     *sections, key = name.split('.')
-    part = tree
+    node = tree
     for section in sections:
-      part = part.get(section) if isinstance(part, dict) else None
-    if isinstance(part, dict):
-      part.setdefault(key, value)
+      node = node.get(section) if isinstance(node, dict) else None
+    if isinstance(node, dict):
+      node.setdefault(key, value)
 
 
 def matches(key: str, names: Iterable[str]) -> bool:
-  """Whether a key is one of those that names stand for.
+  """Whether a key is one of the names, or in one of their sections.
 
   Args:
-    key: dotted, of one value or of a section.
-    names: of keys and sections.
+    key: dotted name of a value or a section.
+    names: dotted names of keys and sections.
   """
   return any(f'{key}.'.startswith(f'{name}.') for name in names)

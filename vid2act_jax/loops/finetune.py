@@ -1,4 +1,4 @@
-"""The online stage: acting in the target task and learning from it."""
+"""The online stage: acts in the target task and learns from it."""
 
 import dataclasses
 import functools
@@ -18,22 +18,22 @@ from vid2act_jax.types import Batch, FinetuneBatch
 
 @dataclasses.dataclass
 class Counters:
-  """Where the stage stands; saved with every checkpoint.
+  """Progress of the stage; saved with every checkpoint.
 
-  With several hosts all of them count what all of them do.
+  With several hosts, each counts the sum over all of them.
   """
 
-  steps: int = 0  # of all environments at once
-  agent_steps: int = 0  # frames acted for, resets not counted
+  steps: int = 0  # of the vector of environments
+  agent_steps: int = 0  # actions taken, over all environments
   updates: int = 0
-  warm: int = -1  # agent steps when the learning began; -1: not yet
+  warm: int = -1  # agent steps at the end of the prefill; -1: not yet
   evaluated: int = -1  # env steps at the last evaluation; -1: none yet
-  replaced: int = 0  # environment workers of this host that were lost
+  replaced: int = 0  # environment workers of this host that were replaced
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """When what happens; units as in experiments/base.py."""
+  """Length, batches and periods; units as in config.py."""
 
   env_steps: int
   prefill: int
@@ -51,7 +51,7 @@ class Schedule:
 
 
 class Finetuner:
-  """Acts, learns, evaluates and tells, from built objects."""
+  """The online training loop: acts, learns, evaluates and logs."""
 
   def __init__(
     self,
@@ -65,14 +65,14 @@ class Finetuner:
     checkpoint,
     schedule: Schedule,
     counters: Counters,
-    notes: dict,
+    metadata: dict,
     profiler: Profiler,
-    updates: TrainStep,
+    train_step: TrainStep,
     devices: sharding.Devices,
-    interrupt: PreemptionHandler,
-    resumed: dict | None = None,
+    preemption: PreemptionHandler,
+    restored: dict | None = None,
   ):
-    """Takes everything that the loop uses.
+    """Takes the built objects that the loop uses.
 
     Args:
       agent: an `Agent`.
@@ -83,55 +83,55 @@ class Finetuner:
       sources: N `Replay`s of the source datasets; [] without transfer.
       logger: of this stage.
       checkpoint: of this stage.
-      schedule: when what happens.
-      counters: fresh, or of the checkpoint that `state` came from.
-      notes: what else to write into every checkpoint: `sources`, the names of
-        the N source tasks, and what is needed to build the agent again.
-      profiler: where the time goes.
-      updates: of the agent's step.
-      devices: what they are made on.
-      interrupt: the wish to stop.
-      resumed: what the checkpoint holds beside the state; None: a fresh start.
+      schedule: length, batches and periods.
+      counters: fresh, or from the checkpoint that `state` came from.
+      metadata: also written into every checkpoint: `sources`, the names of the
+        N source tasks, and what is needed to build the agent again.
+      profiler: of this stage.
+      train_step: the compiled step of the agent.
+      devices: that the updates run on.
+      preemption: checked between updates and steps.
+      restored: the checkpoint's extra dictionary; None: a fresh start.
     """
     self.agent, self.state = agent, state
     self.replay, self.sources = replay, sources
     self.evaluator, self.logger = evaluator, logger
     self.checkpoint, self.schedule = checkpoint, schedule
     self.counters = counters
-    self._notes = notes
+    self._metadata = metadata
     self._profiler = profiler
-    self._updates, self._devices = updates, devices
-    self._interrupt = interrupt
+    self._train_step, self._devices = train_step, devices
+    self._preemption = preemption
     self._driver = acting.Driver(envs)
     root = jax.random.key(schedule.seed)
     act_key, self._step_key, self._video_key = jax.random.split(root, 3)
-    # Hosts learn from the same noise, and act with noise of their own.
-    act_key = jax.random.fold_in(act_key, devices.process)
-    self._player = acting.PolicyRunner(agent, envs.num, act_key, explore=True)
+    # Hosts share the key of the updates; each has another key to act with.
+    act_key = jax.random.fold_in(act_key, devices.process_index)
+    self._policy = acting.PolicyRunner(agent, envs.num, act_key, explore=True)
     self._open_loop = jax.jit(agent.open_loop)
     self._rows = devices.rows(schedule.batch, 'config.finetune.batch')
-    self._ahead = None, None  # A call's batch, and what it was drawn for.
-    self._here = None  # This host's own copy of the state, to act with.
+    self._next_batch = None, None  # Key of the next call, and its batch.
+    self._local_state = None  # This host's copy of the state, to act with.
     self._recent: dict[str, float] = {}
-    resumed = resumed or {}
-    self._random = list(resumed.get('random', ()))  # Episodes of the prefill.
-    self._tally = metrics_lib.MetricAverager(
-      notes['sources'], resumed.get('tally')
+    restored = restored or {}
+    self._prefill_episodes = list(restored.get('random', ()))
+    self._averager = metrics_lib.MetricAverager(
+      metadata['sources'], restored.get('tally')
     )
-    acted = resumed.get('acting')
-    if acted and devices.processes == 1:
-      self._driver.resume(acted['driver'], replay.reopen)
-      self._player.resume(acted['carry'])
+    acting_state = restored.get('acting')
+    if acting_state and devices.process_count == 1:
+      self._driver.resume(acting_state['driver'], replay.restore_step)
+      self._policy.resume(acting_state['carry'])
     else:
-      self._driver.begin(*([counters.steps] if counters.steps else []))
+      self._driver.reset(*([counters.steps] if counters.steps else []))
 
   @property
   def env_steps(self) -> int:
-    """Env steps taken in the training environments."""
+    """Env steps in the training environments so far."""
     return self.counters.agent_steps * self.schedule.action_repeat
 
   def run(self):
-    """Trains to the end of the schedule; the final LearnerState.
+    """Trains to the end of the schedule; returns the final LearnerState.
 
     Raises:
       Preempted: the run was asked to stop; a checkpoint has been written.
@@ -145,11 +145,11 @@ class Finetuner:
     return self.state
 
   def _train(self):
-    # What is due comes before acting: a run that goes on begins with it.
+    # Updates and evaluations come before acting: a resumed run may owe some.
     while True:
-      while self.counters.updates < self._due():
+      while self.counters.updates < self._updates_due():
         self._learn()
-        self._interrupt.check(together=True)
+        self._preemption.check(all_hosts=True)
       self._evaluate_if_due()
       self.logger.progress(
         self.env_steps,
@@ -160,7 +160,7 @@ class Finetuner:
       )
       if self.env_steps >= self.schedule.env_steps:
         break
-      self._interrupt.check(together=True)
+      self._preemption.check(all_hosts=True)
       self._act()
     if self.counters.evaluated < self.env_steps:
       self._evaluate()
@@ -168,88 +168,88 @@ class Finetuner:
   def _act(self):
     c, warm = self.counters, self.counters.warm >= 0
     if warm:
-      choose = self._timed(
-        functools.partial(self._player, self._local(), step=c.steps)
+      policy_fn = self._profiled(
+        functools.partial(self._policy, self._get_local_state(), step=c.steps)
       )
     else:
       envs = self._driver.envs
       shape = (envs.num, envs.action_dim)
-      choose = lambda _: acting.random_actions(
-        self.schedule.seed, c.steps, shape, self._devices.process
+      policy_fn = lambda _: acting.random_actions(
+        self.schedule.seed, c.steps, shape, self._devices.process_index
       )
-    with self._profiler.part('stepping'):
-      obs, led = self._driver.step(choose)
-    with self._profiler.part('storing'):
-      episodes = self.replay.add(obs, led)
+    with self._profiler.section('stepping'):
+      obs, prev_action = self._driver.step(policy_fn)
+    with self._profiler.section('storing'):
+      episodes = self.replay.add(obs, prev_action)
     c.steps += 1
     frames = int((~obs['is_first']).sum())
     ready = bool(self.replay.num_episodes)
     frames, ready = sharding.all_sum([frames, ready])
     c.agent_steps += int(frames)
-    self._tell_faults()
+    self._log_worker_failures()
     for episode in episodes:
       self._recent['last_return'] = episode['return']
       values = {f'episode/{k}': float(v) for k, v in episode.items()}
       self.logger.scalars(self.env_steps, values)
       if not warm:
-        self._random.append({k: float(v) for k, v in episode.items()})
-    enough = c.agent_steps >= self.schedule.prefill
-    if not warm and enough and ready == self._devices.processes:
-      self._begin_learning()
+        self._prefill_episodes.append({k: float(v) for k, v in episode.items()})
+    prefilled = c.agent_steps >= self.schedule.prefill
+    if not warm and prefilled and ready == self._devices.process_count:
+      self._end_prefill()
 
-  def _begin_learning(self):
+  def _end_prefill(self):
     self.counters.warm = self.counters.agent_steps
-    self._player.reset()
+    self._policy.reset()
     for key in ('return', 'success'):
-      values = [episode[key] for episode in self._random if key in episode]
+      values = [e[key] for e in self._prefill_episodes if key in e]
       total, num = sharding.all_sum([float(np.sum(values)), len(values)])
       if num:
         self.logger.scalars(self.env_steps, {f'random/{key}': total / num})
 
-  def _tell_faults(self):
+  def _log_worker_failures(self):
     for faults in (self._driver.envs.faults, self.evaluator.faults):
       for text in faults:
         self.counters.replaced += 1
         self.logger.message(text)
-        told = {'faults/workers_replaced': self.counters.replaced}
-        self.logger.scalars(self.env_steps, told)
+        values = {'faults/workers_replaced': self.counters.replaced}
+        self.logger.scalars(self.env_steps, values)
       faults.clear()
 
-  def _timed(self, choose):
-    def timed(obs):
-      with self._profiler.part('acting'):
-        return choose(obs)
+  def _profiled(self, policy_fn):
+    def profiled(obs):
+      with self._profiler.section('acting'):
+        return policy_fn(obs)
 
-    return timed
+    return profiled
 
-  def _local(self):
+  def _get_local_state(self):
     if self._devices.num == 1:
       return self.state
-    if self._here is None:
-      self._here = sharding.local(self.state)
-    return self._here
+    if self._local_state is None:
+      self._local_state = sharding.local(self.state)
+    return self._local_state
 
-  def _due(self) -> int:
-    """Updates that should have been done by now."""
+  def _updates_due(self) -> int:
+    """Number of updates that the schedule asks for by now."""
     c, s = self.counters, self.schedule
     if c.warm < 0:
       return 0
     return s.first_updates + (c.agent_steps - c.warm) // s.update_every
 
-  def _take_batch(self, index: int, count: int):
-    """A call's batches from this number on, of the episodes held now."""
+  def _get_batch(self, index: int, count: int):
+    """Batches of updates [index, index + count), from the current episodes."""
     key = index, count, self.replay.total_episodes
-    if self._ahead[0] != key:
-      with self._profiler.part('sampling'):
-        batches = [self._batch(i) for i in range(index, index + count)]
-        self._ahead = key, self._updates.put(batches)
-    return self._ahead[1]
+    if self._next_batch[0] != key:
+      with self._profiler.section('sampling'):
+        batches = [self._sample_batch(i) for i in range(index, index + count)]
+        self._next_batch = key, self._train_step.device_put(batches)
+    return self._next_batch[1]
 
-  def _batch(self, index: int) -> FinetuneBatch:
+  def _sample_batch(self, index: int) -> FinetuneBatch:
     s = self.schedule
-    # Hosts hold episodes of their own, and the same source datasets.
-    stream = self._devices.process << 32
-    each = s.batch // self._devices.processes
+    # Hosts have different online episodes, and the same source datasets.
+    stream = self._devices.process_index << 32
+    each = s.batch // self._devices.process_count
     target = _to_batch(self.replay.sample(index, each, s.length, stream=stream))
     sources = None, None
     if self.sources:
@@ -261,26 +261,26 @@ class Finetuner:
 
   def _learn(self):
     c, s = self.counters, self.schedule
-    count = self._updates.plan(c.updates, self._due())
-    batch = self._take_batch(c.updates, count)
-    with self._profiler.part('updating'):
-      self.state, metrics = self._updates(
+    count = self._train_step.num_steps(c.updates, self._updates_due())
+    batch = self._get_batch(c.updates, count)
+    with self._profiler.section('updating'):
+      self.state, metrics = self._train_step(
         self.state, batch, self._step_key, c.updates, count
       )
       self._profiler.updated((self.state, metrics))
-    self._here = None
+    self._local_state = None
     c.updates += count
-    # Copied out while the device is busy; the step that follows may end an
-    # episode, and then it is drawn anew.
-    due = max(self._due(), c.updates + 1)
-    self._take_batch(c.updates, self._updates.plan(c.updates, due))
-    self._tally.add(metrics)
-    with self._profiler.part('telling'):
+    # Samples the next batch while the device is busy. If the next step ends an
+    # episode, the batch is sampled again.
+    due = max(self._updates_due(), c.updates + 1)
+    self._get_batch(c.updates, self._train_step.num_steps(c.updates, due))
+    self._averager.add(metrics)
+    with self._profiler.section('logging'):
       if c.updates % s.log_every == 0:
-        told = {**self._tally.take(), **metrics_lib.memory_usage()}
-        self.logger.scalars(self.env_steps, told)
+        values = {**self._averager.result(), **metrics_lib.memory_usage()}
+        self.logger.scalars(self.env_steps, values)
       if s.video_every and c.updates % s.video_every == 0:
-        self._tell_open_loop(metrics_lib.last_batch(batch, count))
+        self._log_open_loop(metrics_lib.last_batch(batch, count))
     if c.updates % s.save_every == 0:
       self._save()
 
@@ -293,46 +293,49 @@ class Finetuner:
       self._evaluate()
 
   def _evaluate(self):
-    with self._profiler.part('evaluating'):
-      values, video = self.evaluator(self._local(), self.env_steps)
+    with self._profiler.section('evaluating'):
+      values, video = self.evaluator(self._get_local_state(), self.env_steps)
     self.counters.evaluated = self.env_steps
     self._recent['eval_return'] = values['return']
-    told = {f'eval/{k}': v for k, v in values.items()}
+    scalars = {f'eval/{k}': v for k, v in values.items()}
     text = ', '.join(f'{k} {v:.1f}' for k, v in values.items())
-    with self._profiler.part('telling'):
-      self.logger.scalars(self.env_steps, told)
+    with self._profiler.section('logging'):
+      self.logger.scalars(self.env_steps, scalars)
       self.logger.video(self.env_steps, 'eval', video)
       self.logger.message(f'evaluation at {self.env_steps} env steps: {text}')
 
-  def _tell_open_loop(self, batch):
-    with self._profiler.part('predicting'):
-      video = self._open_loop(self._local(), batch.target, self._video_key)
-      video = np.asarray(video)
+  def _log_open_loop(self, batch):
+    with self._profiler.section('predicting'):
+      video = np.asarray(
+        self._open_loop(self._get_local_state(), batch.target, self._video_key)
+      )
     metrics_lib.log_open_loop(self.logger, self.env_steps, video)
 
   def _save(self):
-    """Everything that a run needs to go on as if it had not been stopped."""
-    with self._profiler.part('saving'):
-      self._updates.look()
+    """Writes a checkpoint that a run can resume from exactly."""
+    with self._profiler.section('saving'):
+      self._train_step.check_finite()
       extra = {
         **dataclasses.asdict(self.counters),
-        **self._notes,
-        'tally': self._tally.snapshot(),
-        'random': self._random,
+        **self._metadata,
+        'tally': self._averager.snapshot(),
+        'random': self._prefill_episodes,
         'lines': self.logger.lines,
         # Of every host.
-        'total_episodes': sharding.gather(self.replay.total_episodes).tolist(),
+        'total_episodes': sharding.all_gather(
+          self.replay.total_episodes
+        ).tolist(),
       }
-      if self._devices.processes == 1:
+      if self._devices.process_count == 1:
         extra['acting'] = {
           'driver': self._driver.snapshot(),
-          'carry': self._player.snapshot(),
+          'carry': self._policy.snapshot(),
         }
       self.checkpoint.save(self.counters.updates, self.state, extra)
-      self.replay.release()
+      self.replay.delete_evicted()
 
 
 def _to_batch(rows):
-  """A `Batch` and the embeddings, or None, of what a replay has sampled."""
+  """Converts a replay's sample to a `Batch` and its embeddings, or None."""
   embed = rows.pop('embed', None)
   return Batch(image=rows.pop('image', None), **rows), embed

@@ -1,7 +1,7 @@
-"""What a run tells: metrics.jsonl, TensorBoard, videos, strips, progress.
+"""Logger of a run: metrics.jsonl, TensorBoard, videos, strips, progress.
 
-One `Logger` per stage. Everything written is bound to a step, so that a stage
-resumed from a checkpoint at step S takes back what was told after S.
+One `Logger` per stage. Every record has a step, so that a stage resumed from a
+checkpoint at step S removes the records after S.
 """
 
 import io
@@ -23,7 +23,7 @@ from vid2act_jax.data import files, limits
 from vid2act_jax.loops import progress
 
 METRICS = 'metrics.jsonl'
-_KEEP_VIDEOS = 5  # The newest of each name; the older ones are deleted.
+_KEEP_VIDEOS = 5  # The newest of each name; older ones are deleted.
 _FPS = 15
 
 
@@ -36,8 +36,8 @@ def read_metrics(workdir, stage=None):
 
   Returns:
     Dicts with 'stage', 'step', 'time' (seconds since the stage's start) and
-    the scalars; a scalar that was not finite comes back as NaN. The last line
-    is left out when it is torn, as a killed run leaves it.
+    the scalars; a scalar that was not finite is NaN. An incomplete last line,
+    which a killed run may leave, is skipped.
 
   Raises:
     UserError: a line other than the last one is not JSON.
@@ -53,7 +53,7 @@ def read_metrics(workdir, stage=None):
       if record and not (isinstance(record, dict) and 'stage' in record):
         raise ValueError('no record')
     except ValueError as error:
-      if number == len(lines):  # No newline after it: torn.
+      if number == len(lines):  # No newline after it: incomplete.
         break
       raise types.UserError(
         f'{path}, line {number} is not JSON: delete that line, or the file '
@@ -72,14 +72,14 @@ def encode_gif(frames, fps=_FPS, scale=1):
   Args:
     frames: u8 [T, H, W, 3].
     fps: frames a second.
-    scale: how many pixels wide and high a pixel becomes.
+    scale: integer factor of the size.
   """
   frames = np.asarray(frames, np.uint8)
   length, height, width, _ = frames.shape
-  # One palette for all: a search for each frame takes up to ten times as long.
-  every = Image.fromarray(frames.reshape(-1, width, 3)).quantize()
+  # One palette for all frames: one for each takes up to ten times as long.
+  tiled = Image.fromarray(frames.reshape(-1, width, 3)).quantize()
   images = [
-    every.crop((0, i * height, width, (i + 1) * height)).resize(
+    tiled.crop((0, i * height, width, (i + 1) * height)).resize(
       (width * scale, height * scale), Image.Resampling.NEAREST
     )
     for i in range(length)
@@ -97,7 +97,7 @@ def encode_gif(frames, fps=_FPS, scale=1):
 
 
 class NullLogger:
-  """A logger of the hosts that tell nothing; same interface as `Logger`."""
+  """Logs nothing, on all hosts but the first; has `Logger`'s interface."""
 
   lines = 0
 
@@ -114,20 +114,20 @@ class NullLogger:
 
 
 class Logger:
-  """Writes what one stage of a run tells; use it as a context manager."""
+  """Logs one stage of a run; use it as a context manager."""
 
   def __init__(self, workdir, stage, resume_step=None, resume_lines=None):
     """Opens the log of a stage.
 
     Args:
-      workdir: the run's folder, made when it is not there.
+      workdir: the run's folder, created if it is missing.
       stage: 'collect', 'pretrain' or 'finetune'; prefix of every tag.
-      resume_step: the step the stage goes on from: what was told after it is
-        removed, so sys.maxsize removes nothing. None: the stage begins, and
-        whatever an earlier attempt at it told is removed.
-      resume_lines: how many lines of metrics the stage had told then: of those
-        told at `resume_step` itself, some may be from after. None: all of them
-        stay.
+      resume_step: the step that the stage resumes from. Later records are
+        removed, so sys.maxsize removes nothing. None: a new start of the stage,
+        which removes all its records.
+      resume_lines: number of the stage's lines of metrics at the checkpoint;
+        some lines of step `resume_step` may be from after it. None: all lines
+        of that step are kept.
 
     Raises:
       UserError: the folder cannot be written, or its metrics are damaged.
@@ -137,11 +137,11 @@ class Logger:
     purge_step = None
     if resume_step is not None:  # An event's step has 63 bits.
       purge_step = min(int(resume_step) + 1, sys.maxsize)
-    self._line = progress.ProgressLine(stage)
-    self.lines = 0  # Of metrics, told by this stage.
+    self._progress = progress.ProgressLine(stage)
+    self.lines = 0  # Of metrics, written by this stage.
     try:
       self.workdir.mkdir(parents=True, exist_ok=True)
-      seconds = self._take_back(resume_step, resume_lines)
+      seconds = self._truncate(resume_step, resume_lines)
       # A folder per stage: purge_step hides later events of the whole folder.
       self._tensorboard = tensorboardX.SummaryWriter(
         str(self.workdir / 'tensorboard' / stage),
@@ -162,13 +162,13 @@ class Logger:
     self.close()
 
   def scalars(self, step, values):
-    """Writes one line of metrics and as many TensorBoard scalars.
+    """Writes one line of metrics, and the same TensorBoard scalars.
 
-    A value that is not finite becomes null in the file, for JSON has no word
-    for it; TensorBoard gets it as it is.
+    A value that is not finite becomes null in the file, as JSON has no NaN.
+    TensorBoard gets it unchanged.
 
     Args:
-      step: int, in the stage's own unit.
+      step: int, in the unit of the stage.
       values: {name: float}; anything float() takes.
     """
     values = {name: float(value) for name, value in values.items()}
@@ -179,7 +179,7 @@ class Logger:
     }
     for name, value in values.items():
       record[name] = value if math.isfinite(value) else None
-    # Opened anew each time: another stage's logger may replace the file.
+    # Opened at each call: another stage's logger may replace the file.
     with open(self.workdir / METRICS, 'a', encoding='utf-8') as file:
       file.write(json.dumps(record, allow_nan=False) + '\n')
     self.lines += 1
@@ -187,11 +187,11 @@ class Logger:
       self._tensorboard.add_scalar(f'{self.stage}/{name}', value, int(step))
 
   def video(self, step, name, frames):
-    """Writes a GIF into videos/ and TensorBoard; the newest few are kept.
+    """Writes a GIF into videos/ and TensorBoard; keeps the newest few.
 
     Args:
-      step: int, in the stage's own unit.
-      name: of the kind of video, such as 'eval'.
+      step: int, in the unit of the stage.
+      name: kind of video, such as 'eval'.
       frames: u8 [T, H, W, 3]; small ones are doubled in size.
 
     Returns:
@@ -219,7 +219,7 @@ class Logger:
     return path
 
   def strip(self, name, image):
-    """Writes an image u8 [H, W, 3] to strips/<stage>-<name>.png; its path."""
+    """Writes u8 [H, W, 3] to strips/<stage>-<name>.png; returns the path."""
     folder = self.workdir / 'strips'
     folder.mkdir(exist_ok=True)
     buffer = io.BytesIO()
@@ -229,34 +229,34 @@ class Logger:
     return path
 
   def progress(self, step, total, unit, **text):
-    """Shows how far the stage is; cheap enough to be called at every step.
+    """Shows the progress of the stage; cheap enough to call at every step.
 
     Args:
-      step: int, done so far.
-      total: int, when the stage ends.
+      step: int, steps done.
+      total: int, steps of the whole stage.
       unit: of the steps, such as 'updates'.
-      **text: what else to show, such as last_return=123.4.
+      **text: more values to show, such as last_return=123.4.
     """
-    self._line.show(int(step), int(total), unit, text)
+    self._progress.show(int(step), int(total), unit, text)
 
   def message(self, text):
-    """Prints a line of its own, above the live line where there is one."""
-    self._line.message(text)
+    """Prints a separate line, above the live line if there is one."""
+    self._progress.message(text)
 
   def close(self):
-    """Ends the live line and flushes TensorBoard."""
-    self._line.close()
+    """Stops the live line and flushes TensorBoard."""
+    self._progress.close()
     self._tensorboard.close()
 
-  def _take_back(self, resume_step, resume_lines):
-    """Removes what was told after resume_step; the seconds told up to it."""
+  def _truncate(self, resume_step, resume_lines):
+    """Removes records after resume_step; returns the seconds logged by then."""
     last = -1 if resume_step is None else int(resume_step)
-    most = sys.maxsize if resume_lines is None else resume_lines
+    max_lines = sys.maxsize if resume_lines is None else resume_lines
     kept, seconds = [], 0.0
     for record in read_metrics(self.workdir):
       if record['stage'] == self.stage:
-        beyond = record['step'] > last or self.lines >= most
-        if beyond or resume_step is None:
+        late = record['step'] > last or self.lines >= max_lines
+        if late or resume_step is None:
           continue
         self.lines += 1
         seconds = max(seconds, record['time'])
@@ -265,7 +265,7 @@ class Logger:
       self.workdir / METRICS,
       lambda file: file.write(''.join(kept).encode()),
     )
-    # Left where it is, a later video would outlive the newer ones.
+    # A video of a later step would count as newer than those to come.
     for step, path in self._videos('.+', literal=False):
       if step > last:
         path.unlink()
@@ -286,7 +286,7 @@ class Logger:
 
 
 def _to_line(record):
-  """One line of the file; the inverse of what read_metrics does to it."""
+  """Formats a record of read_metrics as a line of the file."""
   record = {
     k: None if isinstance(v, float) and math.isnan(v) else v
     for k, v in record.items()

@@ -1,4 +1,4 @@
-"""Which behaviours play a dataset, and how often each."""
+"""Behaviour policies of data collection, and their weights."""
 
 import numpy as np
 
@@ -9,11 +9,11 @@ _CHECKPOINT = 'checkpoint'
 
 
 def parse(policy: str) -> dict[str, float]:
-  """Weights by behaviour; {'checkpoint': 1} for an agent's.
+  """Returns the weight of each behaviour; {'checkpoint': 1} for an agent.
 
   Args:
     policy: 'checkpoint:RUN', or behaviours with weights, as in
-      'scripted:0.5,noisy:0.3,random:0.2'; without a weight one has 1.
+      'scripted:0.5,noisy:0.3,random:0.2'; the default weight is 1.
 
   Raises:
     UserError: an unknown behaviour, or no positive weight.
@@ -27,8 +27,8 @@ def parse(policy: str) -> dict[str, float]:
       weights[name.strip()] = float(weight or 1)
     except ValueError:
       weights[name.strip()] = -1.0
-  fine = set(weights) <= set(BEHAVIOURS) and min(weights.values()) >= 0
-  if not fine or not 0 < sum(weights.values()) < np.inf:
+  valid = set(weights) <= set(BEHAVIOURS) and min(weights.values()) >= 0
+  if not valid or not 0 < sum(weights.values()) < np.inf:
     raise UserError(
       f'policy {policy!r}: should be {_CHECKPOINT}:RUN_FOLDER, or some of '
       f'{", ".join(BEHAVIOURS)} with weights that are not negative and not all '
@@ -38,16 +38,17 @@ def parse(policy: str) -> dict[str, float]:
 
 
 def mixture(weights: dict[str, float], count: int) -> list[str]:
-  """A behaviour for each of `count` episodes, well mixed in time.
+  """Returns a behaviour for each of `count` episodes, interleaved.
 
-  At every point of the list each behaviour has had its share, up to one.
+  At every index, the number of episodes of each behaviour differs from its
+  share by less than one.
   """
   total = sum(weights.values())
-  had = dict.fromkeys(weights, 0)
+  assigned = dict.fromkeys(weights, 0)
   out = []
   for n in range(1, count + 1):
-    due = {k: n * w / total - had[k] for k, w in weights.items()}
+    due = {k: n * w / total - assigned[k] for k, w in weights.items()}
     name = max(due, key=due.get)
-    had[name] += 1
+    assigned[name] += 1
     out.append(name)
   return out

@@ -1,9 +1,8 @@
-"""Being asked to stop: by a scheduler (SIGTERM) or a user (Ctrl-C).
+"""Handles preemption by a scheduler (SIGTERM) or a user (Ctrl-C).
 
-A run that is asked to stop saves where it is and ends with `STATUS`; started
-again, it goes on as if nothing had been. Several hosts have to agree where to
-stop: there JAX's preemption service listens, which hears of a TPU's maintenance
-as well.
+A preempted run saves a checkpoint and exits with `EXIT_STATUS`. Started again,
+it resumes exactly. Several hosts have to stop at the same step: there JAX's
+preemption service listens, which also knows of a TPU's maintenance.
 """
 
 import contextlib
@@ -19,45 +18,45 @@ EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: "try again later".
 
 
 class Preempted(Exception):
-  """Ends the stage that is under way, which has been saved."""
+  """Ends the current stage, which has been saved."""
 
 
 class PreemptionHandler:
-  """Listens for the wish to stop; use it as a context manager."""
+  """Listens for preemption signals; use it as a context manager."""
 
   def __init__(self):
     self._signal: signal.Signals | None = None
-    self._before = {}
+    self._old_handlers = {}
     self._calls = 0
 
   def __enter__(self):
     main = threading.current_thread() is threading.main_thread()
     if main and jax.process_count() == 1:
-      for number in (signal.SIGTERM, signal.SIGINT):
-        self._before[number] = signal.signal(number, self._hear)
+      for signum in (signal.SIGTERM, signal.SIGINT):
+        self._old_handlers[signum] = signal.signal(signum, self._on_signal)
     return self
 
   def __exit__(self, *unused):
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-    self._before = {}
+    for signum, handler in self._old_handlers.items():
+      signal.signal(signum, handler)
+    self._old_handlers = {}
 
-  def _hear(self, number, unused_frame):
-    if self._signal and number == signal.SIGINT:
+  def _on_signal(self, signum, unused_frame):
+    if self._signal and signum == signal.SIGINT:
       raise KeyboardInterrupt
-    self._signal = signal.Signals(number)
+    self._signal = signal.Signals(signum)
     text = f'\n{self._signal.name}: saving, then stopping (Ctrl-C: at once)\n'
-    # Past the streams, which the signal may have come in the middle of; and
-    # Ctrl-C may have ended whoever reads them.
+    # Not through the stream: the signal may have interrupted a write to it.
+    # And Ctrl-C may have ended the reader.
     with contextlib.suppress(OSError, ValueError, AttributeError):
       os.write(sys.__stderr__.fileno(), text.encode())
 
-  def check(self, together: bool = False) -> None:
-    """To be called where everything can be saved.
+  def check(self, all_hosts: bool = False) -> None:
+    """Raises if the run was preempted; call it where everything can be saved.
 
     Args:
-      together: whether all hosts come here, equally often. Only there can
-        several stop.
+      all_hosts: whether all hosts make this call, equally often. Several hosts
+        stop only at such calls.
 
     Raises:
       Preempted: the run was asked to stop.
@@ -65,8 +64,8 @@ class PreemptionHandler:
     if jax.process_count() == 1:
       if self._signal:
         raise Preempted(self._signal.name)
-    elif together:
-      # The service waits for one number, so none may be left out.
+    elif all_hosts:
+      # The service waits for a certain number, so none may be skipped.
       self._calls += 1
       if multihost_utils.reached_preemption_sync_point(self._calls):
         raise Preempted('preemption')

@@ -1,4 +1,4 @@
-"""The offline stage: training the mixture teacher on the source datasets."""
+"""The offline stage: trains the mixture teacher on the source datasets."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from vid2act_jax.types import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """When what happens; units as in experiments/base.py."""
+  """Length, batches and periods; units as in config.py."""
 
   steps: int
   batch: int
@@ -37,11 +37,11 @@ def pretrain(
   logger,
   checkpoint,
   schedule: Schedule,
-  notes: dict,
+  metadata: dict,
   profiler: Profiler,
-  updates: TrainStep,
+  train_step: TrainStep,
   rows: slice,
-  interrupt: PreemptionHandler,
+  preemption: PreemptionHandler,
   tally: dict | None = None,
 ):
   """Trains to the end of the schedule.
@@ -52,13 +52,13 @@ def pretrain(
     sources: N `Replay`s.
     logger: of this stage.
     checkpoint: of this stage.
-    schedule: when what happens.
-    notes: what to write into every checkpoint beside the state.
-    profiler: where the time goes.
-    updates: of the pretrainer's step.
-    rows: this host's of every source's part of a batch.
-    interrupt: the wish to stop.
-    tally: what the checkpoint knows of metrics not told yet.
+    schedule: length, batches and periods.
+    metadata: written into every checkpoint in addition to the state.
+    profiler: of this stage.
+    train_step: the compiled step of the pretrainer.
+    rows: this host's rows of each source's part of a batch.
+    preemption: checked before every call.
+    tally: from the checkpoint, the metrics that are not logged yet.
 
   Returns:
     The final LearnerState.
@@ -70,46 +70,50 @@ def pretrain(
   step_key, video_key = jax.random.split(jax.random.key(s.seed))
   open_loop = jax.jit(pretrainer.open_loop)
   each = -(-s.batch // len(sources))
-  tally = metrics_lib.MetricAverager(snapshot=tally)
+  averager = metrics_lib.MetricAverager(snapshot=tally)
 
   def calls():
     done = step
     while done < s.steps:
-      count = updates.plan(done, s.steps)
+      count = train_step.num_steps(done, s.steps)
       batches = [
         Batch(**sample_sources(sources, index, each, s.length, rows))
         for index in range(done, done + count)
       ]
-      yield count, updates.put(batches)
+      yield count, train_step.device_put(batches)
       done += count
 
   def save():
-    with profiler.part('saving'):
-      updates.look()
-      extra = {**notes, 'tally': tally.snapshot(), 'lines': logger.lines}
+    with profiler.section('saving'):
+      train_step.check_finite()
+      extra = {
+        **metadata,
+        'tally': averager.snapshot(),
+        'lines': logger.lines,
+      }
       checkpoint.save(step, state, extra)
 
-  # Batches come to the devices in the thread that draws them.
+  # The thread that samples the batches also puts them on the devices.
   with contextlib.closing(prefetch(calls, put=lambda call: call)) as stream:
     while step < s.steps:
       try:
-        interrupt.check(together=True)
+        preemption.check(all_hosts=True)
       except Preempted:
         save()
         raise
-      with profiler.part('sampling'):
+      with profiler.section('sampling'):
         count, batch = next(stream)
-      with profiler.part('updating'):
-        state, metrics = updates(state, batch, step_key, step, count)
+      with profiler.section('updating'):
+        state, metrics = train_step(state, batch, step_key, step, count)
         profiler.updated((state, metrics))
       step += count
-      tally.add(metrics)
-      with profiler.part('telling'):
+      averager.add(metrics)
+      with profiler.section('logging'):
         if step % s.log_every == 0:
-          logger.scalars(step, tally.take())
+          logger.scalars(step, averager.result())
         if s.video_every and step % s.video_every == 0:
-          shown = metrics_lib.last_batch(batch, count)
-          video = open_loop(sharding.local(state), shown, video_key)
+          last_batch = metrics_lib.last_batch(batch, count)
+          video = open_loop(sharding.local(state), last_batch, video_key)
           metrics_lib.log_open_loop(logger, step, np.asarray(video))
         logger.progress(step, s.steps, 'updates')
       if step % s.save_every == 0 or step == s.steps:

@@ -1,4 +1,4 @@
-"""Where the time of a stage goes."""
+"""Profiling of a stage: seconds by section, and a JAX trace."""
 
 import collections
 import contextlib
@@ -9,46 +9,46 @@ from collections.abc import Iterator
 
 import jax
 
-# JAX's events of tracing, of lowering, and of compiling or loading what has
-# been compiled.
+# JAX's events of tracing, lowering, and compiling or loading from the cache.
 _COMPILING = '/jax/core/compile/'
-_TRACED = range(5, 15)  # Updates of a stage: behind the compilations.
+_TRACED = range(5, 15)  # Updates of a stage, after the compilations.
 
 
 class Profiler:
-  """Adds up the time of named parts; on request, traces some updates.
+  """Adds up the time of named sections; on request, traces some updates.
 
-  Whatever part compiles, its compiling counts as 'compiling'.
+  Compilation in any section counts as 'compiling'.
 
-  JAX returns before the device is done. When profiling, each update is waited
-  for, so that its time is told as its own and not as that of whatever asks for
-  its results; this makes a run on an accelerator slower.
+  JAX returns before the device is done. When profiling, the profiler waits for
+  each update. Otherwise its time would count where its results are first used.
+  This makes a run on an accelerator slower.
   """
 
   def __init__(self, folder: pathlib.Path | None = None):
     """folder: for JAX's trace of some updates; None: no profiling."""
     self._folder = folder
     self._totals = collections.defaultdict(float)
-    self._open: list[str] = []  # Parts within parts.
-    self._since = time.perf_counter()
+    self._stack: list[str] = []  # The open sections, the innermost last.
+    self._last_time = time.perf_counter()
     self._updates = 0
-    self._compiled: list[tuple[float, float]] = []  # Apart, since `_since`.
+    # Disjoint (start, end) since `_last_time`.
+    self._compilations: list[tuple[float, float]] = []
     self._thread = threading.get_ident()
-    jax.monitoring.register_event_duration_secs_listener(self._hear)
+    jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
   @contextlib.contextmanager
-  def part(self, name: str) -> Iterator[None]:
-    """Counts what happens inside, but for other parts, under a name."""
-    self._count()
-    self._open.append(name)
+  def section(self, name: str) -> Iterator[None]:
+    """Counts the time of a block under a name, without its inner sections."""
+    self._accumulate()
+    self._stack.append(name)
     try:
       yield
     finally:
-      self._count()
-      self._open.pop()
+      self._accumulate()
+      self._stack.pop()
 
   def updated(self, results) -> None:
-    """To be called after each update, within its part, with its results."""
+    """Call it after each update, in its section, with its results."""
     self._updates += 1
     if not self._folder:
       return
@@ -59,44 +59,44 @@ class Profiler:
       jax.profiler.stop_trace()
 
   def close(self) -> None:
-    """Hears of no more compiling; ends a trace that has begun."""
-    jax.monitoring.unregister_event_duration_listener(self._hear)
+    """Stops listening to compilations; stops a running trace."""
+    jax.monitoring.unregister_event_duration_listener(self._on_event)
     if self._folder and _TRACED.start <= self._updates < _TRACED.stop:
       jax.profiler.stop_trace()
 
   def seconds(self) -> dict[str, float]:
-    """Of every part, since the beginning."""
-    self._count()
+    """Returns the seconds of every section so far."""
+    self._accumulate()
     return dict(self._totals)
 
   def table(self) -> str:
-    """The parts by their time, with their shares."""
-    parts = self.seconds()
-    whole = sum(parts.values())
+    """Formats the sections by their time, with their shares."""
+    sections = self.seconds()
+    total = sum(sections.values())
     lines = [
-      f'  {name:12} {value:9.2f} s  {value / whole:6.1%}'
-      for name, value in sorted(parts.items(), key=lambda x: -x[1])
+      f'  {name:12} {value:9.2f} s  {value / total:6.1%}'
+      for name, value in sorted(sections.items(), key=lambda x: -x[1])
     ]
     return '\n'.join(lines)
 
-  def _hear(self, event, seconds, **_):
-    # Other threads compile beside what is counted here.
+  def _on_event(self, event, seconds, **_):
+    # Compilation in other threads does not block this one.
     if event.startswith(_COMPILING) and threading.get_ident() == self._thread:
       end = time.perf_counter()
-      begin = max(end - seconds, self._since)
-      # A trace has others in it, which have been told before it.
-      while self._compiled and self._compiled[-1][0] >= begin:
-        self._compiled.pop()
-      if self._compiled:
-        begin = max(begin, self._compiled[-1][1])
-      self._compiled.append((begin, end))
+      begin = max(end - seconds, self._last_time)
+      # A trace contains inner ones, whose events came before it.
+      while self._compilations and self._compilations[-1][0] >= begin:
+        self._compilations.pop()
+      if self._compilations:
+        begin = max(begin, self._compilations[-1][1])
+      self._compilations.append((begin, end))
 
-  def _count(self):
+  def _accumulate(self):
     now = time.perf_counter()
-    name = self._open[-1] if self._open else 'other'
-    self._totals[name] += now - self._since
-    for begin, end in self._compiled:
+    name = self._stack[-1] if self._stack else 'other'
+    self._totals[name] += now - self._last_time
+    for begin, end in self._compilations:
       self._totals[name] -= end - begin
       self._totals['compiling'] += end - begin
-    self._compiled.clear()
-    self._since = now
+    self._compilations.clear()
+    self._last_time = now

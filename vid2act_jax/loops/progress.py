@@ -1,4 +1,4 @@
-"""The live progress line of a stage, and its plain form for log files."""
+"""Progress of a stage: a live line, or plain lines for log files."""
 
 import math
 import time
@@ -7,18 +7,21 @@ import rich.console
 import rich.progress
 
 _PLAIN_SECONDS = 10.0  # Between two plain progress lines.
-_RATE_SECONDS = 60.0  # The window the rate is the mean of.
+_RATE_SECONDS = 60.0  # The window of the mean rate.
 
 
 class ProgressLine:
-  """The live line on a terminal; a plain line now and then elsewhere."""
+  """A live line on a terminal; elsewhere a plain line every few seconds."""
 
   def __init__(self, stage):
     self._stage = stage
     self._console = rich.console.Console()
     self._bar = None
-    self._marks = []  # (seconds, step), about one a second.
-    self._shown = (-math.inf, -1)  # (seconds, step) of the last plain line.
+    self._history = []  # (seconds, step), about one a second.
+    self._last_plain = (
+      -math.inf,
+      -1,
+    )  # (seconds, step) of the last plain line.
 
   def show(self, step, total, unit, text):
     """Shows step of total (ints), the unit (str) and {name: value} of text."""
@@ -26,51 +29,51 @@ class ProgressLine:
     if self._console.is_terminal:
       self._draw(step, total, _describe(step, total, unit, rate, text))
     elif self._is_due(step, total):
-      self._shown = time.monotonic(), step
-      told = _describe(step, total, unit, rate, text)
-      print(f'{self._stage}  {told}', flush=True)
+      self._last_plain = time.monotonic(), step
+      line = _describe(step, total, unit, rate, text)
+      print(f'{self._stage}  {line}', flush=True)
 
   def message(self, text):
-    """Prints a line of its own, above the live line where there is one."""
+    """Prints a separate line, above the live line if there is one."""
     if self._console.is_terminal:
       self._console.print(text, markup=False, highlight=False)
     else:
       print(text, flush=True)
 
   def close(self):
-    """Leaves the live line as it is last shown."""
+    """Stops the live line and leaves its last state on the terminal."""
     if self._bar is not None:
       self._bar.stop()
       self._bar = None
 
-  def _draw(self, step, total, told):
+  def _draw(self, step, total, line):
     if self._bar is None:
       self._bar = rich.progress.Progress(
         rich.progress.TextColumn('[bold]{task.description}'),
         rich.progress.BarColumn(bar_width=24),
-        rich.progress.TextColumn('{task.fields[told]}', markup=False),
+        rich.progress.TextColumn('{task.fields[line]}', markup=False),
         console=self._console,
         refresh_per_second=4,
       )
-      self._task = self._bar.add_task(self._stage, told=told)
+      self._task = self._bar.add_task(self._stage, line=line)
       self._bar.start()
-    self._bar.update(self._task, completed=step, total=total, told=told)
+    self._bar.update(self._task, completed=step, total=total, line=line)
 
   def _is_due(self, step, total):
-    seconds, shown = self._shown
-    ended = step >= total and step != shown
+    seconds, last_step = self._last_plain
+    ended = step >= total and step != last_step
     return ended or time.monotonic() - seconds >= _PLAIN_SECONDS
 
   def _rate(self, step):
-    """Steps a second over the last minute, or None when nothing is known."""
+    """Steps a second over the last minute, or None if not known yet."""
     now = time.monotonic()
-    if self._marks and step < self._marks[-1][1]:
-      self._marks = []  # Another count has begun.
-    if not self._marks or now - self._marks[-1][0] >= 1.0:
-      self._marks.append((now, step))
-    while len(self._marks) > 2 and now - self._marks[1][0] > _RATE_SECONDS:
-      self._marks.pop(0)
-    seconds, done = self._marks[0]
+    if self._history and step < self._history[-1][1]:
+      self._history = []  # Another stage or task has begun.
+    if not self._history or now - self._history[-1][0] >= 1.0:
+      self._history.append((now, step))
+    while len(self._history) > 2 and now - self._history[1][0] > _RATE_SECONDS:
+      self._history.pop(0)
+    seconds, done = self._history[0]
     return (step - done) / (now - seconds) if step > done else None
 
 

@@ -1,6 +1,7 @@
-"""Run folders: what is in them, whose they are, and loading a finished one."""
+"""Run folders: their config and starts, checkpoints, and loading an agent."""
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -10,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 import time
-from importlib import metadata
 
 import jax
 from ml_collections import ConfigDict
@@ -28,22 +28,22 @@ STUDENT = 'student'
 
 
 def init_workdir(workdir: pathlib.Path, config) -> None:
-  """Makes the folder this config's, or checks that it is.
+  """Writes the config into the folder, or checks that it is the same there.
 
   Args:
     workdir: the run's folder.
     config: the run's ConfigDict.
 
   Raises:
-    UserError: the folder cannot be written, or is of another config; names
-      every key that differs.
+    UserError: the folder cannot be written, or holds a run of another config;
+      names every key that differs.
   """
-  differ = config_diff(workdir, config)
-  if differ:
+  diff = config_diff(workdir, config)
+  if diff:
     raise UserError(
       f'{workdir} holds a run of another config:\n  '
-      + '\n  '.join(differ)
-      + '\nChoose another folder by --workdir=..., or set these keys back'
+      + '\n  '.join(diff)
+      + '\nChoose another folder with --workdir=..., or set these keys back'
     )
   files.make_folder(workdir)
   text = json.dumps(config.to_dict(), indent=2) + '\n'
@@ -51,40 +51,43 @@ def init_workdir(workdir: pathlib.Path, config) -> None:
 
 
 def config_diff(workdir: pathlib.Path, config) -> list[str]:
-  """Keys of what is learned that a folder has other than a config, in words.
+  """Describes the keys that differ between a folder's config and this one.
+
+  Keys of `config_keys.RUNTIME` and `BUDGET` are ignored.
 
   Raises:
     UserError: the folder's config is damaged.
   """
   if not (workdir / CONFIG).exists():
     return []
-  old, new = _fixed(read_config_dict(workdir)), _fixed(as_dict(config))
+  old = _fixed_keys(read_config_dict(workdir))
+  new = _fixed_keys(as_dict(config))
   return [
-    f'{key}: {old.get(key)!r} there, {new.get(key)!r} now'
+    f'{key}: {old.get(key)!r} in the folder, {new.get(key)!r} now'
     for key in {**old, **new}
     if old.get(key) != new.get(key)
   ]
 
 
 def as_dict(config) -> dict:
-  """A config as `read_config_dict` would have it: tuples are lists."""
+  """Converts a config as `read_config_dict` returns it: tuples are lists."""
   return json.loads(json.dumps(config.to_dict()))
 
 
-def _fixed(tree):
+def _fixed_keys(tree):
   return config_keys.exclude(tree, (*config_keys.RUNTIME, *config_keys.BUDGET))
 
 
 def cache_compilations() -> None:
-  """Keeps compiled steps from one start to the next, as the user wishes.
+  """Sets up JAX's persistent compilation cache.
 
-  JAX_COMPILATION_CACHE_DIR names another place, and
-  JAX_ENABLE_COMPILATION_CACHE=false has nothing kept.
+  JAX_COMPILATION_CACHE_DIR names another folder, and
+  JAX_ENABLE_COMPILATION_CACHE=false disables the cache.
   """
   if jax.config.jax_compilation_cache_dir:
     return
   base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  # Programs of one kind of CPU may not run on another that shares the folder.
+  # Code compiled for one kind of CPU may not run on another.
   info = pathlib.Path('/proc/cpuinfo')
   text = info.read_text() if info.exists() else platform.platform()
   flags = re.findall('(?m)^(?:flags|Features).*', text) or [text]
@@ -94,7 +97,7 @@ def cache_compilations() -> None:
 
 
 def record_start(workdir: pathlib.Path, arguments: list[str]) -> None:
-  """Appends to starts.jsonl with what the run was started, and where.
+  """Appends command, commit, machine and versions to starts.jsonl.
 
   Args:
     workdir: the run's folder.
@@ -108,7 +111,8 @@ def record_start(workdir: pathlib.Path, arguments: list[str]) -> None:
     'machine': f'{os.cpu_count()} cores {platform.machine()},'
     f' {jax.device_count()} x {device.device_kind}',
     'versions': {
-      name: metadata.version(name) for name in ('jax', 'flax', 'optax')
+      name: importlib.metadata.version(name)
+      for name in ('jax', 'flax', 'optax')
     },
   }
   with open(workdir / STARTS, 'a', encoding='utf-8') as file:
@@ -116,26 +120,26 @@ def record_start(workdir: pathlib.Path, arguments: list[str]) -> None:
 
 
 def commit() -> str:
-  """The commit of this checkout, or 'unknown': installed, or without git."""
+  """Returns this checkout's commit; 'unknown' without git or a checkout."""
   if not shutil.which('git'):
     return 'unknown'
-  here = str(pathlib.Path(__file__).parent)
-  command = ['git', '-C', here, 'describe', '--always', '--dirty']
-  told = subprocess.run(command, capture_output=True, text=True)
-  return told.stdout.strip() or 'unknown'
+  folder = str(pathlib.Path(__file__).parent)
+  command = ['git', '-C', folder, 'describe', '--always', '--dirty']
+  process = subprocess.run(command, capture_output=True, text=True)
+  return process.stdout.strip() or 'unknown'
 
 
 def read_starts(workdir: pathlib.Path) -> list[dict]:
-  """What `record_start` wrote, one entry for each start of the run."""
+  """Reads the entries of `record_start`, one for each start of the run."""
   lines = (pathlib.Path(workdir) / STARTS).read_text().splitlines()
   return [json.loads(line) for line in lines]
 
 
 def read_config_dict(workdir: pathlib.Path) -> dict:
-  """The config of a run as nested dicts.
+  """Reads the config of a run as nested dicts.
 
   Raises:
-    UserError: there is none, or it is damaged.
+    UserError: it is missing or damaged.
   """
   path = pathlib.Path(workdir) / CONFIG
   try:
@@ -158,57 +162,57 @@ def read_config_dict(workdir: pathlib.Path) -> dict:
 
 
 def init_or_restore(
-  checkpoint, init, seed: int, notes: dict, stage: str, devices
+  checkpoint, init, seed: int, metadata: dict, stage: str, devices
 ):
-  """A fresh state, or that of the newest checkpoint, on every device.
+  """Initializes a state, or restores the newest checkpoint, on every device.
 
   Args:
     checkpoint: of the stage.
     init: key -> LearnerState.
     seed: of the fresh parameters.
-    notes: what a checkpoint to go on from must have been written with.
+    metadata: that the checkpoint must have been written with.
     stage: its name, for the message.
-    devices: the `sharding.Devices`; as many as one likes, whatever the
-      checkpoint was written on.
+    devices: the `sharding.Devices`; the checkpoint may be from another number
+      of devices.
 
   Returns:
-    The state, and what was saved beside it (None for a fresh one).
+    The state, and the checkpoint's extra dictionary (None for a fresh state).
 
   Raises:
     UserError: the checkpoint does not fit.
   """
   key = jax.random.key(seed)
   checkpoint.recover()
-  _agree(checkpoint, checkpoint.latest())
+  _check_same_step(checkpoint, checkpoint.latest())
   if checkpoint.latest() is None:
     return devices.init(init, key), None
-  target = devices.place(jax.eval_shape(init, key))
+  target = devices.replicated_structs(jax.eval_shape(init, key))
   state, extra, step = checkpoint.restore(target)
-  _agree(checkpoint, step)
-  for name, value in notes.items():
+  _check_same_step(checkpoint, step)
+  for name, value in metadata.items():
     if extra[name] != value:
       raise UserError(
         f'{checkpoint.directory} was made with {name} {extra[name]!r}, now it'
-        f' is {value!r}; choose another folder by --workdir=...'
+        f' is {value!r}; choose another folder with --workdir=...'
       )
-  if devices.is_first:
-    print(f'{stage}: going on after update {step}', flush=True)
+  if devices.is_main_process:
+    print(f'{stage}: resuming after update {step}', flush=True)
   return state, extra
 
 
-def _agree(checkpoint, step):
-  """All hosts have to go on from one step."""
-  steps = sharding.gather(-1 if step is None else step)
+def _check_same_step(checkpoint, step):
+  """Raises a UserError unless all hosts resume from the same step."""
+  steps = sharding.all_gather(-1 if step is None else step)
   if (steps != steps[0]).any():
     raise UserError(
-      f'{checkpoint.directory}: processes found different checkpoints there,'
-      f' of steps {steps.tolist()} (-1: none); the folder must be one that all'
-      ' of them share. Start again, or look at the file system'
+      f'{checkpoint.directory}: processes found checkpoints of different steps,'
+      f' {steps.tolist()} (-1: none); all processes must share the folder.'
+      ' Start again, or check the file system'
     )
 
 
 def load_agent(workdir: str | pathlib.Path):
-  """The agent of a run, to act with.
+  """Loads the agent of a run, to act with.
 
   Args:
     workdir: the run's folder, with a checkpoint of the finetuning.
@@ -217,16 +221,16 @@ def load_agent(workdir: str | pathlib.Path):
     The `Agent` and its LearnerState.
 
   Raises:
-    UserError: there is no such run, or its checkpoint is damaged.
+    UserError: the run does not exist, or its checkpoint is damaged.
   """
   workdir = pathlib.Path(workdir)
   config = ConfigDict(read_config_dict(workdir))
   checkpoint = Checkpoint(workdir / STUDENT)
-  _, notes, _ = checkpoint.restore_raw()
-  dims = tuple(notes['source_action_dims'])
+  _, metadata, _ = checkpoint.restore_raw()
+  dims = tuple(metadata['source_action_dims'])
   agent = learner.build_agent(
     config.learner,
-    notes['action_dim'],
+    metadata['action_dim'],
     dims,
     variant=learner.parse(config.variant, config.sources),
   )

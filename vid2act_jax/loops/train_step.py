@@ -1,4 +1,4 @@
-"""Updates as both training loops make them: compiled, counted, watched."""
+"""The compiled train step of both loops, with a check for finite losses."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ from vid2act_jax.types import UserError
 
 
 class TrainStep:
-  """The compiled step, for one update a call and for several."""
+  """The compiled step, with one update a call or several."""
 
   def __init__(
     self,
@@ -20,81 +20,82 @@ class TrainStep:
     devices,
     specs,
     per_call: int,
-    marks: tuple[int, ...],
+    intervals: tuple[int, ...],
     skip_limit: int,
     folder: pathlib.Path,
   ):
-    """Compiles nothing yet.
+    """Prepares the jitted functions; they compile at their first call.
 
     Args:
-      step: the pure step.
+      step: the pure step function.
       devices: a `sharding.Devices`.
-      specs: how its batch is split.
-      per_call: updates of a call, where so many are due.
-      marks: periods in updates; no call goes beyond a multiple of one, so that
-        what is told and saved does not depend on `per_call`. 0: never.
-      skip_limit: updates in a row that may come out not finite; one more ends
-        the run.
-      folder: where to leave what is known of them then.
+      specs: partition specs of its batch.
+      per_call: number of updates a call, when at least that many are due.
+      intervals: in updates; no call crosses a multiple of one, so that logs and
+        checkpoints do not depend on `per_call`. 0: never.
+      skip_limit: updates in a row that may be not finite; one more ends the
+        run.
+      folder: for the batch and metrics of the last of them.
     """
     self._devices, self._specs = devices, specs
-    self._per_call, self._marks = per_call, [m for m in marks if m]
-    self._one = devices.jit(step, specs)
-    self._several = devices.jit(multi_step(step), specs, lead=1)
+    self._per_call = per_call
+    self._intervals = [interval for interval in intervals if interval]
+    self._single_step = devices.jit(step, specs)
+    self._multi_step = devices.jit(multi_step(step), specs, leading_axes=1)
     self._skip_limit, self._folder = skip_limit, folder
     self._skipped = 0  # In a row.
-    self._unseen = None  # The last call's end, metrics and batch.
+    self._unchecked = None  # (updates done, metrics, batch) of the last call.
 
-  def plan(self, done: int, due: int) -> int:
-    """How many updates the next call makes: 1, or `per_call`."""
-    room = [due - done, *(mark - done % mark for mark in self._marks)]
-    return self._per_call if min(room) >= self._per_call else 1
+  def num_steps(self, done: int, due: int) -> int:
+    """Returns the number of updates of the next call: 1, or `per_call`."""
+    limits = [due - done, *(n - done % n for n in self._intervals)]
+    return self._per_call if min(limits) >= self._per_call else 1
 
-  def put(self, batches: list):
-    """Brings one call's batches of NumPy arrays to the devices."""
+  def device_put(self, batches: list):
+    """Puts the batches of a call, NumPy arrays, on the devices."""
     if len(batches) == 1:
-      return self._devices.put(batches[0], self._specs)
-    joined = jax.tree.map(lambda *xs: np.stack(xs), *batches)
-    return self._devices.put(joined, self._specs, lead=1)
+      return self._devices.device_put(batches[0], self._specs)
+    stacked = jax.tree.map(lambda *xs: np.stack(xs), *batches)
+    return self._devices.device_put(stacked, self._specs, leading_axes=1)
 
   def __call__(self, state, batch, key, done: int, count: int):
-    """Makes a call's updates.
+    """Makes `count` updates.
 
     Args:
       state: the LearnerState; donated.
-      batch: of `put`.
+      batch: from `device_put`.
       key: the root key.
-      done: updates before.
-      count: of `plan`.
+      done: updates before this call.
+      count: from `num_steps`.
 
     Returns:
-      The new state, and metrics: with a leading [count] if it is not 1.
+      The new state, and metrics, with a leading [count] if it is not 1.
 
     Raises:
       UserError: too many updates in a row were not finite.
     """
-    fn = self._one if count == 1 else self._several
+    fn = self._single_step if count == 1 else self._multi_step
     state, metrics = fn(state, batch, key)
-    # Of the call before: it is done, and the device has something to do.
-    self.look()
-    self._unseen = done + count, metrics, batch
+    # Checks the call before, so that the device works in the meantime.
+    self.check_finite()
+    self._unchecked = done + count, metrics, batch
     return state, metrics
 
-  def look(self) -> None:
-    """Waits for the last call and looks whether it came out finite.
+  def check_finite(self) -> None:
+    """Waits for the last call and checks that its updates were finite.
 
     Raises:
-      UserError: as `__call__`.
+      UserError: as in `__call__`.
     """
-    if self._unseen is None:
+    if self._unchecked is None:
       return
-    (done, metrics, batch), self._unseen = self._unseen, None
+    (done, metrics, batch), self._unchecked = self._unchecked, None
     for skipped in np.atleast_1d(jax.device_get(metrics['skipped'])):
       self._skipped = self._skipped + 1 if skipped else 0
     if self._skipped > self._skip_limit:
-      self._give_up(done, metrics, batch)
+      self._raise_not_finite(done, metrics, batch)
 
-  def _give_up(self, done, metrics, batch):
+  def _raise_not_finite(self, done, metrics, batch):
     folder = files.make_folder(self._folder)
     arrays = {
       jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(
@@ -102,18 +103,19 @@ class TrainStep:
       )
       for path, leaf in jax.tree_util.tree_leaves_with_path(batch)
     }
-    told = {k: np.asarray(v).tolist() for k, v in metrics.items()}
-    bad = [k for k, v in told.items() if not np.isfinite(v).all()]
+    values = {k: np.asarray(v).tolist() for k, v in metrics.items()}
+    bad = [k for k, v in values.items() if not np.isfinite(v).all()]
     path = folder / f'update-{done}.npz'
     files.atomic_write(path, lambda file: files.write_npz(file, arrays))
-    text = json.dumps({'update': done, 'metrics': told}, indent=2)
+    text = json.dumps({'update': done, 'metrics': values}, indent=2)
     files.atomic_write(
       path.with_suffix('.json'), lambda file: file.write(text.encode())
     )
     raise UserError(
       f'{self._skipped} updates in a row were not finite, up to number {done}'
-      f' ({", ".join(bad)}); the parameters are as before them. Its batch and'
-      f' metrics are in {path} and .json beside it. Look at the rewards and'
-      ' actions there, lower the learning rates (config.learner.optim), or'
+      f' ({", ".join(bad)}); they did not change the parameters. The last batch'
+      f' is in {path}, its metrics in {path.with_suffix(".json").name}. Check'
+      ' its rewards and actions, lower the learning rates'
+      ' (config.learner.optim), or'
       ' compute in float32 (config.learner.dtype)'
     )

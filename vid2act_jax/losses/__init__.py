@@ -1,1 +1,1 @@
-"""Losses as free functions: arrays in, scalar loss and metrics out."""
+"""Losses as pure functions from arrays to a scalar loss and metrics."""

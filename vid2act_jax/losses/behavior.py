@@ -12,13 +12,13 @@ def actor_loss(
   weights: jax.Array,
   entropy_scale: float,
 ) -> jax.Array:
-  """Dynamics gradients: the returns themselves depend on the actions.
+  """The actor's loss with dynamics gradients, through the returns.
 
   Args:
     returns: λ-returns [H - 1, M].
-    entropy: the actor's, nats, [H - 1, M].
+    entropy: of the actor's distribution, nats, [H - 1, M].
     weights: of the states, [H - 1, 1 or M].
-    entropy_scale: of the entropy against the return.
+    entropy_scale: weight of the entropy relative to the return.
   """
   objective = returns + entropy_scale * entropy
   return -(weights * objective).mean()
@@ -27,13 +27,18 @@ def actor_loss(
 def critic_loss(
   value: jax.Array, returns: jax.Array, weights: jax.Array
 ) -> jax.Array:
-  """Unit-Gaussian regression of values to returns, [H - 1, M]; weights may be
-  [H - 1, 1]."""
+  """Unit-Gaussian regression of values to returns.
+
+  Args:
+    value: [H - 1, M].
+    returns: λ-returns [H - 1, M].
+    weights: of the states, [H - 1, 1 or M].
+  """
   target = jax.lax.stop_gradient(returns)
   logp = dists.unit_log_prob(value, target, 0)
   return -(weights * logp).mean()
 
 
-def reward_spread(reward: jax.Array) -> dict[str, jax.Array]:
-  """Mean and unbiased standard deviation of imagined rewards, for the log."""
+def reward_stats(reward: jax.Array) -> dict[str, jax.Array]:
+  """Mean and unbiased standard deviation of imagined rewards, as metrics."""
   return {'reward_mean': reward.mean(), 'reward_std': jnp.std(reward, ddof=1)}

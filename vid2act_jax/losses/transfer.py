@@ -9,17 +9,17 @@ from vid2act_jax.types import Normal
 def distillation_loss(
   weights: jax.Array, distilled: jax.Array, student: jax.Array, floor: float
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws the student's features to those of the domains that resemble it.
+  """Regresses the student's features to those of similar domains.
 
-  Vid2Act (arXiv 2306.03360): the distance to each domain's features counts by
-  its similarity weight, but never by less than a floor, which keeps every
-  domain alive.
+  Vid2Act (arXiv 2306.03360): the distance to each domain's features is weighted
+  by its similarity weight, but at least by a floor, so that every domain keeps
+  contributing.
 
   Args:
     weights: similarity weights [N, B, L], a softmax over N.
     distilled: teacher features mapped to the student's size, [N, B, L, F].
     student: [B, L, F].
-    floor: least weight of a domain.
+    floor: minimum weight of a domain.
 
   Returns:
     The loss, and the distances [N, B, L].
@@ -42,18 +42,18 @@ def vae_loss(
     action: recorded actions [N, ..., A].
     latent: the VAE's posterior, [N, ..., 2A].
     mask: f32 [N, A]; 1 where a domain has the action dimension, else 0. The
-      error's mean runs over a domain's own dimensions.
+      error is the mean over the domain's own dimensions.
 
   Returns:
-    The mean squared error, f32 [N], and the KL against a standard normal in
-    nats, the mean over the latent's elements, f32 [N].
+    The mean squared error, f32 [N], and the KL to a standard normal in nats,
+    the mean over the latent's elements, f32 [N].
   """
   domains, dims = mask.shape
   mask = mask.reshape(domains, *(1,) * (recon.ndim - 2), dims)
   axes = tuple(range(1, recon.ndim))
-  own = mask.sum(-1).reshape(domains)
+  num_dims = mask.sum(-1).reshape(domains)
   rows = recon[0, ..., 0].size
-  error = (mask * jnp.square(recon - action)).sum(axes) / (rows * own)
+  error = (mask * jnp.square(recon - action)).sum(axes) / (rows * num_dims)
   variance = jnp.square(latent.std)
   kl = -0.5 * (1 + jnp.log(variance) - jnp.square(latent.mean) - variance)
   return error, kl.mean(axes)

@@ -1,4 +1,4 @@
-"""The world model's loss: image, reward, ends and KL (DreamerV2)."""
+"""The world model's loss: image, reward, discount and KL (DreamerV2)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from vid2act_jax.types import Batch, Latent, Metrics, Normal, Params
 
 @dataclasses.dataclass(frozen=True)
 class Scales:
-  """Weight of each loss in the model's total."""
+  """Weight of each loss in the total loss of the model."""
 
   kl: float
   image: float
@@ -33,12 +33,12 @@ class Scales:
 
 @flax.struct.dataclass
 class Forward:
-  """What the loss's forward pass leaves to the other losses."""
+  """Outputs of the forward pass that the other losses use."""
 
   latent: Latent  # [B, L, ...], sampled posterior states
   post: Normal  # [B, L, stoch]
   prior: Normal  # [B, L, stoch]
-  beside: list  # what the other tracks gave
+  frozen_outputs: list  # (states, posteriors) of the frozen scans
 
 
 def kl_loss(
@@ -53,7 +53,7 @@ def kl_loss(
   Args:
     post: posterior, [B, L, stoch].
     prior: prior, [B, L, stoch].
-    balance: share of the term that trains the prior.
+    balance: weight of the term that trains the prior.
     free: nats below which a term has no gradient.
     axis_name: the mapped axis that the batch is split over, if any.
 
@@ -61,15 +61,15 @@ def kl_loss(
     The loss, a scalar, and KL(post || prior) of every state, [B, L].
   """
 
-  def at_least_free(value):
+  def apply_free_nats(value):
     mean = value.mean()
-    whole = jax.lax.pmean(mean, axis_name) if axis_name else mean
-    return jnp.where(jax.lax.stop_gradient(whole) > free, mean, free)
+    global_mean = jax.lax.pmean(mean, axis_name) if axis_name else mean
+    return jnp.where(jax.lax.stop_gradient(global_mean) > free, mean, free)
 
   to_prior = dists.kl(post, dists.stop_gradient(prior))
   to_post = dists.kl(dists.stop_gradient(post), prior)
-  loss = (1 - balance) * at_least_free(to_prior)
-  return loss + balance * at_least_free(to_post), to_post
+  loss = (1 - balance) * apply_free_nats(to_prior)
+  return loss + balance * apply_free_nats(to_post), to_post
 
 
 def world_model_loss(
@@ -83,35 +83,40 @@ def world_model_loss(
   free: float,
   label: jax.Array | None = None,
   axis_name: str | None = None,
-  beside: Sequence[ScanSpec] = (),
+  frozen_scans: Sequence[ScanSpec] = (),
 ) -> tuple[jax.Array, tuple[Metrics, Forward]]:
   """Loss of one world model on a batch of sequences.
 
   Args:
     model: the networks; conditioned on `label` if they have domains.
     params: their parameters.
-    embed: f32 [B, L, E], what the posterior reads of the frames.
-    batch: [B, L, ...]; with its discount where the model predicts ends.
+    embed: f32 [B, L, E], embeddings of the frames for the posterior.
+    batch: [B, L, ...]; with the discount if `model.predict_continue`.
     noise: f32 [B, L, stoch], standard normal, for the posterior's samples.
     scales: weights of the losses.
     balance: KL balance.
     free: free nats.
     label: i32 [B], the domain of each row, or None.
     axis_name: the mapped axis that the batch is split over, if any.
-    beside: others to be run along in the same scan, of the same length L.
+    frozen_scans: more scans of length L for the same loop, without gradients.
 
   Returns:
-    The scaled sum, and metrics with the states of the forward pass.
+    The scaled sum, metrics, and outputs of the forward pass.
 
   Raises:
-    ValueError: the model predicts ends, and the batch does not tell them.
+    ValueError: the model has a discount head, but the batch has no discount.
   """
-  if model.ends and batch.discount is None:
-    raise ValueError('Batch.discount is None, but the model predicts ends')
-  track = model.prepare(
+  if model.predict_continue and batch.discount is None:
+    raise ValueError(
+      'Batch.discount is None, but the model has a discount head'
+      ' (WorldModel.predict_continue)'
+    )
+  spec = model.observe_scan(
     params, embed, batch.action, batch.is_first, noise, label
   )
-  (latent, post), *beside = run(track, *beside, unroll=model.unroll)
+  (latent, post), *frozen_outputs = run(
+    spec, *frozen_scans, unroll=model.unroll
+  )
   prior = model.prior(params, latent.deter)
   feat = feature(latent)
 
@@ -125,21 +130,22 @@ def world_model_loss(
     'image_loss': scales.image * image_loss,
     'reward_loss': scales.reward * reward_loss,
   }
-  if model.ends:
+  if model.predict_continue:
     logit = model.predict_discount(params, feat)
-    cross = optax.sigmoid_binary_cross_entropy(logit, batch.discount)
-    losses['discount_loss'] = scales.discount * cross.mean()
+    cross_entropy = optax.sigmoid_binary_cross_entropy(logit, batch.discount)
+    losses['discount_loss'] = scales.discount * cross_entropy.mean()
   metrics = {
     **losses,
     'kl': kl_value.mean(),
     'prior_ent': dists.entropy(prior).mean(),
     'post_ent': dists.entropy(post).mean(),
   }
-  return sum(losses.values()), (metrics, Forward(latent, post, prior, beside))
+  forward = Forward(latent, post, prior, frozen_outputs)
+  return sum(losses.values()), (metrics, forward)
 
 
 def _image_log_prob(model, params, feat, images) -> jax.Array:
-  """Mean over the frames; decoded images live for one chunk only."""
+  """Mean over the frames; decoded images are kept for one chunk only."""
 
   def fn(params, x, image):
     mean = model.decode_rest(params, x)

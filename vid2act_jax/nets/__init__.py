@@ -1,1 +1,1 @@
-"""Networks: flax.linen modules that do one step each, and no losses."""
+"""Networks: flax.linen modules for one step each, without losses."""

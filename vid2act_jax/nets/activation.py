@@ -1,4 +1,4 @@
-"""The activation of all networks but the action VAE's."""
+"""The activation function of all networks except the action VAE."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 @jax.custom_vjp
 def elu(x: jax.Array) -> jax.Array:
-  """ELU; its gradient is made from the output, so that no more is stored."""
+  """ELU; its gradient is computed from the output, so only that is stored."""
   return jax.nn.elu(x)
 
 

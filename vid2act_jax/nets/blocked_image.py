@@ -1,4 +1,4 @@
-"""Pictures, with their pixels in rows or in blocks."""
+"""Images whose pixels are grouped in blocks (space to depth)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,17 +8,17 @@ import jax.numpy as jnp
 
 
 class BlockedImage(NamedTuple):
-  """M pictures of size x size pixels, cut into blocks of side x side.
+  """M images of size x size pixels in blocks of block_size x block_size.
 
-  A block's pixels are channels: few channels become many, and what has a stride
-  of two among pixels has one of one among blocks.
+  The pixels of a block are channels (space to depth). So there are more
+  channels, and a stride of two over pixels is a stride of one over blocks.
   """
 
-  # [M, G, G, side side C]: rows, columns and channels of a block. What lies
-  # beyond `size` in the last blocks has no meaning.
+  # [M, G, G, block_size block_size C]: rows, columns and channels of a block.
+  # Pixels beyond `size` in the last blocks are undefined.
   x: jax.Array
   size: int
-  side: int = 1
+  block_size: int = 1
 
   @classmethod
   def of(cls, pixels: jax.Array) -> 'BlockedImage':
@@ -27,27 +27,30 @@ class BlockedImage(NamedTuple):
 
   def pixels(self) -> jax.Array:
     """[M, size, size, C]."""
-    if self.side == 1:
+    if self.block_size == 1:
       return self.x[:, : self.size, : self.size]
     m, grid, _, _ = self.x.shape
-    x = self.x.reshape(m, grid, grid, self.side, self.side, -1)
+    x = self.x.reshape(m, grid, grid, self.block_size, self.block_size, -1)
     x = x.transpose(0, 1, 3, 2, 4, 5)
-    x = x.reshape(m, grid * self.side, grid * self.side, -1)
+    x = x.reshape(m, grid * self.block_size, grid * self.block_size, -1)
     return x[:, : self.size, : self.size]
 
-  def blocks(self, side: int) -> 'BlockedImage':
-    """The same in blocks of this side, and zero beyond `size`."""
-    if self.side == side and self.x.shape[1] * side == self.size:
+  def blocks(self, block_size: int) -> 'BlockedImage':
+    """The same images in blocks of this size, with zeros beyond `size`."""
+    if (
+      self.block_size == block_size
+      and self.x.shape[1] * block_size == self.size
+    ):
       return self
     x = self.pixels()
     m, _, _, channels = x.shape
-    grid = -(-self.size // side)
-    margin = (0, grid * side - self.size)
-    x = jnp.pad(x, ((0, 0), margin, margin, (0, 0)))
-    x = x.reshape(m, grid, side, grid, side, channels)
+    grid = -(-self.size // block_size)
+    padding = (0, grid * block_size - self.size)
+    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    x = x.reshape(m, grid, block_size, grid, block_size, channels)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(m, grid, grid, -1)
-    return BlockedImage(x, self.size, side)
+    return BlockedImage(x, self.size, block_size)
 
   def map(self, fn: Callable[[jax.Array], jax.Array]) -> 'BlockedImage':
-    """With every number mapped."""
+    """Applies an elementwise function."""
     return self._replace(x=fn(self.x))

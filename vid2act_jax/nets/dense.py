@@ -5,14 +5,14 @@ import jax
 import jax.numpy as jnp
 
 kernel_init = nn.initializers.glorot_uniform()
-_WIDTH = 16  # Bytes that a row's length is to be a multiple of,
-_MANY = 128  # with more columns than these.
+_ALIGN_BYTES = 16  # Rows are padded to a multiple of this,
+_MIN_PADDED = 128  # if they have more columns than this.
 
 
 class Dense(nn.Module):
   """[..., I] -> [..., features], computed in `dtype`.
 
-  Flax's own would take `product` by an argument that it is about to lose.
+  `nn.Dense` takes another `matmul` only by an argument that Flax will remove.
   """
 
   features: int
@@ -20,7 +20,7 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """The product with the kernel, and the bias."""
+    """x @ kernel + bias."""
     shape = (x.shape[-1], self.features)
     kernel = self.param('kernel', kernel_init, shape).astype(self.dtype)
     bias = self.param('bias', nn.initializers.zeros_init(), shape[1:])
@@ -28,7 +28,7 @@ class Dense(nn.Module):
 
 
 class SplitDense(nn.Module):
-  """Dense over concatenated parts whose products can be taken apart."""
+  """Dense over concatenated inputs whose products are computed separately."""
 
   features: int
   parts: tuple[int, ...]
@@ -42,7 +42,7 @@ class SplitDense(nn.Module):
     self.kernel, self.bias = kernel.astype(self.dtype), bias.astype(self.dtype)
 
   def __call__(self, index: int, x: jax.Array) -> jax.Array:
-    """Part `index`'s share [..., features]: of a vector, or of an i32 label."""
+    """The product of input `index`, a vector or i32 label: [..., features]."""
     start = sum(self.parts[:index])
     kernel = self.kernel[start : start + self.parts[index]]
     if jnp.issubdtype(x.dtype, jnp.integer):
@@ -51,16 +51,16 @@ class SplitDense(nn.Module):
 
 
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """[..., I] @ [I, D]; in half precision with zeros up to a GPU's widths.
+  """[..., I] @ [I, D]; in half precision, zero-padded to a GPU's alignment.
 
-  Matrices whose rows are no multiple of 16 bytes, as those of 250 features, are
-  out of reach of its fastest kernels, and the zeros cost next to nothing where
-  there are many columns.
+  A GPU's fastest kernels need matrices whose rows are multiples of 16 bytes.
+  Rows of 250 features, for example, are not. The zeros cost next to nothing
+  where there are many columns.
   """
-  width = _WIDTH // x.dtype.itemsize
+  width = _ALIGN_BYTES // x.dtype.itemsize
   if x.dtype.itemsize > 2:
     return x @ kernel
-  inner, outer = (-size % width * (size > _MANY) for size in kernel.shape)
+  inner, outer = (-size % width * (size > _MIN_PADDED) for size in kernel.shape)
   out = kernel.shape[1]
   x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, inner)])
   kernel = jnp.pad(kernel, ((0, inner), (0, outer)))

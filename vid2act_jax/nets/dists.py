@@ -1,4 +1,4 @@
-"""The few operations on diagonal Gaussians that the method needs."""
+"""Operations on diagonal Gaussian distributions."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def sample(dist: Normal, noise: jax.Array) -> jax.Array:
 
 
 def stop_gradient(dist: Normal) -> Normal:
-  """The same distribution, cut off from differentiation."""
+  """The same distribution without gradients."""
   return jax.tree.map(jax.lax.stop_gradient, dist)
 
 
@@ -48,5 +48,5 @@ def unit_log_prob(mean: jax.Array, value: jax.Array, ndims: int) -> jax.Array:
 
 
 def clip_straight_through(x: jax.Array) -> jax.Array:
-  """Clips to [-1, 1]; the gradient passes as if it had not."""
+  """Clips to [-1, 1] with a straight-through gradient."""
   return x + jax.lax.stop_gradient(jnp.clip(x, -1, 1) - x)

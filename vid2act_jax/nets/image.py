@@ -10,13 +10,13 @@ from vid2act_jax.nets.blocked_image import BlockedImage
 from vid2act_jax.nets.dense import Dense, kernel_init
 
 _ENCODER_KERNEL = 4
-_SIZE, _LAST = 64, 2  # Pixels a side of an image, and that are left of it.
+_SIZE, _LAST = 64, 2  # Height and width of the image and of the last layer.
 _DECODER_KERNELS = (5, 5, 6, 6)
 _bias_init = nn.initializers.zeros_init()
 
 
 class _Conv(nn.Module):
-  """Kernel and bias of one convolution, of either direction."""
+  """Kernel and bias of one convolution or transposed convolution."""
 
   features: int
   kernel: int
@@ -28,21 +28,21 @@ class _Conv(nn.Module):
     self.bias = self.param('bias', _bias_init, (self.features,))
 
   def cast(self, dtype: str):
-    """Kernel and bias as this type."""
+    """Kernel and bias in this dtype."""
     return self.weight.astype(dtype), self.bias.astype(dtype)
 
 
 class Encoder(nn.Module):
-  """Four convolutions; with domains, also a one-hot label in the first.
+  """Four convolutions; with domains, the first one also reads a one-hot label.
 
-  The label is meant as N constant planes in front of the image's channels.
-  With no padding such a plane adds the same number to every pixel: the sum of
-  its kernel. So the planes are never made; the kernel keeps their rows.
+  The label stands for N constant planes before the channels of the image.
+  Without padding such a plane adds the same number to every pixel: the sum of
+  its kernel. So the planes are not created; the kernel keeps their rows.
   """
 
   depth: int
   num_domains: int = 0
-  form: str = 'native'
+  conv_impl: str = 'native'
   dtype: str = 'float32'  # computed in
 
   @property
@@ -75,19 +75,19 @@ class Encoder(nn.Module):
       raise ValueError(
         f'images {image.shape}: the encoder takes {_SIZE} x {_SIZE} pixels'
       )
-    # What reaches the last layer's 2 x 2 pixels, 62 of 64: the first layer's
-    # last row and column would be under no kernel of the second.
-    seen = _LAST
+    # The 62 of 64 pixels that the last layer's 2 x 2 pixels depend on: no
+    # kernel of the second layer reaches the first one's last row and column.
+    used = _LAST
     for _ in self.layers:
-      seen = 2 * (seen - 1) + _ENCODER_KERNEL
-    x = image[:, :seen, :seen].astype(jnp.float32) / 255 - 0.5
+      used = 2 * (used - 1) + _ENCODER_KERNEL
+    x = image[:, :used, :used].astype(jnp.float32) / 255 - 0.5
     x = BlockedImage.of(x.astype(self.dtype))
     for i, layer in enumerate(self.layers):
       kernel, bias = layer.cast(self.dtype)
       if i == 0 and self.num_domains:
         planes, kernel = jnp.split(kernel, [self.num_domains], 2)
         bias = bias + planes.sum((0, 1))[label]
-      x = conv.add_bias(conv.conv(x, kernel, self.form), bias).map(elu)
+      x = conv.add_bias(conv.conv(x, kernel, self.conv_impl), bias).map(elu)
     return x.pixels().reshape(image.shape[0], -1)
 
 
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
   """Four transposed convolutions from a feature to the mean of the image."""
 
   depth: int
-  form: str = 'native'
+  conv_impl: str = 'native'
   dtype: str = 'float32'  # computed in
 
   def setup(self):
@@ -112,18 +112,19 @@ class Decoder(nn.Module):
     return self.rest(self.first(feat))
 
   def first(self, feat: jax.Array) -> jax.Array:
-    """What is a product of matrices: [M, F] -> [M, 5, 5, 4 depth]."""
+    """The layers that are matrix products: [M, F] -> [M, 5, 5, 4 depth]."""
     return self._layer(
       0, BlockedImage.of(self.inp(feat)[:, None, None])
     ).pixels()
 
   def rest(self, x: jax.Array) -> jax.Array:
-    """All that comes after `first`."""
-    picture = BlockedImage.of(x)
+    """The layers after `first`."""
+    image = BlockedImage.of(x)
     for i in range(1, len(self.layers)):
-      picture = self._layer(i, picture.map(elu))
-    return picture.pixels().astype(jnp.float32)
+      image = self._layer(i, image.map(elu))
+    return image.pixels().astype(jnp.float32)
 
-  def _layer(self, i, picture):
+  def _layer(self, i, image):
     kernel, bias = self.layers[i].cast(self.dtype)
-    return conv.add_bias(conv.conv_transpose(picture, kernel, self.form), bias)
+    image = conv.conv_transpose(image, kernel, self.conv_impl)
+    return conv.add_bias(image, bias)

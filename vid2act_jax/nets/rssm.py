@@ -1,8 +1,8 @@
 """Recurrent state-space model with Gaussian latents, one step at a time.
 
-What does not depend on the recurrent state (projections of embeddings, actions
-and labels) is a method of its own, so that a scan over time can have it
-computed for all steps at once.
+The projections of embeddings, actions and labels do not depend on the recurrent
+state. They are separate methods, so that they can be computed for all steps at
+once, outside of a scan over time.
 """
 
 import flax.linen as nn
@@ -18,7 +18,7 @@ from vid2act_jax.types import Latent, Normal, Params
 class GRUCell(nn.Module):
   """GRU with one LayerNorm over all pre-activations, update bias -1.
 
-  The state itself is float32, whatever its products are computed in.
+  The state is float32, whatever dtype the products are computed in.
   """
 
   deter: int
@@ -40,7 +40,7 @@ class GRUCell(nn.Module):
 class RSSM(nn.Module):
   """Prior and posterior over the next latent state.
 
-  With `num_domains` > 0 a domain label joins [z, a] in the recurrence.
+  With `num_domains` > 0 the recurrence reads [z, a, domain label].
   """
 
   stoch: int
@@ -68,26 +68,26 @@ class RSSM(nn.Module):
 
   @property
   def recurrence(self) -> 'RSSM':
-    """One of `advance` and `posterior` alone.
+    """The module for `advance` and `posterior` alone.
 
-    Equal for models that differ in actions, embeddings and domains.
+    Equal for models that differ only in actions, embeddings and domains.
     """
     return self.clone(action_dim=0, embed_dim=0, num_domains=0)
 
   def recurrence_params(self, params: Params) -> Params:
-    """The parameters of `recurrence` out of all parameters."""
+    """Selects the parameters of `recurrence`."""
     parts = {'inp': self.stoch, 'post_hidden': self.deter}
     rows = lambda name: params[name]['kernel'][: parts[name]]
     split = {name: {**params[name], 'kernel': rows(name)} for name in parts}
     return {name: params[name] for name in ('cell', 'post_out')} | split
 
   def project_action(self, action: jax.Array, label: jax.Array | None):
-    """The recurrence's input but for z: [..., A] (and i32 [...]) -> hidden."""
+    """The recurrence's input without z: [..., A] (, i32 [...]) -> hidden."""
     out = self.inp(1, action) + self.inp.bias
     return out + self.inp(2, label) if self.num_domains else out
 
   def project_embed(self, embed: jax.Array) -> jax.Array:
-    """The posterior's input but for h: [..., E] -> [..., hidden]."""
+    """The posterior's input without h: [..., E] -> [..., hidden]."""
     return self.post_hidden(1, embed) + self.post_hidden.bias
 
   def advance(self, latent: Latent, projected_action: jax.Array) -> jax.Array:
@@ -96,7 +96,7 @@ class RSSM(nn.Module):
     return self.cell(x, latent.deter)
 
   def prior(self, deter: jax.Array) -> Normal:
-    """p(z | h), before the frame is seen: Normal over [..., stoch]."""
+    """p(z | h), without the frame: Normal over [..., stoch]."""
     stats = self.prior_out(elu(self.prior_hidden(deter)))
     return dists.from_stats(stats.astype(jnp.float32))
 
@@ -106,7 +106,7 @@ class RSSM(nn.Module):
     return dists.from_stats(self.post_out(hidden).astype(jnp.float32))
 
   def __call__(self, embed, action, label):
-    """One step from the zero state through every layer, to initialise."""
+    """One step from the zero state through every layer, for `init`."""
     rows = embed.shape[:-1]
     zero = Latent(
       jnp.zeros((*rows, self.stoch)), jnp.zeros((*rows, self.deter))

@@ -1,12 +1,13 @@
-"""Steps that follow one another, with a gradient that is parallel in time.
+"""Scans over time with a gradient that is parallel in time.
 
-The gradient of `lax.scan` takes as many steps back as it took forward, and each
-of them works out all gradients there are. But what has to wait for the step
-after it is only the gradient with respect to the state. So only that runs
-backward in time here; the rest, the activations that a step needs again and the
-gradients with respect to parameters and inputs, is made for all steps at once.
-An accelerator, where a small step takes as long as starting its kernels, has
-half as many of them then. A CPU would only have more to compute.
+The gradient of `lax.scan` takes as many sequential steps backward as the scan
+took forward, and each of them computes all gradients. But only the gradient
+with respect to the state depends on the next step. So only that gradient is
+computed in a backward scan. All else is computed for all steps at once: the
+activations that a step needs again, and the gradients with respect to
+parameters and inputs. On an accelerator a small step takes as long as launching
+its kernels, and this halves their number. A CPU would only have more to
+compute.
 """
 
 from collections.abc import Callable
@@ -18,52 +19,53 @@ import jax.numpy as jnp
 
 
 class ScanSpec(NamedTuple):
-  """Steps to be run in order, of M rows that know nothing of one another."""
+  """A scan to run: its step function and arguments, for M independent rows."""
 
   step: Callable[[Any, Any, Any], tuple[Any, Any]]
-  # (params, state, input) -> (next state, output), [M, ...]; a function of
-  # nothing else. With a look, a step's input is (input, seen).
+  # (params, state, input) -> (next state, output), [M, ...]; a pure function.
+  # With a `stop_grad_fn`, the input of a step is (input, stop_grad_output).
   params: Any
   initial: Any  # state [M, ...]
   inputs: Any  # [L, M, ...]
-  look: Callable[[Any, Any, Any], Any] | None = None
-  # (params, state, input) -> seen, [M, ...]. No gradient goes through a look,
-  # so that none has to be taken again for a gradient.
+  stop_grad_fn: Callable[[Any, Any, Any], Any] | None = None
+  # (params, state, input) -> stop_grad_output, [M, ...]. No gradient goes
+  # through it, so the backward pass does not compute it again.
 
 
 def scan(
   learned: ScanSpec, *frozen: ScanSpec, unroll: int
 ) -> list[tuple[Any, Any]]:
-  """Runs tracks of one length side by side in a single loop.
+  """Runs several scans of the same length in a single loop.
 
-  On an accelerator a step takes about as long for several as for one, when they
-  take the same step with arrays of the same shapes, but for the rows: they run
-  as one under `vmap` then, with rows of zeros where one has fewer.
+  On an accelerator a step takes about as long for several scans as for one, if
+  they have the same step function and arrays of the same shapes, but for the
+  number of rows. Such scans run as one under `vmap`, and scans with fewer rows
+  are padded with zeros.
 
   Args:
-    learned: the track that gradients reach.
-    *frozen: tracks that none reaches.
+    learned: the scan that gradients reach.
+    *frozen: scans that no gradient reaches.
     unroll: steps that are compiled in a row; 0: `lax.scan` with its own
       gradient.
 
   Returns:
-    For each track the states after its steps and its outputs, [L, ...]; for one
-    that looks, (seen, outputs) in place of outputs.
+    For each scan the states after its steps and its outputs, [L, ...]. With a
+    `stop_grad_fn`, (stop_grad_outputs, outputs) in place of the outputs.
   """
-  steps = tuple((track.step, track.look) for track in (learned, *frozen))
-  parts = [(track.params, track.initial, track.inputs) for track in frozen]
-  run = _parallel if unroll else _scan
+  steps = tuple((spec.step, spec.stop_grad_fn) for spec in (learned, *frozen))
+  parts = [(spec.params, spec.initial, spec.inputs) for spec in frozen]
+  run = _parallel_scan if unroll else _sequential_scan
   arguments = learned.params, learned.initial, learned.inputs
   return run(steps, unroll, arguments, jax.lax.stop_gradient(parts))
 
 
-def _scan(steps, unroll, learned, frozen):
-  """Each track's step after the other's."""
+def _sequential_scan(steps, unroll, learned, frozen):
+  """One loop, in which the scans take their steps one after another."""
   params, initial, inputs = zip(learned, *frozen, strict=True)
 
   def step(states, xs):
     pairs = [
-      _looking(*step)(*arguments)
+      _with_stop_grad(*step)(*arguments)
       for step, *arguments in zip(steps, params, states, xs, strict=True)
     ]
     return tuple(state for state, _ in pairs), pairs
@@ -71,163 +73,167 @@ def _scan(steps, unroll, learned, frozen):
   return jax.lax.scan(step, initial, inputs, unroll=unroll or 1)[1]
 
 
-def _looking(step, look):
-  """The step with its look: (params, state, input) -> as of `scan`."""
-  if not look:
+def _with_stop_grad(step, stop_grad_fn):
+  """A step with its `stop_grad_fn`: (params, state, input), see `scan`."""
+  if not stop_grad_fn:
     return step
 
-  def whole(params, state, x):
-    seen = jax.lax.stop_gradient(look(params, state, x))
-    state, out = step(params, state, (x, seen))
-    return state, (seen, out)
+  def combined(params, state, x):
+    stop_grad_output = jax.lax.stop_gradient(stop_grad_fn(params, state, x))
+    state, out = step(params, state, (x, stop_grad_output))
+    return state, (stop_grad_output, out)
 
-  return whole
+  return combined
 
 
-def _side_by_side(steps, unroll, learned, frozen):
-  """All tracks' steps as one, where they are alike."""
-  tracks = learned, *frozen
-  kinds = [_kind(*pair) for pair in zip(steps, tracks, strict=True)]
-  if len(tracks) == 1 or any(kind != kinds[0] for kind in kinds):
-    return _scan(steps, unroll, learned, frozen)
-  rows = [jax.tree.leaves(initial)[0].shape[0] for _, initial, _ in tracks]
+def _vmapped_scan(steps, unroll, learned, frozen):
+  """One loop with a step under `vmap`, if all scans have equal signatures."""
+  scans = learned, *frozen
+  signatures = [_signature(*pair) for pair in zip(steps, scans, strict=True)]
+  if len(scans) == 1 or any(x != signatures[0] for x in signatures):
+    return _sequential_scan(steps, unroll, learned, frozen)
+  rows = [jax.tree.leaves(initial)[0].shape[0] for _, initial, _ in scans]
 
   def stack(trees, axis):
-    # Rows that a track lacks are made up: they cost next to nothing.
+    # Padding with rows of zeros costs next to nothing.
     def pad(x):
-      margin = [(0, 0)] * x.ndim
-      margin[axis] = 0, max(rows) - x.shape[axis]
-      return jnp.pad(x, margin)
+      padding = [(0, 0)] * x.ndim
+      padding[axis] = 0, max(rows) - x.shape[axis]
+      return jnp.pad(x, padding)
 
     trees = [jax.tree.map(pad, tree) for tree in trees]
     return jax.tree.map(lambda *xs: jnp.stack(xs, axis), *trees)
 
-  params, initial, inputs = zip(*tracks, strict=True)
+  params, initial, inputs = zip(*scans, strict=True)
   params = jax.tree.map(lambda *xs: jnp.stack(xs), *params)
-  step = jax.vmap(_looking(*steps[0]))
+  step = jax.vmap(_with_stop_grad(*steps[0]))
 
-  def together(states, x):
+  def vmapped_step(states, x):
     out = step(params, states, x)
     return out[0], out
 
-  both = jax.lax.scan(
-    together, stack(initial, 0), stack(inputs, 1), unroll=unroll
+  stacked = jax.lax.scan(
+    vmapped_step, stack(initial, 0), stack(inputs, 1), unroll=unroll
   )[1]
   return [
-    jax.tree.map(lambda x, i=i, num=num: x[:, i, :num], both)
+    jax.tree.map(lambda x, i=i, num=num: x[:, i, :num], stacked)
     for i, num in enumerate(rows)
   ]
 
 
-def _kind(step, track):
-  """What tracks that can run as one step have alike: all but their rows."""
+def _signature(step, arguments):
+  """What must be equal for one `vmap`: the step, shapes (no rows), dtypes."""
 
-  def kinds(tree, rows_axis):
-    def kind(x):
+  def specs(tree, rows_axis):
+    def spec(x):
       shape = [num for axis, num in enumerate(x.shape) if axis != rows_axis]
       return tuple(shape), x.dtype
 
-    return jax.tree.map(kind, tree)
+    return jax.tree.map(spec, tree)
 
-  params, initial, inputs = track
-  return step, kinds(params, None), kinds(initial, 0), kinds(inputs, 1)
+  params, initial, inputs = arguments
+  return step, specs(params, None), specs(initial, 0), specs(inputs, 1)
 
 
-_parallel = jax.custom_vjp(_side_by_side, nondiff_argnums=(0, 1))
+_parallel_scan = jax.custom_vjp(_vmapped_scan, nondiff_argnums=(0, 1))
 
 
 def _forward(steps, unroll, learned, frozen):
-  results = _side_by_side(steps, unroll, learned, frozen)
-  (states, outs), look = results[0], steps[0][1]
-  return results, (learned, states, outs[0] if look else None)
+  results = _vmapped_scan(steps, unroll, learned, frozen)
+  (states, outs), stop_grad_fn = results[0], steps[0][1]
+  return results, (learned, states, outs[0] if stop_grad_fn else None)
 
 
 def _backward(steps, unroll, residuals, cotangents):
-  (step, look), ((params, initial, inputs), states, seen) = steps[0], residuals
+  (step, stop_grad_fn), ((params, initial, inputs), states, stop_grad_out) = (
+    steps[0],
+    residuals,
+  )
   state_grads, out_grads = cotangents[0]
-  if look:
-    inputs, out_grads = (inputs, seen), out_grads[1]
-  before = jax.tree.map(
+  if stop_grad_fn:
+    inputs, out_grads = (inputs, stop_grad_out), out_grads[1]
+  prev_states = jax.tree.map(
     lambda first, rest: jnp.concatenate([first[None], rest[:-1]]),
     initial,
     states,
   )
-  # What follows is made for all steps at once. Without a barrier the compiler
-  # makes one product of it and of steps with the same parameters elsewhere, and
-  # copies all inputs together to that end.
+  # The rest is computed for all steps at once. Without a barrier the compiler
+  # merges it into one product with other steps that have the same parameters,
+  # and copies all inputs together for that.
   params = jax.lax.optimization_barrier(params)
-  shared, moving, rebuild = _linearize(step, params, before, inputs)
+  shared, per_step, rebuild_vjp = _linearize(step, params, prev_states, inputs)
 
-  def back(later, xs):
-    moving, state_grad, out_grad = xs
-    grad = jax.tree.map(jnp.add, later, state_grad)
-    (earlier,) = rebuild(shared, moving)((grad, out_grad))
-    return earlier, grad
+  def backward_step(next_grad, xs):
+    per_step, state_grad, out_grad = xs
+    grad = jax.tree.map(jnp.add, next_grad, state_grad)
+    (prev_grad,) = rebuild_vjp(shared, per_step)((grad, out_grad))
+    return prev_grad, grad
 
   zero = jax.tree.map(jnp.zeros_like, initial)
-  xs = moving, state_grads, out_grads
+  xs = per_step, state_grads, out_grads
   initial_grad, state_grads = jax.lax.scan(
-    back, zero, xs, reverse=True, unroll=unroll
+    backward_step, zero, xs, reverse=True, unroll=unroll
   )
 
-  def every(params, inputs):
-    return jax.vmap(step, (None, 0, 0))(params, before, inputs)
+  def all_steps(params, inputs):
+    return jax.vmap(step, (None, 0, 0))(params, prev_states, inputs)
 
-  _, pull = jax.vjp(every, params, inputs)
-  params_grad, inputs_grad = pull((state_grads, out_grads))
-  inputs_grad = inputs_grad[0] if look else inputs_grad
+  _, vjp_fn = jax.vjp(all_steps, params, inputs)
+  params_grad, inputs_grad = vjp_fn((state_grads, out_grads))
+  inputs_grad = inputs_grad[0] if stop_grad_fn else inputs_grad
   return (params_grad, initial_grad, inputs_grad), None
 
 
-_parallel.defvjp(_forward, _backward)
+_parallel_scan.defvjp(_forward, _backward)
 
 
 def _linearize(step, params, states, inputs):
-  """Every step's pull-back to the state before it.
+  """The VJP of every step with respect to the state before it.
 
   Returns:
-    What all pull-backs hold alike, what each holds of its own [L, ...], and a
-    function that makes one of them from both.
+    The residuals that all VJPs share, those of each step [L, ...], and a
+    function that rebuilds the VJP of one step from both.
   """
-  # What depends on parameters alone, as their own casts, is not to be held once
-  # for every step, and `vmap` would: a step's program says which that is.
+  # Residuals that depend on parameters alone, such as casts of them, should be
+  # stored once. `vmap` would store them once for every step. The jaxpr of a
+  # step shows which residuals these are.
   structure = None
 
-  def hold(params, state, x):
+  def residuals_fn(params, state, x):
     nonlocal structure
-    _, pull = jax.vjp(lambda state: step(params, state, x), state)
-    leaves, structure = jax.tree.flatten(pull)
+    _, vjp_fn = jax.vjp(lambda state: step(params, state, x), state)
+    leaves, structure = jax.tree.flatten(vjp_fn)
     return leaves
 
   one = jax.tree.map(lambda x: x[0], (states, inputs))
-  jaxpr = jax.make_jaxpr(hold)(params, *one)
-  moves = _depending(jaxpr, len(jax.tree.leaves(params)))
-  held = jax.extend.core.jaxpr_as_fun(jaxpr)
+  jaxpr = jax.make_jaxpr(residuals_fn)(params, *one)
+  is_per_step = _depends_on_inputs(jaxpr, len(jax.tree.leaves(params)))
+  flat_residuals_fn = jax.extend.core.jaxpr_as_fun(jaxpr)
 
-  def pick(moving, *arguments):
-    leaves = held(*jax.tree.leaves(arguments))
-    pairs = zip(leaves, moves, strict=True)
-    return [leaf for leaf, moves_ in pairs if moves_ == moving]
+  def select(per_step, *arguments):
+    leaves = flat_residuals_fn(*jax.tree.leaves(arguments))
+    pairs = zip(leaves, is_per_step, strict=True)
+    return [leaf for leaf, varies in pairs if varies == per_step]
 
-  shared = pick(False, params, *one)
-  moving = jax.vmap(lambda *xs: pick(True, params, *xs))(states, inputs)
+  shared = select(False, params, *one)
+  per_step = jax.vmap(lambda *xs: select(True, params, *xs))(states, inputs)
 
-  def rebuild(shared, moving):
-    shared, moving = iter(shared), iter(moving)
-    leaves = [next(moving if moves_ else shared) for moves_ in moves]
+  def rebuild_vjp(shared, per_step):
+    shared, per_step = iter(shared), iter(per_step)
+    leaves = [next(per_step if varies else shared) for varies in is_per_step]
     return jax.tree.unflatten(structure, leaves)
 
-  return shared, moving, rebuild
+  return shared, per_step, rebuild_vjp
 
 
-def _depending(closed, skipped: int) -> list[bool]:
-  """Which outputs of a jaxpr depend on its inputs, but for the first ones."""
+def _depends_on_inputs(closed, num_skipped: int) -> list[bool]:
+  """Which outputs of a jaxpr depend on its inputs after the first ones."""
   jaxpr = closed.jaxpr
-  depending = set(jaxpr.invars[skipped:])
+  dependent = set(jaxpr.invars[num_skipped:])
   is_in = lambda x: (
-    not isinstance(x, jax.extend.core.Literal) and x in depending
+    not isinstance(x, jax.extend.core.Literal) and x in dependent
   )
   for eqn in jaxpr.eqns:
     if any(map(is_in, eqn.invars)):
-      depending.update(eqn.outvars)
+      dependent.update(eqn.outvars)
   return [is_in(x) for x in jaxpr.outvars]

@@ -1,7 +1,7 @@
-"""The modules that carry knowledge from the frozen teacher to the student.
+"""Modules that transfer knowledge from the frozen teacher to the student.
 
-Vid2Act (arXiv 2306.03360): domain-selective distillation and generative action
-replay.
+Domain-selective distillation and generative action replay of Vid2Act (arXiv
+2306.03360).
 """
 
 import flax.linen as nn
@@ -14,7 +14,7 @@ from vid2act_jax.types import Normal
 
 
 class Similarity(nn.Module):
-  """One logit for how well a teacher's state matches the student's."""
+  """The similarity of a teacher's state to the student's, as a logit."""
 
   dtype: str = 'float32'  # computed in
 
@@ -32,7 +32,7 @@ class Similarity(nn.Module):
 class ActionVAE(nn.Module):
   """Conditional VAE over the actions of the source domains.
 
-  The decoder's last hidden layer is the guidance that the policy reads.
+  The decoder's last hidden layer is the guidance for the policy.
   """
 
   hidden: int

@@ -1,7 +1,7 @@
-"""The world model: its networks together, and its scans over time.
+"""The world model: its networks and its scans over time.
 
-All functions are pure: parameters and noise come in as arguments. Scans run
-outside `apply`, over time-major arrays.
+All functions are pure: parameters and noise are arguments. Scans run outside of
+`apply`, over time-major arrays.
 """
 
 import dataclasses
@@ -19,9 +19,8 @@ from vid2act_jax.types import Latent, Normal, Params
 def map_chunks(fn, chunk: int, *args):
   """Applies `fn` to [M, ...] arrays, `chunk` rows at a time; 0: all at once.
 
-  On a CPU the layers of one chunk stay in the caches, and the peak of the
-  memory falls. When `chunk` does not divide M, the largest divisor of M below
-  it is taken.
+  On a CPU the layers of one chunk stay in the caches, and peak memory is lower.
+  If `chunk` does not divide M, the largest divisor of M below it is used.
   """
   rows = args[0].shape[0]
   if not chunk or chunk >= rows:
@@ -42,8 +41,8 @@ def split_chunks(chunk: int, tree):
 def sum_chunks(fn, chunk: int, params, x, data):
   """Sums `fn(params, x, data)` over its [M] rows, `chunk` rows at a time.
 
-  As `map_chunks`, with the gradient of a chunk made right after its value, so
-  that nothing of it is stored; not with respect to `data`.
+  Like `map_chunks`, but the gradient of a chunk is computed right after its
+  value, so no activations are stored. There is no gradient for `data`.
 
   Args:
     fn: (params, x [m, ...], data [m, ...]) -> [m].
@@ -84,15 +83,15 @@ sum_chunks.defvjp(_sum_chunks_forward, _sum_chunks_backward)
 def run(
   learned: ScanSpec, *frozen: ScanSpec, unroll: int = 0
 ) -> list[tuple[Latent, Any]]:
-  """`scan` for what `WorldModel.prepare` gave.
+  """Runs the scans of `WorldModel.observe_scan`, see `scan`.
 
   Args:
-    learned: the track that gradients reach.
-    *frozen: tracks of the same length that none reaches.
+    learned: the scan that gradients reach.
+    *frozen: scans of the same length that no gradient reaches.
     unroll: see `scan`.
 
   Returns:
-    For each track its states and posteriors, [B, L, ...].
+    For each scan its states and posteriors, [B, L, ...].
   """
   results = scan(learned, *frozen, unroll=unroll)
   return jax.tree.map(lambda x: x.swapaxes(0, 1), results)
@@ -107,24 +106,24 @@ class Sizes:
   deter: int  # recurrent units
   hidden: int  # hidden units of the recurrent model
   units: int  # hidden units of the heads, the actor and the critic
-  reward_layers: int  # hidden layers of the heads on features: reward, ends
+  reward_layers: int  # hidden layers of the reward and the discount head
 
 
 @dataclasses.dataclass(frozen=True)
 class _Observe:
-  """A step with a frame, after all that can be computed ahead of it.
+  """A posterior step; its projections are computed before the scan.
 
   Equal for models whose recurrent parts have equal sizes; see `scan`.
   """
 
-  rssm: rssm.RSSM  # its `recurrence`
+  rssm: rssm.RSSM  # the `recurrence` of the model's
 
   def __call__(self, params, latent, x) -> tuple[Latent, Normal]:
-    """The next state, and the posterior it was drawn from.
+    """Returns the next state and the posterior it was sampled from.
 
     Args:
       params: of the recurrence.
-      latent: the state before, [M, ...].
+      latent: the previous state, [M, ...].
       x: projected action and embedding f32 [M, hidden], is_first bool [M],
         noise f32 [M, stoch].
     """
@@ -147,12 +146,13 @@ class WorldModel:
   sizes: Sizes
   action_dim: int
   num_domains: int = 0  # > 0: conditioned on a domain label
-  form: str = 'native'  # of the convolutions
+  conv_impl: str = 'native'  # of the convolutions; see `nets.conv`
   chunk: int = 0  # images at a time through encoder and decoder; 0: all
   dtype: str = 'float32'  # computed in; states and outputs are float32
-  given: int = 0  # > 0: it has no encoder, and is given embeddings of this size
+  # > 0: without an encoder, reads embeddings of this size; 0: own encoder
+  embed_dim: int = 0
   unroll: int = 0  # of scans over time; see `scan`
-  ends: bool = False  # whether it predicts where episodes end
+  predict_continue: bool = False  # with a head for episode continuation
 
   @property
   def feat_dim(self) -> int:
@@ -163,18 +163,18 @@ class WorldModel:
   def encoder(self) -> image.Encoder:
     """Image -> embedding."""
     return image.Encoder(
-      self.sizes.depth, self.num_domains, self.form, self.dtype
+      self.sizes.depth, self.num_domains, self.conv_impl, self.dtype
     )
 
   @property
   def rssm(self) -> rssm.RSSM:
-    """The recurrent part."""
+    """The recurrent state-space model."""
     s = self.sizes
     return rssm.RSSM(
       s.stoch,
       s.deter,
       s.hidden,
-      self.given or self.encoder.embed_dim,
+      self.embed_dim or self.encoder.embed_dim,
       self.action_dim,
       self.num_domains,
       self.dtype,
@@ -183,7 +183,7 @@ class WorldModel:
   @property
   def decoder(self) -> image.Decoder:
     """Feature -> image."""
-    return image.Decoder(self.sizes.depth, self.form, self.dtype)
+    return image.Decoder(self.sizes.depth, self.conv_impl, self.dtype)
 
   @property
   def reward(self) -> heads.ScalarHead:
@@ -193,15 +193,15 @@ class WorldModel:
 
   @property
   def discount(self) -> heads.ScalarHead:
-    """Feature -> logit of the discount; where it predicts ends."""
+    """Feature -> logit of the discount, with `predict_continue`."""
     return self.reward
 
   def init(self, key: jax.Array) -> Params:
-    """Fresh parameters."""
+    """Returns initial parameters."""
     keys = jax.random.split(key, 4)
     label = jnp.zeros(1, int) if self.num_domains else None
     frame = jnp.zeros((1, 64, 64, 3), jnp.uint8)
-    embed = jnp.zeros((1, self.given or self.encoder.embed_dim))
+    embed = jnp.zeros((1, self.embed_dim or self.encoder.embed_dim))
     action = jnp.zeros((1, self.action_dim))
     feat = jnp.zeros((1, self.feat_dim))
     params = {
@@ -209,10 +209,10 @@ class WorldModel:
       'decoder': self.decoder.init(keys[2], feat)['params'],
       'reward': self.reward.init(keys[3], feat)['params'],
     }
-    if not self.given:
+    if not self.embed_dim:
       encoder = self.encoder.init(keys[0], frame, label)
       params['encoder'] = encoder['params']
-    if self.ends:
+    if self.predict_continue:
       head = self.discount.init(jax.random.fold_in(key, 4), feat)
       params['discount'] = head['params']
     return params
@@ -236,26 +236,26 @@ class WorldModel:
   def observe(
     self, params, embed, action, is_first, noise, label=None
   ) -> tuple[Latent, Normal]:
-    """Runs the posterior along sequences, from the zero state.
+    """Runs the posterior over sequences, from the zero state.
 
     Args:
       params: this model's parameters.
       embed: f32 [B, L, E].
-      action: f32 [B, L, A], each the one that led to its frame.
-      is_first: bool [B, L]; where set, state and action before are forgotten.
+      action: f32 [B, L, A], the actions that preceded the frames.
+      is_first: bool [B, L]; where set, the previous state and action are reset.
       noise: f32 [B, L, stoch], standard normal.
       label: i32 [B], the domain; None without domains.
 
     Returns:
       States and posteriors, [B, L, ...].
     """
-    track = self.prepare(params, embed, action, is_first, noise, label)
-    return run(track, unroll=self.unroll)[0]
+    spec = self.observe_scan(params, embed, action, is_first, noise, label)
+    return run(spec, unroll=self.unroll)[0]
 
-  def prepare(
+  def observe_scan(
     self, params, embed, action, is_first, noise, label=None
   ) -> ScanSpec:
-    """What `observe` would run along, of the same arguments."""
+    """The scan that `observe` runs, for the same arguments."""
     action = jnp.where(is_first[..., None], 0, action)
     if label is not None:
       label = jnp.broadcast_to(label[:, None], action.shape[:2])
@@ -264,8 +264,8 @@ class WorldModel:
     xs = (pre_action, pre_embed, is_first, noise)
     xs = jax.tree.map(lambda x: x.swapaxes(0, 1), xs)
 
-    step, part = self._recurrence(params)
-    return ScanSpec(step, part, self.initial(action.shape[0]), xs)
+    step, step_params = self._recurrence(params)
+    return ScanSpec(step, step_params, self.initial(action.shape[0]), xs)
 
   def observe_step(
     self, params, latent, embed, action, is_first, noise, label=None
@@ -274,8 +274,8 @@ class WorldModel:
     action = jnp.where(is_first[..., None], 0, action)
     pre_action = self._rssm(params, 'project_action', action, label)
     pre_embed = self._rssm(params, 'project_embed', embed)
-    step, part = self._recurrence(params)
-    return step(part, latent, (pre_action, pre_embed, is_first, noise))
+    step, step_params = self._recurrence(params)
+    return step(step_params, latent, (pre_action, pre_embed, is_first, noise))
 
   def _recurrence(self, params):
     rssm = self.rssm
@@ -288,7 +288,7 @@ class WorldModel:
   def imagine_step(
     self, params, latent, action, noise, label=None
   ) -> tuple[Latent, Normal]:
-    """One step without a frame: the next state [..., ] and its prior."""
+    """One step with the prior: returns the next state [...] and its prior."""
     pre_action = self._rssm(params, 'project_action', action, label)
     deter = self._rssm(params, 'advance', latent, pre_action)
     prior = self.prior(params, deter)
@@ -302,11 +302,11 @@ class WorldModel:
     return out.reshape(*feat.shape[:-1], *out.shape[1:])
 
   def decode_first(self, params, feat: jax.Array) -> jax.Array:
-    """[M, F] -> what `decode_rest` goes on with: fast for all M at once."""
+    """[M, F] -> the input of `decode_rest`; fast for all M at once."""
     return self._decoder(params, 'first', feat)
 
   def decode_rest(self, params, x: jax.Array) -> jax.Array:
-    """-> mean image [M, 64, 64, 3]: fast for `chunk` at a time."""
+    """-> mean image [M, 64, 64, 3]; fast for `chunk` images at a time."""
     return self._decoder(params, 'rest', x)
 
   def predict_reward(self, params, feat: jax.Array) -> jax.Array:
@@ -314,7 +314,7 @@ class WorldModel:
     return self.reward.apply({'params': params['reward']}, feat)
 
   def predict_discount(self, params, feat: jax.Array) -> jax.Array:
-    """[..., F] -> logit [...] of the discount: that no true end is here."""
+    """[..., F] -> logit [...] of the discount: the state is not terminal."""
     return self.discount.apply({'params': params['discount']}, feat)
 
   def _decoder(self, params, method, x):

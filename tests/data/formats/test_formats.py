@@ -1,4 +1,4 @@
-"""Reading and writing the formats of other programs: npz and HDF5."""
+"""Tests of import and export formats: npz and HDF5."""
 
 import importlib
 
@@ -30,7 +30,7 @@ WRITERS = {
 
 class TestAll:
   @pytest.mark.parametrize('format', WRITERS)
-  def test_reads_every_bit(self, tmp_path, format):
+  def test_reads_bit_for_bit(self, tmp_path, format):
     source = open_source(format, WRITERS[format](tmp_path))
     assert len(source) == 4
     assert len({source.name(i) for i in range(4)}) == 4
@@ -39,7 +39,7 @@ class TestAll:
     source.close()
 
   @pytest.mark.parametrize('format', WRITERS)
-  def test_restart(self, tmp_path, format):
+  def test_random_order(self, tmp_path, format):
     source = open_source(format, WRITERS[format](tmp_path))
     for index in (2, 3, 0):
       assert_same(source.read(index), EPISODES[index])
@@ -62,9 +62,13 @@ class TestAll:
     source.close()
 
   def test_unknown_and_missing(self, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match='rlds: not a format .* dreamer, vd4rl'):
+    with pytest.raises(
+      UserError, match='rlds: not a supported format.* dreamer, vd4rl'
+    ):
       open_source('rlds', tmp_path)
-    with pytest.raises(UserError, match='ogbench: not a .* dreamer, minari'):
+    with pytest.raises(
+      UserError, match='ogbench: not a supp.* dreamer, minari'
+    ):
       formats.export('ogbench', tmp_path, tmp_path, print)
     for format in ('dreamer', 'vd4rl', 'lerobot'):
       with pytest.raises(UserError, match='gone: not a folder'):
@@ -95,8 +99,8 @@ class TestAll:
 
 
 class TestDreamer:
-  def test_what_others_add(self, tmp_path):
-    """Doubles, numbers for truths, unknown keys, no flags."""
+  def test_optional_and_unknown_arrays(self, tmp_path):
+    """Float64 arrays, numeric flags, unknown keys, missing flags."""
     episode = make(6, state=np.ones((6, 3), np.float32))
     episode['success'] = episode['is_last']
     episode['discount'][-1] = 0
@@ -113,16 +117,19 @@ class TestDreamer:
     assert source.name(0) == 'a/b/2023-0-5.npz'
     episode['is_terminal'] = episode['is_last']
     assert_same(source.read(0), episode)
-    assert source.about == {'alignment': 'led', 'dropped': ['logprob', 'ram']}
+    assert source.metadata == {
+      'alignment': 'led',
+      'dropped': ['logprob', 'ram'],
+    }
 
-  def test_another_image(self, tmp_path):
+  def test_image_key(self, tmp_path):
     episode = make(6)
     path = write_dreamer(tmp_path, [{**episode, 'side': episode['image'] + 9}])
     source = open_source('dreamer', path, image_key='side')
     assert source.read(0)['image'][3, 0, 0].tolist() == [9, 12, 9]
-    assert source.about['dropped'] == ['image']
+    assert source.metadata['dropped'] == ['image']
 
-  def test_actions_at_frames(self, tmp_path):
+  def test_next_action_alignment(self, tmp_path):
     episode = make(6)
     other = {k: shift(episode[k]) for k in ('action', 'reward')}
     write_dreamer(tmp_path, [{**episode, **other}])
@@ -130,7 +137,7 @@ class TestDreamer:
       open_source('dreamer', tmp_path).read(0)
     source = open_source('dreamer', tmp_path, align='at')
     assert_same(source.read(0), episode)
-    assert source.about['dropped'][0].startswith('the last action')
+    assert source.metadata['dropped'][0].startswith('the last action')
 
   @pytest.mark.parametrize(
     'changes, message',
@@ -184,19 +191,19 @@ class TestDreamer:
     dataset.write_metadata(
       tmp_path / 'ours', 'dmc_a/b-c', {}, DESCRIPTION, True
     )
-    told, out = [], tmp_path / 'theirs' / 'deep'
+    progress, out = [], tmp_path / 'theirs' / 'deep'
     for _ in range(2):
       done = formats.export(
-        'dreamer', tmp_path / 'ours', out, lambda *at: told.append(at)
+        'dreamer', tmp_path / 'ours', out, lambda *args: progress.append(args)
       )
       assert done == {'episodes': 5, 'lost': []}
       (out / 'dmc_a_b_c-000002-5.npz').unlink()
       untouched = out / 'dmc_a_b_c-000000-6.npz'
       stamp = untouched.stat().st_mtime_ns
-    assert told == [(i, 5) for i in range(1, 6)] * 2
+    assert progress == [(i, 5) for i in range(1, 6)] * 2
     formats.export('dreamer', tmp_path / 'ours', out, print)
     assert untouched.stat().st_mtime_ns == stamp
     source = open_source('dreamer', out)
     for index, each in enumerate(episodes):
       assert_same(source.read(index), each)
-    assert source.about['dropped'] == []
+    assert source.metadata['dropped'] == []

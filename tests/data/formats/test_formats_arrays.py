@@ -1,4 +1,4 @@
-"""Reading V-D4RL and OGBench: many episodes in an array."""
+"""Tests of reading V-D4RL and OGBench: several episodes per array."""
 
 import numpy as np
 import pytest
@@ -27,10 +27,10 @@ def write_trajectories(path, **changes):
   return write_ogbench(path / 'o.npz', EPISODES, **changes)
 
 
-def changed(key, at, value, dtype=None):
-  """All episodes' rows of a key, one row of the second changed."""
+def changed(key, index, value, dtype=None):
+  """The rows of all episodes for a key, with one row of the second changed."""
   rows = np.concatenate([e[key] for e in EPISODES]).astype(dtype or np.float32)
-  rows[6 + at] = value
+  rows[6 + index] = value
   return rows
 
 
@@ -43,19 +43,21 @@ class TestVd4rl:
     with pytest.raises(UserError, match='holds both'):
       open_source('vd4rl', tmp_path)
 
-  def test_parts_of_episodes(self, tmp_path):
-    kinds = [1, 2, 0, 1, 2, 0, 1, 0, 1, 2, 0, 1]
+  def test_incomplete_episodes(self, tmp_path):
+    step_types = [1, 2, 0, 1, 2, 0, 1, 0, 1, 2, 0, 1]
     episode = make(12)
     episode['action'][[2, 7]] = episode['reward'][[2, 7]] = 0
-    write_shard(tmp_path / '0.hdf5', [episode], step_type=kinds, height=[1])
+    write_shard(
+      tmp_path / '0.hdf5', [episode], step_type=step_types, height=[1]
+    )
     source = open_source('vd4rl', tmp_path)
     assert [source.name(i) for i in range(2)] == ['0.hdf5[2:5]', '0.hdf5[7:10]']
     assert source.read(1)['image'][:, 0, 0, 1].tolist() == [7, 8, 9]
-    lost = '6 rows of 0.hdf5: not a whole episode'
-    assert source.about == {'alignment': 'led', 'dropped': ['height', lost]}
+    lost = '6 rows of 0.hdf5: not a complete episode'
+    assert source.metadata == {'alignment': 'led', 'dropped': ['height', lost]}
     source.close()
 
-  def test_actions_at_frames(self, tmp_path):
+  def test_next_action_alignment(self, tmp_path):
     episode = make(6)
     other = {k: shift(episode[k]) for k in ('action', 'reward')}
     write_shard(tmp_path / '0.hdf5', [{**episode, **other}])
@@ -71,7 +73,7 @@ class TestVd4rl:
       ({'observation': np.zeros((24, 3, 4, 6), 'u1')}, 'should be square'),
       ({'observation': np.zeros((24, 3, 4, 4), 'f4')}, 'should be uint8'),
       ({'step_type': None}, "missing 'step_type'"),
-      ({'step_type': np.ones(24)}, 'holds no whole episode'),
+      ({'step_type': np.ones(24)}, 'holds no complete episode'),
       ({'reward': np.zeros(9)}, 'differ in length'),
       ({'action': np.zeros((0, 2))}, 'differ in length'),
       ({'reward': np.zeros(24, 'S2')}, 'should be numbers'),
@@ -100,25 +102,25 @@ class TestVd4rl:
 
 
 class TestOgbench:
-  def test_about(self, tmp_path):
-    """No rewards are zeros; rows behind the last end are left out."""
-    ends = np.concatenate([e['is_last'] for e in EPISODES])
-    ends[-1] = 0
-    path = write_trajectories(tmp_path, rewards=None, terminals=ends * 1.0)
+  def test_metadata(self, tmp_path):
+    """Missing rewards are zeros; rows after the last terminal are skipped."""
+    terminals = np.concatenate([e['is_last'] for e in EPISODES])
+    terminals[-1] = 0
+    path = write_trajectories(tmp_path, rewards=None, terminals=terminals * 1.0)
     source = open_source('ogbench', path)
     zeros = np.zeros(5, np.float32)
     assert_same(source.read(1), {**EPISODES[1], 'reward': zeros})
-    assert source.about['reward'] == 'zeros: the source has none'
-    last, *dropped = source.about['dropped']
+    assert source.metadata['reward'] == 'zeros: the source has none'
+    last, *dropped = source.metadata['dropped']
     assert last.startswith('the last action') and len(source) == 3
-    assert dropped == ['qpos', 'the last 6 rows: no end of a trajectory']
+    assert dropped == ['qpos', 'the last 6 rows: incomplete trajectory']
     source.close()
 
-  def test_actions_that_led(self, tmp_path):
-    path = write_trajectories(tmp_path, led=True)
+  def test_prev_action_alignment(self, tmp_path):
+    path = write_trajectories(tmp_path, prev_action=True)
     source = open_source('ogbench', path, align='led')
     assert_same(source.read(1), EPISODES[1])
-    assert source.about['dropped'] == ['qpos']
+    assert source.metadata['dropped'] == ['qpos']
     path = write_trajectories(tmp_path)
     with pytest.raises(UserError, match='--align at'):
       open_source('ogbench', path, align='led').read(1)
@@ -145,7 +147,7 @@ class TestOgbench:
     'changes, message',
     [
       ({'observations': None}, "missing 'observations', has 'actions'"),
-      ({'terminals': np.zeros(24)}, "'terminals' marks no end"),
+      ({'terminals': np.zeros(24)}, "'terminals' is never set"),
       ({'terminals': np.full(24, 7)}, "'terminals' should be 0 or 1"),
       ({'terminals': np.zeros(0)}, 'differ in length'),
       ({'actions': np.zeros((9, 2))}, 'differ in length'),

@@ -1,4 +1,4 @@
-"""Reading LeRobot datasets."""
+"""Tests of reading LeRobot datasets."""
 
 import json
 
@@ -17,7 +17,7 @@ class TestLerobot:
   EPISODES = [solved(6, 1), solved(5, 2), solved(7, 3)]
 
   @pytest.mark.parametrize('video', [False, True])
-  def test_reads_every_bit(self, tmp_path, video):
+  def test_reads_bit_for_bit(self, tmp_path, video):
     write_lerobot(tmp_path, self.EPISODES, video)
     source = open_source('lerobot', tmp_path)
     for index in (0, 1, 2, 0, 2):
@@ -26,13 +26,13 @@ class TestLerobot:
       state = np.stack([times, np.full_like(times, 2)], 1)
       assert_same(source.read(index), {**episode, 'state': state})
     assert len(source) == 3 and source.name(1) == 'episode 1'
-    last, done = source.about.pop('dropped')
+    last, done = source.metadata.pop('dropped')
     assert last.startswith('the last action') and done.startswith('next.done')
-    assert source.about == {'alignment': 'at', 'task': 'push'}
+    assert source.metadata == {'alignment': 'at', 'task': 'push'}
 
   def test_options(self, tmp_path):
-    """Rows that led to their frames; scaled by what occurs; a camera's name."""
-    write_lerobot(tmp_path, self.EPISODES, data=self.to_led)
+    """prev_action alignment, scaling by observed bounds, a camera's name."""
+    write_lerobot(tmp_path, self.EPISODES, data=self.to_prev)
     stats = {'action': {'min': [-1, -0.5], 'max': [1, 0.5]}}
     (tmp_path / 'meta' / 'stats.json').write_text(json.dumps(stats))
     source = open_source(
@@ -42,18 +42,18 @@ class TestLerobot:
     action = self.EPISODES[2]['action']
     np.testing.assert_array_equal(episode['action'], action * [1, 2])
     np.testing.assert_array_equal(episode['reward'], self.EPISODES[2]['reward'])
-    assert source.about['action_high'] == [1, 0.5]
+    assert source.metadata['action_high'] == [1, 0.5]
 
-  def to_led(self, rows):
+  def to_prev(self, rows):
     keys = ('action', 'reward', 'success')
-    led = {k: np.concatenate([e[k] for e in self.EPISODES]) for k in keys}
-    for at, row in enumerate(rows):
-      row['action'] = led['action'][at].tolist()
-      row['next.reward'] = float(led['reward'][at])
-      row['next.success'] = bool(led['success'][at])
+    values = {k: np.concatenate([e[k] for e in self.EPISODES]) for k in keys}
+    for index, row in enumerate(rows):
+      row['action'] = values['action'][index].tolist()
+      row['next.reward'] = float(values['reward'][index])
+      row['next.success'] = bool(values['success'][index])
     return rows
 
-  def test_choosing_and_refusing(self, tmp_path):
+  def test_selection_and_errors(self, tmp_path):
     with pytest.raises(UserError, match='info.json: missing'):
       open_source('lerobot', tmp_path)
     side = {'observation.images.side': {'dtype': 'video'}}
@@ -63,7 +63,7 @@ class TestLerobot:
     with pytest.raises(UserError, match="'top' is not one; choose"):
       open_source('lerobot', tmp_path / 'a', image_key='top')
     source = open_source('lerobot', tmp_path / 'a', image_key=CAMERA)
-    assert 'observation.images.side' in source.about['dropped']
+    assert 'observation.images.side' in source.metadata['dropped']
     with pytest.raises(UserError, match='leave --scale-actions out'):
       open_source(
         'lerobot', tmp_path / 'a', image_key=CAMERA, scale_actions=True
@@ -84,37 +84,39 @@ class TestLerobot:
       ('action', [0.0, 9.0], 'should stay within'),
       ('action', [0.0], 'damaged or not'),
       ('action', None, 'damaged or not'),
-      ('frame_index', 3, 'promises 5 frames, .* not in order'),
-      ('episode_index', 0, 'promises 5 frames, .*holds 4'),
+      ('frame_index', 3, 'says 5 frames, .* not in order'),
+      ('episode_index', 0, 'says 5 frames, .*holds 4'),
       (CAMERA, {'bytes': b'text', 'path': None}, 'damaged or not'),
-      (CAMERA, {'bytes': None, 'path': 'x.png'}, 'in a file of its own'),
+      (CAMERA, {'bytes': None, 'path': 'x.png'}, 'in a separate file'),
     ],
   )
   def test_damage(self, tmp_path, key, value, message):
-    def spoil(rows):
+    def damage(rows):
       rows[8][key] = value
       return rows
 
-    write_lerobot(tmp_path, self.EPISODES, video=False, data=spoil)
+    write_lerobot(tmp_path, self.EPISODES, video=False, data=damage)
     source = open_source('lerobot', tmp_path)
     with pytest.raises(UserError, match=f'episode 1: .*{message}'):
       source.read(1)
     assert source.read(2)['image'][0, 0, 0, 0] == 3
 
   def test_missing_parts(self, tmp_path):
-    def lacking(rows):
+    def without_action(rows):
       return [{k: v for k, v in r.items() if k != 'action'} for r in rows]
 
-    write_lerobot(tmp_path / 'a', self.EPISODES, data=lacking)
+    write_lerobot(tmp_path / 'a', self.EPISODES, data=without_action)
     with pytest.raises(UserError, match='episode 1: .*action'):
       open_source('lerobot', tmp_path / 'a').read(1)
 
-    def none(rows):
+    def zero_length(rows):
       rows[1]['length'] = 0
       return rows
 
-    write_lerobot(tmp_path / 'b', self.EPISODES, **{'meta/episodes': none})
-    with pytest.raises(UserError, match='promises 0 frames'):
+    write_lerobot(
+      tmp_path / 'b', self.EPISODES, **{'meta/episodes': zero_length}
+    )
+    with pytest.raises(UserError, match='says 0 frames'):
       open_source('lerobot', tmp_path / 'b').read(1)
 
   def test_damaged_bytes(self, tmp_path):
@@ -131,17 +133,17 @@ class TestLerobot:
           source.read(1)
       path.write_bytes(whole)
     assert source.read(2)['image'][0, 0, 0, 0] == 3
-    placed = tmp_path / 'meta' / 'episodes' / f'{name}.parquet'
-    placed.write_bytes(b'text')
+    locations = tmp_path / 'meta' / 'episodes' / f'{name}.parquet'
+    locations.write_bytes(b'text')
     with pytest.raises(UserError, match='meta: damaged'):
       open_source('lerobot', tmp_path)
 
-  def test_frames_that_are_not_there(self, tmp_path):
+  def test_missing_frames(self, tmp_path):
     def late(rows):
       rows[1]['videos/' + CAMERA + '/from_timestamp'] += 1.5
       return rows
 
     write_lerobot(tmp_path, self.EPISODES, **{'meta/episodes': late})
     source = open_source('lerobot', tmp_path)
-    with pytest.raises(UserError, match='mp4: has no frame at a time'):
+    with pytest.raises(UserError, match='mp4: has no frame at a timestamp'):
       source.read(1)

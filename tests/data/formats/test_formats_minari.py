@@ -1,4 +1,4 @@
-"""Reading and writing Minari datasets."""
+"""Tests of reading and writing Minari datasets."""
 
 import json
 
@@ -24,28 +24,28 @@ def collect(folder, episodes):
 class TestMinari:
   EPISODES = [solved(6, 1, 4), solved(5, 2, 4), solved(7, 3, 4)]
 
-  def test_reads_every_bit(self, tmp_path):
+  def test_reads_bit_for_bit(self, tmp_path):
     terminal = {**self.EPISODES[1]}
     terminal['is_terminal'] = terminal['is_last']
     terminal['discount'] = 1 - terminal['is_last'].astype(np.float32)
     episodes = [self.EPISODES[0], terminal, self.EPISODES[2]]
     infos = {'success': lambda e: e['success'], 'x': lambda e: e['reward']}
     path = write_minari(tmp_path / 'set', episodes, infos)
-    for place in (path, path / 'data'):
-      source = open_source('minari', place)
+    for folder in (path, path / 'data'):
+      source = open_source('minari', folder)
       for index in (1, 2, 0):
         episode = episodes[index]
         state = np.ones((len(episode['reward']), 3), np.float32)
         assert_same(source.read(index), {**episode, 'state': state})
       assert len(source) == 3 and source.name(1) == 'episode 1'
-      assert source.about == {
+      assert source.metadata == {
         'alignment': 'at',
         'dropped': ['goal', 'infos/x'],
         'action_low': [-2, -2],
         'action_high': [4, 4],
       }
 
-  def test_success_of_the_actions(self, tmp_path):
+  def test_success_per_action(self, tmp_path):
     infos = {'is_success': lambda e: e['success'][1:].astype(float)}
     path = write_minari(tmp_path / 'set', self.EPISODES, infos)
     episode = open_source('minari', path).read(1)
@@ -56,8 +56,8 @@ class TestMinari:
   def test_scales_actions(self, tmp_path):
     path = write_minari(tmp_path / 'set', self.EPISODES)
     action = open_source('minari', path, scale_actions=True).read(1)['action']
-    led = self.EPISODES[1]['action'][1:]
-    np.testing.assert_allclose(action[1:], (led + 2) / 3 - 1, atol=1e-6)
+    expected = self.EPISODES[1]['action'][1:]
+    np.testing.assert_allclose(action[1:], (expected + 2) / 3 - 1, atol=1e-6)
     assert not action[0].any()
     with pytest.raises(UserError, match='leave --align out'):
       open_source('minari', path, align='led')
@@ -72,12 +72,14 @@ class TestMinari:
     with pytest.raises(UserError, match='no metadata.json'):
       open_source('minari', tmp_path)
 
-  def test_choosing_and_refusing(self, tmp_path):
+  def test_selection_and_errors(self, tmp_path):
     from gymnasium import spaces
 
     path = write_minari(tmp_path / 'a', self.EPISODES)
     assert len(open_source('minari', path, image_key='top')) == 3
-    with pytest.raises(UserError, match=r"'goal' is no image .*\['top'\]"):
+    with pytest.raises(
+      UserError, match=r"'goal' is not one of its images.*\['top'\]"
+    ):
       open_source('minari', path, image_key='goal')
     file = path / 'data' / 'metadata.json'
     metadata = json.loads(file.read_text())
@@ -123,7 +125,7 @@ class TestMinari:
 
   @pytest.mark.parametrize('with_state', [False, True])
   def test_export(self, tmp_path, with_state):
-    """Frames of 32 pixels: Minari would take them for images to compress."""
+    """At 32 pixels, Minari would by default compress the frames as JPEG."""
     episodes = [solved(6, 1, 32), make(5, 2, 32), solved(4, 3, 32)]
     noise = np.random.default_rng(0)
     for episode in episodes:
@@ -135,33 +137,37 @@ class TestMinari:
     episodes[2]['is_terminal'] = episodes[2]['is_last']
     episodes[2]['discount'] = 1 - episodes[2]['is_last'].astype(np.float32)
     ours = collect(tmp_path / 'ours', episodes)
-    told, out = [], tmp_path / 'theirs'
-    done = formats.export('minari', ours, out, lambda *at: told.append(at))
+    progress, out = [], tmp_path / 'theirs'
+    done = formats.export(
+      'minari', ours, out, lambda *args: progress.append(args)
+    )
     assert done == {'episodes': 3, 'lost': []}
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert progress == [(1, 3), (2, 3), (3, 3)]
     assert sorted(p.name for p in tmp_path.iterdir()) == ['ours', 'theirs']
     source = open_source('minari', out, scale_actions=True)
     for index, episode in enumerate(episodes):
       assert_same(source.read(index), episode)
-    assert source.about['task'] == 'dmc_a_b'
-    assert source.about['dropped'] == []
-    with pytest.raises(UserError, match='theirs: there already'):
+    assert source.metadata['task'] == 'dmc_a_b'
+    assert source.metadata['dropped'] == []
+    with pytest.raises(UserError, match='theirs: already exists'):
       formats.export('minari', ours, out, print)
 
-  def test_what_an_export_loses(self, tmp_path):
+  def test_export_losses(self, tmp_path):
     episodes = [make(6, 1), make(1, 2), make(5, 3), make(4, 4)]
     episodes[2]['discount'][1] = 0.5
     episodes[3]['state'] = np.ones((4, 2), np.float32)
     ours = collect(tmp_path / 'ours', episodes)
-    done = formats.export('minari', ours, tmp_path / 'theirs', lambda *at: None)
+    done = formats.export(
+      'minari', ours, tmp_path / 'theirs', lambda *args: None
+    )
     assert done == {
       'episodes': 3,
       'lost': [
         "'state': only 1 of 4 episodes have it",
         '000001-1.npz: one frame and no action',
-        "000002-5.npz: 'discount', other than 0 at a true end",
+        "000002-5.npz: 'discount', other than 0 at a terminal",
       ],
     }
     eps.save(ours, 4, make(4, size=8))
     with pytest.raises(UserError, match='000004-4.npz: has the shapes'):
-      formats.export('minari', ours, tmp_path / 'more', lambda *at: None)
+      formats.export('minari', ours, tmp_path / 'more', lambda *args: None)

@@ -1,4 +1,4 @@
-"""Other programs' datasets, made to harm: refused, with nothing of them run."""
+"""Malicious datasets of other formats are rejected, and no code is run."""
 
 import json
 import struct
@@ -22,14 +22,14 @@ from tests.untrusted_data import GIB, header, write_bombs
 from vid2act_jax.data import limits
 from vid2act_jax.types import UserError
 
-mark = pytest.fixture(untrusted_data.mark)
-frugal = pytest.fixture(untrusted_data.frugal)
+sentinel = pytest.fixture(untrusted_data.sentinel)
+resource_limits = pytest.fixture(untrusted_data.resource_limits)
 
 
 class TestTables:
-  """Formats whose libraries read whatever they are asked for."""
+  """Formats whose libraries follow the instructions of a file."""
 
-  def test_ogbench_bombs(self, tmp_path, frugal):
+  def test_ogbench_bombs(self, tmp_path, resource_limits):
     path = tmp_path / 'a.npz'
     for gib, message in ((3, 'claims to hold .* rows'), (0, 'claim to hold')):
       rows = gib * GIB or 1000
@@ -45,7 +45,7 @@ class TestTables:
       with pytest.raises(UserError, match=f'a.npz: .*{message}.*restore'):
         open_source('ogbench', path)
 
-  def test_hdf5(self, tmp_path, frugal):
+  def test_hdf5(self, tmp_path, resource_limits):
     h5py = pytest.importorskip('h5py')
     secret = tmp_path / 'secret'
     secret.write_bytes(bytes(range(96)) * 3)
@@ -54,26 +54,26 @@ class TestTables:
     key, shape = 'observation', (6, 3, 4, 4)
     outside = [(str(secret), 0, 288)]
 
-    def absurd(file, rows):
+    def enlarge(file, rows):
       for name in (key, *file):
         file.pop(name, None)
         tail = (3, 64, 64) if name == key else ()
         file.create_dataset(name, (rows, *tail), 'u1', chunks=(64, *tail))
 
     changes = {
-      'claim to hold 825 GB': lambda f: absurd(f, 1 << 26),
-      'too many to read': lambda f: absurd(f, 1 << 40),
+      'claim to hold 825 GB': lambda f: enlarge(f, 1 << 26),
+      'too many to read': lambda f: enlarge(f, 1 << 40),
       'claim to hold 3.2': lambda f: f.create_dataset(
         key, shape, 'u1', maxshape=(None,) * 4, chunks=(1 << 20, 32, 32, 3)
       ),
-      'lies in another': lambda f: f.create_dataset(
+      'is in another': lambda f: f.create_dataset(
         key, shape, 'u1', external=outside
       ),
       'another file': lambda f: f.create_virtual_dataset(key, layout),
       'in another file': lambda f: f.update(
         {key: h5py.ExternalLink(str(tmp_path / 'other' / '0.hdf5'), key)}
       ),
-      'no array': lambda f: f.create_group(key),
+      'is not an array': lambda f: f.create_group(key),
       'should be numbers': lambda f: f.create_dataset(
         key, (6,), h5py.vlen_dtype(np.uint8)
       ),
@@ -88,28 +88,28 @@ class TestTables:
         source.read(0)
       source.close()
 
-  def test_minari_runs_nothing(self, tmp_path, mark):
+  def test_minari_runs_no_code(self, tmp_path, sentinel):
     pytest.importorskip('minari')
     path = write_minari(tmp_path / 'a', [make()] * 2)
     file = path / 'data' / 'metadata.json'
-    about = json.loads(file.read_text())
+    metadata = json.loads(file.read_text())
     spec = {
       'id': 'x-v0', 'entry_point': 'os:system', 'reward_threshold': None,
       'nondeterministic': False, 'max_episode_steps': None,
       'order_enforce': False, 'disable_env_checker': True,
       'additional_wrappers': [], 'vector_entry_point': None,
-      'kwargs': {'command': f'touch {mark}'},
+      'kwargs': {'command': f'touch {sentinel}'},
     }  # fmt: skip
-    bad = {**about, 'env_spec': json.dumps(spec)}
+    bad = {**metadata, 'env_spec': json.dumps(spec)}
     del bad['action_space']
     file.write_text(json.dumps(bad))
-    with pytest.raises(UserError, match=f"{file}: missing 'action_space'; wri"):
+    with pytest.raises(UserError, match=f"{file}: missing 'action_space'; add"):
       open_source('minari', path)
-    file.write_text(json.dumps({**about, 'total_episodes': 10**12}))
+    file.write_text(json.dumps({**metadata, 'total_episodes': 10**12}))
     with pytest.raises(UserError, match=f'{file}: claims 1000.*restore'):
       open_source('minari', path)
 
-  def test_minari_sizes(self, tmp_path, frugal):
+  def test_minari_sizes(self, tmp_path, resource_limits):
     h5py = pytest.importorskip('h5py')
     pytest.importorskip('minari')
     path = write_minari(tmp_path / 'a', [make(), make(), make()])
@@ -124,7 +124,7 @@ class TestTables:
       file['episode_2/infos'] = file['episode_2']
     source = open_source('minari', path)
     for index, message in enumerate(
-      ('claim to hold', 'another file', 'without end')
+      ('claim to hold', 'another file', 'nested too deeply')
     ):
       with pytest.raises(UserError, match=f'{path}.*{message}.*restore'):
         source.read(index)
@@ -134,29 +134,31 @@ class TestTables:
     ['../{file_index}', '/etc/{file_index}', '{file_index:999999999d}']
     + ['{file_index.real}', '{file_index!r}', '{video_key[0]}', '{0}'],
   )
-  def test_lerobot_paths(self, tmp_path, pattern, frugal):
+  def test_lerobot_paths(self, tmp_path, pattern, resource_limits):
     path = _lerobot(tmp_path)
     info = path / 'meta' / 'info.json'
-    told = {**json.loads(info.read_text()), 'data_path': pattern}
-    info.write_text(json.dumps(told))
+    changed = {**json.loads(info.read_text()), 'data_path': pattern}
+    info.write_text(json.dumps(changed))
     with pytest.raises(UserError, match=f'{path}.*the path.*restore'):
       open_source('lerobot', path).read(0)
 
-  def test_lerobot_rows(self, tmp_path, monkeypatch, frugal):
+  def test_lerobot_rows(self, tmp_path, monkeypatch, resource_limits):
     def longer(rows):
       return [{**row, 'length': 10**12} for row in rows]
 
     path = _lerobot(tmp_path / 'a', **{'meta/episodes': longer})
-    with pytest.raises(UserError, match='promises 1000000000000 .*restore'):
+    with pytest.raises(UserError, match='says 1000000000000 .*restore'):
       open_source('lerobot', path).read(0)
     path = _lerobot(tmp_path / 'b')
-    monkeypatch.setattr(limits, 'MOST_ROWS', 4)
+    monkeypatch.setattr(limits, 'MAX_ROWS', 4)
     with pytest.raises(UserError, match=f'{path}.*too many to read.*restore'):
       open_source('lerobot', path).read(0)
 
-  def test_lerobot_pictures(self, tmp_path, mark):
-    """PostScript would be run; a picture may be larger than the memory."""
-    program = f'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n({mark}) run'
+  def test_lerobot_images(self, tmp_path, sentinel):
+    """PostScript could run code; an image can be larger than the memory."""
+    program = (
+      f'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n({sentinel}) run'
+    )
     large = bytearray(to_png(np.zeros((16, 16, 3), np.uint8)))
     large[16:24] = struct.pack('>II', 40_000, 40_000)
     large[29:33] = struct.pack('>I', zlib.crc32(large[12:29]))

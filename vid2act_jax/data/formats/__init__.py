@@ -1,4 +1,4 @@
-"""Datasets of other programs: reading theirs and writing ours as theirs."""
+"""Import and export of other programs' dataset formats."""
 
 import importlib
 import os
@@ -18,12 +18,12 @@ def open_source(format: str, path: str, options: Options) -> Source:
 
   Args:
     format: one of `FORMATS`.
-    path: its folder or file; of Minari also the id of a local dataset.
+    path: folder or file of the dataset; for Minari also a local dataset id.
     options: how to read it.
 
   Raises:
-    UserError: the format is not known, its optional package is not installed,
-      or there is nothing of this format at the path.
+    UserError: the format is not supported, its optional package is not
+      installed, or the path holds no dataset of this format.
   """
   return _module(format, FORMATS).open_source(path, options)
 
@@ -39,24 +39,24 @@ def export(
   Args:
     format: one of `EXPORTS`.
     directory: the dataset folder.
-    destination: the folder to write. For dreamer, what an interrupted export
-      left there is completed; for minari, it must be new.
-    progress: told (done, total) after each episode.
+    destination: the folder to write. For dreamer, an interrupted export is
+      completed; for minari, the folder must be new.
+    progress: called with (done, total) after each episode.
 
   Returns:
-    episodes: how many are there now; lost: what the format could not hold,
-    one text a loss.
+    episodes: number of exported episodes; lost: one message for everything
+    that the format cannot hold.
 
   Raises:
-    UserError: the format is not known, its optional package is not installed,
-      the dataset is damaged, or the destination cannot be written.
+    UserError: the format is not supported, its optional package is not
+      installed, the dataset is damaged, or the destination cannot be written.
   """
   return _module(format, EXPORTS).export(directory, destination, progress)
 
 
-def _module(format, known):
-  if format not in known:
+def _module(format, supported):
+  if format not in supported:
     raise UserError(
-      f'{format}: not a format known here; choose one of {", ".join(known)}.'
+      f'{format}: not a supported format; choose one of {", ".join(supported)}.'
     )
   return importlib.import_module(f'{__name__}.{format}')

@@ -1,7 +1,7 @@
-"""What the libraries of other formats do not refuse by themselves.
+"""Checks of untrusted files that the formats' libraries do not make.
 
-They read whatever a file asks for: arrays of any size that it does not hold,
-other files of this machine, pictures that are programs.
+The libraries follow a file's instructions: they allocate arrays of any claimed
+size, read other files on this host, and open images that contain programs.
 """
 
 import io
@@ -18,73 +18,73 @@ from vid2act_jax.data import limits
 from vid2act_jax.data.formats import core
 from vid2act_jax.types import UserError
 
-_MOST_PIXELS = 1 << 26  # Of a frame: 8192 x 8192.
-_MOST_OBJECTS = 10_000  # Of an episode in HDF5.
-_ENTRY_BYTES = 64  # What an entry of a table takes as an object of Python.
-_MINARI = 'main_data.hdf5'  # Its other storages have a folder an episode.
+_MAX_PIXELS = 1 << 26  # Per frame: 8192 x 8192.
+_MAX_OBJECTS = 10_000  # Per episode in HDF5.
+_ENTRY_BYTES = 64  # Per entry of a table, as a Python object.
+_MINARI = 'main_data.hdf5'  # Other storages have one folder per episode.
 
 
 def find_array(file, key: str):
-  """An array of an HDF5 file, unread.
+  """Finds an array of an HDF5 file without reading it.
 
   Args:
-    file: h5py's, open.
+    file: an open h5py file.
     key: of the array.
 
   Raises:
-    ValueError: it lies in another file of this machine, of which nothing is
-      to get into a dataset, or is no array.
+    ValueError: it is not an array, or it is in another file on this host,
+      which must not be copied into a dataset.
   """
   found = file[key]
   if found.file.filename != file.file.filename:
-    raise ValueError(f'{key!r} lies in another file')
+    raise ValueError(f'{key!r} is in another file')
   if not hasattr(found, 'chunks'):
-    raise ValueError(f'{key!r} is no array')
+    raise ValueError(f'{key!r} is not an array')
   if found.external or found.is_virtual:
-    raise ValueError(f'{key!r} lies in another file')
+    raise ValueError(f'{key!r} is in another file')
   return found
 
 
 def array_bytes(array) -> int:
-  """What an array of HDF5 claims to take: all of it, or more in one chunk."""
+  """Claimed bytes of an HDF5 array: its size, or a larger single chunk."""
   chunk = math.prod(array.chunks or ()) * array.dtype.itemsize
   return max(array.nbytes, chunk)
 
 
-def check_group(group, images: Iterable[str], held: int) -> None:
-  """Judges all arrays of an HDF5 group, none of which is read.
+def check_group(group, images: Iterable[str], on_disk: int) -> None:
+  """Checks all arrays of an HDF5 group without reading them.
 
   Args:
-    group: h5py's.
-    images: keys of those that hold JPEGs, [T, bytes] or [T] of bytes.
-    held: bytes of the file.
+    group: an h5py group.
+    images: keys of the arrays that hold JPEGs, [T, bytes] or [T] of bytes.
+    on_disk: bytes of the file.
 
   Raises:
-    ValueError: one lies in another file, or they are too large.
+    ValueError: an array is in another file, or they are too large.
   """
   claimed = 0
-  for seen, (key, array) in enumerate(_walk(group)):
-    if seen >= _MOST_OBJECTS:
+  for count, (key, array) in enumerate(_walk(group)):
+    if count >= _MAX_OBJECTS:
       raise ValueError('it holds too many arrays')
     if array is None:
       continue
     claimed += array_bytes(array)
     if key in images and len(array):
-      # Minari makes all of the size of the first.
+      # Minari decodes all of them at the size of the first.
       width, height = open_image(bytes(array[0]), ('JPEG',)).size
       claimed += 3 * width * height * len(array)
-  limits.check_size(claimed, held)
+  limits.check_size(claimed, on_disk)
 
 
 def _walk(group, prefix='') -> Iterator[tuple[str, Any]]:
-  """The arrays of a group and, as None, the groups in it, by key."""
+  """Yields the arrays of a group by key; for subgroups the value is None."""
   if prefix.count('/') > 20:
-    raise ValueError('it holds groups within groups without end')
+    raise ValueError('its groups are nested too deeply')
   for name in group:
     key = f'{prefix}{name}'
     if hasattr(group[name], 'keys'):
       if group[name].file.filename != group.file.filename:
-        raise ValueError(f'{key!r} lies in another file')
+        raise ValueError(f'{key!r} is in another file')
       yield key, None
       yield from _walk(group[name], f'{key}/')
     else:
@@ -92,78 +92,80 @@ def _walk(group, prefix='') -> Iterator[tuple[str, Any]]:
 
 
 def check_minari(folder: pathlib.Path) -> None:
-  """Refuses a dataset with which Minari, which trusts it, would do harm.
+  """Rejects a Minari dataset that could run code; Minari trusts its datasets.
 
   Raises:
-    UserError: it leads to code of its choice, or claims episodes that are not
-      there.
+    UserError: it could run code, or claims episodes that do not exist.
     OSError, ValueError: its metadata is damaged.
   """
   EpsImagePlugin.gs_binary = False  # See `open_image`.
   path = folder / 'metadata.json'
-  about = limits.read_json(path)
-  missing = [k for k in ('observation_space', 'action_space') if k not in about]
+  metadata = limits.read_json(path)
+  required = ('observation_space', 'action_space')
+  missing = [key for key in required if key not in metadata]
   if missing:
-    # Minari would make the environment that the dataset names: it would import
-    # any module, and call any function of it.
+    # Minari would create the environment that the dataset names: this imports
+    # any module and calls any function.
     raise UserError(
-      f'{path}: missing {", ".join(map(repr, missing))}; write down there what '
-      "the environment's spaces are, with minari.serialization.serialize_space."
+      f'{path}: missing {", ".join(map(repr, missing))}; add the spaces of the '
+      'environment with minari.serialization.serialize_space.'
     )
   if (folder / _MINARI).is_file():
-    with core.need('h5py').File(folder / _MINARI, 'r') as file:
-      there = len(file)
+    with core.import_optional('h5py').File(folder / _MINARI, 'r') as file:
+      num_episodes = len(file)
   else:
-    there = sum(1 for _ in folder.iterdir())
-  if not 0 <= about['total_episodes'] <= there:
+    num_episodes = sum(1 for _ in folder.iterdir())
+  if not 0 <= metadata['total_episodes'] <= num_episodes:
     raise UserError(
-      f'{path}: claims {about["total_episodes"]} episodes, of which at most '
-      f'{there} are there; restore it.'
+      f'{path}: claims {metadata["total_episodes"]} episodes, but there are at '
+      f'most {num_episodes}; restore it.'
     )
 
 
 def check_minari_episode(
   folder: pathlib.Path, index: int, images: Iterable[str]
 ) -> None:
-  """Judges an episode of Minari's before it is read.
+  """Checks an episode of a Minari dataset before it is read.
 
   Args:
     folder: of the dataset's data.
     index: of the episode.
-    images: as of `check_group`.
+    images: see `check_group`.
 
   Raises:
-    ValueError: it is too large or lies elsewhere.
+    ValueError: it is too large or in another file.
   """
   path = folder / _MINARI
   if path.is_file():
-    with core.need('h5py').File(path, 'r') as file:
+    with core.import_optional('h5py').File(path, 'r') as file:
       group = file[f'episode_{index}']
       if group.file.filename != file.filename:
-        raise ValueError('it lies in another file')
+        raise ValueError('it is in another file')
       check_group(group, images, path.stat().st_size)
   for part in (folder / str(index)).rglob('*.parquet'):
-    check_table(core.need('pyarrow.parquet').read_metadata(part), part)
+    check_table(
+      core.import_optional('pyarrow.parquet').read_metadata(part), part
+    )
 
 
 def check_table(
-  about, path: pathlib.Path, columns: Iterable[str] | None = None
+  metadata, path: pathlib.Path, columns: Iterable[str] | None = None
 ) -> None:
-  """Judges columns of a Parquet file, which runs of a number make small.
+  """Checks the size of columns of a Parquet file; it may be run-length encoded.
 
   Args:
-    about: its metadata, of pyarrow.
+    metadata: of the file, from pyarrow.
     path: of the file.
-    columns: that are to be read; None: all.
+    columns: the columns to read; None: all.
 
   Raises:
     ValueError: they are too large.
   """
-  limits.check_rows(about.num_rows)
+  limits.check_rows(metadata.num_rows)
   claimed = 0
-  for group in map(about.row_group, range(about.num_row_groups)):
+  for group in map(metadata.row_group, range(metadata.num_row_groups)):
     for column in map(group.column, range(group.num_columns)):
-      # A column of lists or records is several: observation.state.list.element.
+      # Nested columns have paths such as observation.state.list.element.
       name = f'{column.path_in_schema}.'
       if columns is None or any(name.startswith(f'{c}.') for c in columns):
         entries = _ENTRY_BYTES * column.num_values
@@ -171,51 +173,53 @@ def check_table(
   limits.check_size(claimed, path.stat().st_size)
 
 
-def open_image(data: bytes, kinds: tuple[str, ...]) -> Image.Image:
-  """A picture, not yet decoded.
+def open_image(data: bytes, formats: tuple[str, ...]) -> Image.Image:
+  """Opens an image without decoding it.
 
   Args:
-    data: its file's bytes.
-    kinds: those of Pillow's formats it may have. Left to choose, Pillow would
-      also take PostScript, a program, and have Ghostscript run it.
+    data: bytes of the image file.
+    formats: allowed formats of Pillow. By default, Pillow would also run
+      PostScript programs with Ghostscript.
 
   Raises:
-    OSError, ValueError: it is of another kind, damaged or too large.
+    OSError, ValueError: it has another format, is damaged or too large.
   """
-  image = Image.open(io.BytesIO(data), formats=kinds)
+  image = Image.open(io.BytesIO(data), formats=formats)
   check_pixels(*image.size)
   return image
 
 
 def check_pixels(width: int, height: int) -> None:
-  """Refuses frames that no camera takes.
+  """Rejects frames with too many pixels.
 
   Raises:
-    ValueError: it is one.
+    ValueError: the frames are too large.
   """
-  if width * height > _MOST_PIXELS:
+  if width * height > _MAX_PIXELS:
     raise ValueError(f'its frames have {width}x{height} pixels, too many')
 
 
-def fill_in(pattern: str, values: Mapping[str, str | int]) -> pathlib.PurePath:
-  """A path within a dataset, from a pattern that it holds itself.
+def format_path(
+  pattern: str, values: Mapping[str, str | int]
+) -> pathlib.PurePath:
+  """Formats a path inside a dataset from the dataset's own pattern.
 
   Args:
-    pattern: names of `values` in braces, integers with a width, as in
+    pattern: with names of `values` in braces, integers with a width, such as
       `chunk-{chunk_index:03d}`.
     values: by name.
 
   Raises:
-    ValueError: the pattern asks for anything else, or leads out of its folder.
+    ValueError: the pattern has other fields, or the path leaves the dataset.
   """
   for _, name, width, conversion in string.Formatter().parse(pattern):
-    plain = not width or (width[-1:] == 'd' and width[:-1].isdigit())
+    integer = not width or (width[-1:] == 'd' and width[:-1].isdigit())
     short = not width or len(width) <= 3
     if name is not None and not (
-      name in values and plain and short and conversion is None
+      name in values and integer and short and conversion is None
     ):
-      raise ValueError(f'the path {pattern!r} asks for {name!r}')
+      raise ValueError(f'the path {pattern!r} has the field {name!r}')
   path = pathlib.PurePath(pattern.format(**values))
   if path.is_absolute() or os.pardir in path.parts:
-    raise ValueError(f'the path {str(path)!r} leads out of the dataset')
+    raise ValueError(f'the path {str(path)!r} leaves the dataset')
   return path

@@ -1,9 +1,10 @@
-"""Making episodes of the schema from what other programs keep.
+"""Converts episodes of other programs to the schema.
 
-They keep actions in one of two ways. 'led': row t holds the action that led to
-frame t, as in our schema. 'at': row t holds the action taken at frame t and
-what came of it, and belongs to frame t + 1. An 'at' source with as many actions
-as frames loses the last one: no frame follows it.
+There are two alignments of actions. 'led': row t holds the action that preceded
+frame t (prev_action), as in the schema. 'at': row t holds the action taken at
+frame t (the next action) with its reward and discount, which the schema stores
+at frame t + 1. An 'at' source with as many actions as frames loses the last
+action, because no frame follows it.
 """
 
 import dataclasses
@@ -24,73 +25,72 @@ Where = str | os.PathLike
 
 @dataclasses.dataclass
 class Steps:
-  """What a source says of an episode of T frames, in its own alignment.
+  """An episode of T frames as stored in the source, in the source's alignment.
 
-  Of the frames: image, state, is_first, is_last. The others are of the rows,
-  R = T, or T - 1 where an 'at' source has no action for the last frame.
-  Numbers of any type.
+  Per frame: image, state, is_first, is_last. The others are per row: R = T, or
+  T - 1 if an 'at' source has no action for the last frame. Any numeric dtypes.
   """
 
-  image: np.ndarray  # u8 [T, H, W, 3], from `prepare`
+  image: np.ndarray  # u8 [T, H, W, 3], from `prepare_images`
   action: Any  # [R, A]
   reward: Any = None  # [R]; None: zeros
-  discount: Any = None  # [R]; None: 0 at a true end, else 1
-  is_terminal: Any = None  # [R]; None: the last where its discount is 0
+  discount: Any = None  # [R]; None: 0 at a terminal, else 1
+  is_terminal: Any = None  # [R]; None: the last if its discount is 0
   success: Any = None  # [R]
   state: Any = None  # [T, S]
-  is_first: Any = None  # [T]; None: the first
-  is_last: Any = None  # [T]; None: the last
+  is_first: Any = None  # [T]; None: the first frame
+  is_last: Any = None  # [T]; None: the last frame
 
 
-def prepare(
+def prepare_images(
   frames: Iterable[np.ndarray], options: Options, where: Where
 ) -> np.ndarray:
   """Checks, resizes and flips frames, one at a time.
 
   Args:
-    frames: u8 [H, W, 3] or [3, H, W] each.
+    frames: each u8 [H, W, 3] or [3, H, W].
     options: the size and the flips.
-    where: what the message calls the episode.
+    where: name of the episode for error messages.
 
   Returns:
     u8 [T, size, size, 3].
 
   Raises:
-    UserError: there are none or too many, one is not an RGB image of bytes,
-      or it is not square and no size is asked for.
+    UserError: there are no frames or too many, a frame is not an RGB image of
+      uint8, or it is not square and no size is given.
   """
-  done, size = [], 0
+  prepared, num_bytes = [], 0
   for frame in frames:
-    done.append(_prepare_frame(frame, options, where))
-    size += done[-1].nbytes
-    if size > limits.MOST_BYTES:
+    prepared.append(_prepare_frame(frame, options, where))
+    num_bytes += prepared[-1].nbytes
+    if num_bytes > limits.MAX_BYTES:
       raise UserError(
-        f'{where}: its frames take more than {limits.MOST_BYTES / 1e9:.3g} GB;'
-        ' squeeze them by --size 64, or cut it into shorter episodes.'
+        f'{where}: its frames take more than {limits.MAX_BYTES / 1e9:.3g} GB;'
+        ' resize them with --size 64, or split it into shorter episodes.'
       )
-  if not done:
+  if not prepared:
     raise UserError(f'{where}: holds no frames; restore or remove it.')
-  return np.stack(done)
+  return np.stack(prepared)
 
 
-def build(
-  steps: Steps, options: Options, about: Mapping, where: Where
+def build_episode(
+  steps: Steps, options: Options, metadata: Mapping, where: Where
 ) -> dict[str, np.ndarray]:
-  """Makes a valid episode of the schema.
+  """Builds a valid episode of the schema.
 
   Args:
-    steps: what the source holds, aligned as `about` says.
+    steps: the source's episode, with the alignment of `metadata`.
     options: whether to scale the actions.
-    about: of the source: 'alignment' and, where known, the action bounds.
-    where: what the messages call the episode.
+    metadata: of the source: 'alignment' and, if known, the action bounds.
+    where: name of the episode for error messages.
 
   Raises:
-    UserError: something is missing, not finite, out of range or of the wrong
-      shape or type.
+    UserError: an array is missing, not finite, out of range or of the wrong
+      shape or dtype.
   """
-  frames, led = len(steps.image), about['alignment'] == 'led'
-  action = numbers(steps.action, 'action', where, 2)
-  allowed = (frames,) if led else (frames, frames - 1)
+  frames, is_prev = len(steps.image), metadata['alignment'] == 'led'
+  action = to_numbers(steps.action, 'action', where, 2)
+  allowed = (frames,) if is_prev else (frames, frames - 1)
   if len(action) not in allowed:
     raise UserError(
       f'{where}: has {frames} frames and {len(action)} actions, should have '
@@ -98,32 +98,34 @@ def build(
     )
   episode = {
     'image': steps.image,
-    'action': _to_led(_scale(action, options, about, where), frames, led),
+    'action': _to_prev(
+      _scale(action, options, metadata, where), frames, is_prev
+    ),
   }
   for key, first in (('reward', 0), ('discount', 1)):
     value = getattr(steps, key)
     if value is not None:
-      value = _rows(value, key, where, len(action))
-      episode[key] = _to_led(value, frames, led, first)
+      value = _to_rows(value, key, where, len(action))
+      episode[key] = _to_prev(value, frames, is_prev, first)
   for key in ('is_terminal', 'success'):
     value = getattr(steps, key)
     if value is not None:
-      value = _rows(truths(value, key, where), key, where, len(action))
-      episode[key] = _to_led(value.astype(bool), frames, led)
+      value = _to_rows(to_bools(value, key, where), key, where, len(action))
+      episode[key] = _to_prev(value.astype(bool), frames, is_prev)
   for key in ('is_first', 'is_last'):
     value = getattr(steps, key)
     if value is not None:
-      episode[key] = truths(value, key, where)
+      episode[key] = to_bools(value, key, where)
   if steps.state is not None:
     episode['state'] = steps.state
-  _fill(episode, frames)
+  _set_defaults(episode, frames)
   _check_first(episode, where)
   eps.validate(episode, where)
   return episode
 
 
-def numbers(value: Any, key: str, where: Where, ndim: int) -> np.ndarray:
-  """Numbers of any type as f32 [T] or [T, N]; [T, 1] passes for [T].
+def to_numbers(value: Any, key: str, where: Where, ndim: int) -> np.ndarray:
+  """Converts numbers to f32 [T] or [T, N]; [T, 1] is accepted as [T].
 
   Raises:
     UserError: they are missing, not numbers or of another shape.
@@ -143,18 +145,18 @@ def numbers(value: Any, key: str, where: Where, ndim: int) -> np.ndarray:
       f'{where}: {key!r} has the shape {value.shape}, should be '
       f'{"[T]" if ndim == 1 else "[T, N]"}; restore or remove it.'
     )
-  # What float32 cannot hold becomes infinite, and is refused as such.
+  # Values beyond float32 become infinite, which `validate` rejects.
   with np.errstate(over='ignore'):
     return value.astype(np.float32)
 
 
-def truths(value: Any, key: str, where: Where) -> np.ndarray:
-  """Zeros and ones of any type as bool [T].
+def to_bools(value: Any, key: str, where: Where) -> np.ndarray:
+  """Converts zeros and ones of any dtype to bool [T].
 
   Raises:
-    UserError: there are other numbers among them.
+    UserError: there are other values.
   """
-  value = numbers(value, key, where, 1)
+  value = to_numbers(value, key, where, 1)
   if not np.isin(value, (0, 1)).all():
     raise UserError(
       f'{where}: {key!r} should be 0 or 1 everywhere; restore or remove it.'
@@ -162,8 +164,8 @@ def truths(value: Any, key: str, where: Where) -> np.ndarray:
   return value.astype(bool)
 
 
-def fit_state(value: Any, frames: int) -> np.ndarray | None:
-  """State as f32 [T, S]; None where the schema has no place for it."""
+def to_state(value: Any, frames: int) -> np.ndarray | None:
+  """Converts state to f32 [T, S]; None if it does not fit the schema."""
   value = np.asarray(value)
   fits = value.dtype.kind in 'iuf' and value.ndim == 2 and value.shape[1] > 0
   return value.astype(np.float32) if fits and len(value) == frames else None
@@ -184,11 +186,11 @@ def _prepare_frame(frame, options, where):
   height, width = frame.shape[:2]
   if not frame.size or (height != width and options.size is None):
     raise UserError(
-      f"{where}: 'image' is {height}x{width}, should be square; squeeze it by "
-      '--size 64, or crop it first.'
+      f"{where}: 'image' is {height}x{width}, should be square; resize it "
+      'with --size 64, or crop it first.'
     )
   if options.size and (height, width) != (options.size, options.size):
-    # Every pixel is the mean of the area it covers: small things stay visible.
+    # Box filter: small objects stay visible.
     image = Image.fromarray(np.ascontiguousarray(frame))
     size = (options.size, options.size)
     frame = np.asarray(image.resize(size, Image.Resampling.BOX))
@@ -199,8 +201,8 @@ def _prepare_frame(frame, options, where):
   return frame
 
 
-def _rows(value, key, where, rows):
-  value = numbers(value, key, where, 1)
+def _to_rows(value, key, where, rows):
+  value = to_numbers(value, key, where, 1)
   if len(value) != rows:
     raise UserError(
       f'{where}: {key!r} has {len(value)} rows, the actions {rows}; restore or '
@@ -209,17 +211,17 @@ def _rows(value, key, where, rows):
   return value
 
 
-def _to_led(value, frames, led, first=0):
-  """Rows of either alignment as those that led to the frames."""
-  if led:
+def _to_prev(value, frames, is_prev, first=0):
+  """Aligns rows with the frames that follow them (prev_action)."""
+  if is_prev:
     return value
   shifted = np.full((frames, *value.shape[1:]), first, value.dtype)
   shifted[1:] = value[: frames - 1]
   return shifted
 
 
-def _scale(action, options, about, where):
-  low, high = about.get('action_low'), about.get('action_high')
+def _scale(action, options, metadata, where):
+  low, high = metadata.get('action_low'), metadata.get('action_high')
   if options.scale_actions:
     low, high = np.array(low, np.float64), np.array(high, np.float64)
     if low.shape != action.shape[1:]:
@@ -227,35 +229,35 @@ def _scale(action, options, about, where):
         f"{where}: 'action' has {action.shape[1]} dimensions, the bounds "
         f'{low.size}; leave --scale-actions out.'
       )
-    # A number that never changes says nothing: it becomes 0.
+    # A dimension that is constant becomes 0.
     span = np.where(high > low, high - low, np.inf)
     scaled = (2 * (action - (low + high) / 2) / span).astype(np.float32)
-    # Where the bounds are those already, not a bit is to change.
+    # If the bounds are already -1 and 1, the values stay bit for bit.
     scaled = np.where((low == -1) & (high == 1), action, scaled)
-    if about['alignment'] == 'led':
-      scaled[:1] = action[:1]  # There was none.
-    action, way = scaled, 'the bounds that the source declares do not hold'
+    if metadata['alignment'] == 'led':
+      scaled[:1] = action[:1]  # No action precedes the first frame.
+    action, hint = scaled, 'the bounds that the source declares are wrong'
   elif low is not None:
-    way = f'pass --scale-actions to map {low} to {high} there'
+    hint = f'pass --scale-actions to map {low} to {high} to [-1, 1]'
   else:
-    way = 'scale the source first'
+    hint = 'scale the source first'
   if (np.abs(action[np.isfinite(action)]) > 1 + eps.ACTION_SLACK).any():
     raise UserError(
       f"{where}: 'action' runs from {action.min():g} to {action.max():g}, "
-      f'should stay within [-1, 1]; {way}.'
+      f'should stay within [-1, 1]; {hint}.'
     )
   return action
 
 
-def _fill(episode, frames):
-  """What the source says nothing of."""
-  at = np.arange(frames)
+def _set_defaults(episode, frames):
+  """Adds arrays that the source does not have."""
+  frame = np.arange(frames)
   episode.setdefault('reward', np.zeros(frames, np.float32))
-  episode.setdefault('is_first', at == 0)
-  episode.setdefault('is_last', at == frames - 1)
+  episode.setdefault('is_first', frame == 0)
+  episode.setdefault('is_last', frame == frames - 1)
   if 'is_terminal' not in episode:
     discount = episode.get('discount', np.ones(frames))
-    episode['is_terminal'] = (at == frames - 1) & (discount == 0)
+    episode['is_terminal'] = (frame == frames - 1) & (discount == 0)
   episode.setdefault('discount', 1 - episode['is_terminal'].astype(np.float32))
 
 
@@ -263,7 +265,7 @@ def _check_first(episode, where):
   for key in ('action', 'reward'):
     if np.nan_to_num(episode[key][0]).any():
       raise UserError(
-        f'{where}: {key!r} is not zero at frame 0, to which no action led; '
-        'where the source keeps the actions taken AT the frames, pass '
+        f'{where}: {key!r} is not zero at frame 0, which no action precedes; '
+        'if the source stores the actions taken at the frames, pass '
         '--align at.'
       )

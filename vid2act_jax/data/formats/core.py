@@ -1,4 +1,4 @@
-"""What the formats share: their interface, and what fails in all of them."""
+"""Interface of the format readers and their common errors."""
 
 import contextlib
 import dataclasses
@@ -12,19 +12,18 @@ import numpy as np
 from vid2act_jax.data import limits
 from vid2act_jax.types import UserError
 
-LAST_ACTION = (
-  'the last action of each episode and what came of it: no frame follows'
+DROPPED_LAST_ACTION = (
+  'the last action of each episode, its reward and discount: no frame follows'
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How to read a source; the defaults leave its numbers as they are."""
+  """How to read a source; by default its values are not changed."""
 
-  # Of the frames, squeezed where they are not square; None: as they are.
-  size: int | None = None
-  align: str | None = None  # 'led' or 'at'; None: what the format says
-  image_key: str | None = None  # which image, where there are several
+  size: int | None = None  # of the resized frames; None: unchanged
+  align: str | None = None  # 'led' or 'at'; None: that of the format
+  image_key: str | None = None  # which image, if there are several
   flips: tuple[str, ...] = ()  # 'vertical', 'horizontal'
   scale_actions: bool = False  # map the declared bounds to [-1, 1]
 
@@ -32,12 +31,12 @@ class Options:
 class Source(Protocol):
   """Episodes of another program's dataset, read one at a time.
 
-  `about` is what the source tells of itself, as JSON: 'alignment' ('led' or
-  'at') and 'dropped' (a list: what the schema cannot hold; it may grow while
-  reading); where known 'task', 'action_low' and 'action_high'.
+  `metadata` of the source can be written as JSON: 'alignment' ('led' or 'at')
+  and 'dropped' (a list of what the schema cannot hold, which may grow while
+  reading); if known also 'task', 'action_low' and 'action_high'.
   """
 
-  about: dict[str, Any]
+  metadata: dict[str, Any]
 
   def __len__(self) -> int: ...
 
@@ -45,16 +44,16 @@ class Source(Protocol):
     """A short name of an episode, unique in the source."""
 
   def read(self, index: int) -> dict[str, np.ndarray]:
-    """A valid episode; quickest with increasing indices, some left out.
+    """Reads a valid episode; fastest with increasing indices.
 
     Raises:
-      UserError: it is damaged or strange; the others can still be read.
+      UserError: it is damaged or invalid; the others can still be read.
     """
 
   def close(self) -> None: ...
 
 
-def need(package: str):
+def import_optional(package: str):
   """Imports an optional package.
 
   Raises:
@@ -70,11 +69,10 @@ def need(package: str):
 
 
 @contextlib.contextmanager
-def guard(where: str | os.PathLike):
-  """Turns whatever bytes that are not as they should be raise into UserError.
+def wrap_errors(where: str | os.PathLike):
+  """Turns every exception caused by damaged data into a UserError.
 
-  Each library that reads them has errors of its own, and damaged numbers fail
-  in NumPy in yet other ways; to the user all of them mean one thing.
+  The libraries and NumPy raise many exception types on damaged data.
   """
   try:
     yield
@@ -88,11 +86,11 @@ def guard(where: str | os.PathLike):
     ) from error
 
 
-def refuse_scaling(options: Options, path: str | os.PathLike) -> None:
-  """For sources that declare no bounds.
+def reject_scaling(options: Options, path: str | os.PathLike) -> None:
+  """Rejects --scale-actions for sources that declare no bounds.
 
   Raises:
-    UserError: actions are to be scaled.
+    UserError: `options.scale_actions` is set.
   """
   if options.scale_actions:
     raise UserError(
@@ -100,32 +98,32 @@ def refuse_scaling(options: Options, path: str | os.PathLike) -> None:
     )
 
 
-def drop(about: dict[str, Any], *things: str) -> None:
-  """Notes what the schema cannot hold, each thing once."""
-  dropped = about['dropped']
-  dropped.extend(t for t in dict.fromkeys(things) if t not in dropped)
+def record_dropped(metadata: dict[str, Any], *items: str) -> None:
+  """Records items that the schema cannot hold, each once."""
+  dropped = metadata['dropped']
+  dropped.extend(i for i in dict.fromkeys(items) if i not in dropped)
 
 
-def find_folder(path: str, what: str) -> pathlib.Path:
-  """The folder that should hold `what`.
+def find_folder(path: str, contents: str) -> pathlib.Path:
+  """Returns the folder; `contents` names its contents in the error message.
 
   Raises:
     UserError: there is no such folder.
   """
   folder = pathlib.Path(path).expanduser()
   if not folder.is_dir():
-    raise UserError(f'{path}: not a folder; give one of {what}.')
+    raise UserError(f'{path}: not a folder; pass a folder of {contents}.')
   return folder
 
 
 def read_json(path: pathlib.Path) -> dict:
-  """A JSON object.
+  """Reads a JSON object.
 
   Raises:
-    UserError: the file is missing, cannot be read, too long or holds
-      something else.
+    UserError: the file is missing, cannot be read, is too long or holds other
+      JSON.
   """
-  with guard(path):
+  with wrap_errors(path):
     value = limits.read_json(path)
     if not isinstance(value, dict):
       raise ValueError('should be a JSON object')

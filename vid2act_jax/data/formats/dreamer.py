@@ -1,7 +1,7 @@
-"""Folders of npz episodes, as Dreamer and the PyTorch code of Vid2Act write.
+"""Folders of npz episodes of Dreamer and of the PyTorch code of Vid2Act.
 
-A file's name ends in its length: of the transitions, T - 1, in DreamerV2; of
-the frames, T, in the PyTorch code.
+A file's name ends in the episode's length: the number of transitions, T - 1, in
+DreamerV2; the number of frames, T, in the PyTorch code.
 """
 
 import os
@@ -25,27 +25,28 @@ def open_source(path: str, options: Options) -> 'Folder':
   """Opens a folder of episodes.
 
   Raises:
-    UserError: there is none, or it holds no npz.
+    UserError: there is no such folder, or it holds no npz.
   """
   return Folder(path, options)
 
 
 class Folder:
-  """The npz episodes of a folder and those below it, by name."""
+  """The npz episodes of a folder and its subfolders, sorted by name."""
 
   def __init__(self, path: str, options: Options):
     self._root = core.find_folder(path, 'npz episodes')
-    core.refuse_scaling(options, path)
+    core.reject_scaling(options, path)
     self._options = options
     self._image_key = options.image_key or 'image'
     self._paths = sorted(self._root.rglob('*.npz'))
     if not self._paths:
       raise UserError(
-        f'{path}: no *.npz in it or below; give the folder of the episodes.'
+        f'{path}: no *.npz in it or its subfolders; pass the folder of the '
+        'episodes.'
       )
-    self.about = {'alignment': options.align or 'led', 'dropped': []}
-    if self.about['alignment'] == 'at':
-      core.drop(self.about, core.LAST_ACTION)
+    self.metadata = {'alignment': options.align or 'led', 'dropped': []}
+    if self.metadata['alignment'] == 'at':
+      core.record_dropped(self.metadata, core.DROPPED_LAST_ACTION)
 
   def __len__(self) -> int:
     return len(self._paths)
@@ -55,13 +56,13 @@ class Folder:
 
   def read(self, index: int) -> dict[str, np.ndarray]:
     path = self._paths[index]
-    with core.guard(path):
-      known = {*eps.SCHEMA} - {'image'} | {self._image_key}
-      arrays = files.read_npz(path, known)
+    with core.wrap_errors(path):
+      keys = {*eps.SCHEMA} - {'image'} | {self._image_key}
+      arrays = files.read_npz(path, keys)
       episode = self._build(arrays, path)
       with zipfile.ZipFile(path) as archive:
-        keys = [name.removesuffix('.npy') for name in archive.namelist()]
-      core.drop(self.about, *sorted(set(keys) - known))
+        names = [name.removesuffix('.npy') for name in archive.namelist()]
+      core.record_dropped(self.metadata, *sorted(set(names) - keys))
       return episode
 
   def close(self) -> None:
@@ -70,20 +71,20 @@ class Folder:
   def _build(self, arrays, path):
     _check_keys(arrays, path, self._image_key)
     frames = arrays.pop(self._image_key)
-    image = convert.prepare(frames, self._options, path)
+    image = convert.prepare_images(frames, self._options, path)
     match = _LENGTH.search(path.name)
     if not match or len(image) - int(match[1]) not in (0, 1):
       raise UserError(
         f'{path}: the name should end in the length, {len(image) - 1} or '
-        f'{len(image)}, as in 20230101T000000-1a2b3c-{len(image)}.npz; the '
-        'file is damaged, or of another program.'
+        f'{len(image)}, such as 20230101T000000-1a2b3c-{len(image)}.npz; the '
+        'file is damaged or has another format.'
       )
     if 'state' in arrays:
-      arrays['state'] = convert.fit_state(arrays['state'], len(image))
+      arrays['state'] = convert.to_state(arrays['state'], len(image))
       if arrays['state'] is None:
-        core.drop(self.about, 'state')
+        core.record_dropped(self.metadata, 'state')
     steps = convert.Steps(image, **arrays)
-    return convert.build(steps, self._options, self.about, path)
+    return convert.build_episode(steps, self._options, self.metadata, path)
 
 
 def export(
@@ -93,7 +94,7 @@ def export(
 ) -> dict:
   """Writes a dataset's episodes as <task>-<index>-<T>.npz; see `formats`.
 
-  All our keys are kept: the PyTorch code batches whatever keys episodes have.
+  All keys of the schema are kept: the PyTorch code accepts any keys.
   """
   task = re.sub(r'\W', '_', dataset.read_metadata(directory, True)['task'])
   folder = files.make_folder(pathlib.Path(destination))
@@ -107,7 +108,7 @@ def export(
 
 
 def _copy(source, target):
-  """The bytes as they are: what we write is of this format already."""
+  """Copies the bytes: the files of a dataset already have this format."""
   eps.validate(eps.load(source), source)
   files.atomic_write(target, lambda file: file.write(source.read_bytes()))
 
@@ -119,6 +120,6 @@ def _check_keys(arrays, path, image_key):
   if missing:
     raise UserError(
       f'{path}: missing {", ".join(map(repr, missing))}, has '
-      f'{", ".join(map(repr, arrays)) or "nothing of an episode"}; restore or '
+      f'{", ".join(map(repr, arrays)) or "no known keys"}; restore or '
       'remove it.'
     )

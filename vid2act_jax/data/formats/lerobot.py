@@ -1,7 +1,7 @@
-"""LeRobot v3: tables in Parquet, and frames in them or in videos.
+"""LeRobot v3: tables in Parquet, with frames in the tables or in videos.
 
-A row holds the frame, the action taken at it, and under `next.` what came of
-it. Files are shared by episodes; `meta/episodes` tells where each lies.
+A row holds the frame, the action taken at it, and under `next.` its reward and
+success. A file holds several episodes; `meta/episodes` gives their location.
 """
 
 import pathlib
@@ -21,8 +21,8 @@ def open_source(path: str, options: Options) -> 'Folder':
   """Opens a dataset's folder.
 
   Raises:
-    UserError: there is none, it is of another version, has no camera or
-      several, or pyarrow or (with videos) av is not installed.
+    UserError: there is no dataset, it has another version, no camera or
+      several, or pyarrow or (for videos) av is not installed.
   """
   return Folder(path, options)
 
@@ -32,24 +32,24 @@ class Folder:
 
   def __init__(self, path: str, options: Options):
     self._root = core.find_folder(path, 'a LeRobot dataset')
-    self._parquet = core.need('pyarrow.parquet')
+    self._parquet = core.import_optional('pyarrow.parquet')
     self._options = options
-    self.about = {'alignment': options.align or 'at', 'dropped': []}
-    if self.about['alignment'] == 'at':
-      core.drop(self.about, core.LAST_ACTION)
+    self.metadata = {'alignment': options.align or 'at', 'dropped': []}
+    if self.metadata['alignment'] == 'at':
+      core.record_dropped(self.metadata, core.DROPPED_LAST_ACTION)
     info = self._read_info()
-    with core.guard(self._root / 'meta'):
+    with core.wrap_errors(self._root / 'meta'):
       features, self._fps = info['features'], float(info['fps'])
       self._paths = {'data': info['data_path'], 'video': info.get('video_path')}
-      self._camera = self._choose_camera(features)
+      self._camera = self._select_camera(features)
       self._is_video = features[self._camera]['dtype'] == 'video'
       wanted = ('action', _STATE, _REWARD, _SUCCESS)
       self._columns = [key for key in wanted if key in features]
-      self._note(features)
+      self._record_dropped(features)
       self._read_bounds()
       self._episodes = self._read_episodes()
     if self._is_video:
-      self._av = core.need('av')
+      self._av = core.import_optional('av')
 
   def __len__(self) -> int:
     return len(self._episodes)
@@ -59,19 +59,19 @@ class Folder:
 
   def read(self, index: int) -> dict[str, np.ndarray]:
     where = f'{self._root}, {self.name(index)}'
-    with core.guard(where):
+    with core.wrap_errors(where):
       row = self._episodes[index]
       table = self._read_table(row, where)
       if self._is_video:
         frames = self._decode(row, np.array(table['timestamp'], np.float64))
       else:
         frames = (_open_image(cell, where) for cell in table[self._camera])
-      image = convert.prepare(frames, self._options, where)
+      image = convert.prepare_images(frames, self._options, where)
       state = table.get(_STATE)
       if state is not None:
-        state = convert.fit_state(state, len(image))
+        state = convert.to_state(state, len(image))
         if state is None:
-          core.drop(self.about, _STATE)
+          core.record_dropped(self.metadata, _STATE)
       steps = convert.Steps(
         image,
         action=table.get('action'),
@@ -79,7 +79,7 @@ class Folder:
         success=table.get(_SUCCESS),
         state=state,
       )
-      return convert.build(steps, self._options, self.about, where)
+      return convert.build_episode(steps, self._options, self.metadata, where)
 
   def close(self) -> None:
     pass
@@ -88,56 +88,60 @@ class Folder:
     path = self._root / 'meta' / 'info.json'
     if not path.is_file():
       raise UserError(
-        f'{path}: missing, there is no LeRobot dataset here; give the folder '
+        f'{path}: missing; this folder is no LeRobot dataset; pass the folder '
         'that holds meta/.'
       )
     info = core.read_json(path)
     version = str(info.get('codebase_version'))
     if not version.startswith('v3.'):
       raise UserError(
-        f'{path}: of LeRobot {version}, this code reads v3; convert it with '
+        f'{path}: of LeRobot {version}, only v3 is supported; convert it with '
         'lerobot.scripts.convert_dataset_v21_to_v30 of LeRobot.'
       )
     return info
 
-  def _choose_camera(self, features):
+  def _select_camera(self, features):
     kinds = ('image', 'video')
     cameras = [k for k, f in features.items() if f.get('dtype') in kinds]
     wanted = self._options.image_key
     if wanted is None and len(cameras) == 1:
       return cameras[0]
     if wanted not in cameras:
-      what = 'one is needed' if wanted is None else f'{wanted!r} is not one'
+      problem = 'one is needed' if wanted is None else f'{wanted!r} is not one'
       raise UserError(
-        f'{self._root}: the cameras are {cameras}, {what}; choose with '
+        f'{self._root}: the cameras are {cameras}, {problem}; choose with '
         '--image-key.'
       )
     return wanted
 
-  def _note(self, features):
+  def _record_dropped(self, features):
     used = {*self._columns, *_COUNTERS, self._camera}
-    core.drop(self.about, *sorted(set(features) - used - {'next.done'}))
+    core.record_dropped(
+      self.metadata, *sorted(set(features) - used - {'next.done'})
+    )
     if 'next.done' in features:
-      # LeRobot sets it for either.
-      core.drop(self.about, 'next.done: a true end or a time limit, not which')
+      # LeRobot sets it for terminals and for time limits.
+      core.record_dropped(
+        self.metadata, 'next.done: a terminal or a time limit, not known which'
+      )
     if _REWARD not in features:
-      self.about['reward'] = 'zeros: the source has none'
+      self.metadata['reward'] = 'zeros: the source has none'
 
   def _read_bounds(self):
-    """The actions' limits are those that occur; none are declared."""
+    """Uses the smallest and largest actions as bounds; none are declared."""
     path = self._root / 'meta' / 'stats.json'
     stats = core.read_json(path).get('action') if path.is_file() else None
     if not stats:
-      core.refuse_scaling(self._options, path)
+      core.reject_scaling(self._options, path)
       return
     low, high = (np.array(stats[k], np.float64) for k in ('min', 'max'))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
       raise ValueError('stats.json has actions that are not finite')
-    self.about['action_low'] = low.tolist()
-    self.about['action_high'] = high.tolist()
+    self.metadata['action_low'] = low.tolist()
+    self.metadata['action_high'] = high.tolist()
 
   def _read_episodes(self):
-    """Where each episode lies, by its index."""
+    """The location of each episode, sorted by index."""
     needed = ['episode_index', 'length', 'data/chunk_index', 'data/file_index']
     if self._is_video:
       keys = ('chunk_index', 'file_index', 'from_timestamp')
@@ -151,10 +155,10 @@ class Folder:
       tasks.update(row.pop('tasks', None) or ())
     if not rows:
       raise UserError(
-        f'{self._root}: meta/episodes tells of no episodes; restore it.'
+        f'{self._root}: meta/episodes lists no episodes; restore it.'
       )
     if len(tasks) == 1:
-      self.about['task'] = str(tasks.pop())
+      self.metadata['task'] = str(tasks.pop())
     return sorted(rows, key=lambda row: row['episode_index'])
 
   def _read_parquet(self, path, columns, filters=None):
@@ -168,7 +172,7 @@ class Folder:
     )
 
   def _read_table(self, row, where):
-    """The columns of an episode, as lists of its rows."""
+    """Reads the columns of an episode as lists of its rows."""
     path = self._locate('data', row, 'data')
     columns = [*self._columns, 'frame_index', 'timestamp']
     if not self._is_video:
@@ -177,10 +181,10 @@ class Folder:
     table = self._read_parquet(path, columns, episode)
     table = {key: table[key].to_pylist() for key in columns}
     found = table['frame_index']
-    # Compared first: a list of what is promised may not fit into memory.
+    # The length first: a list of the claimed length may not fit into memory.
     if len(found) != row['length'] or found != list(range(len(found))):
       raise UserError(
-        f'{where}: meta/episodes promises {row["length"]} frames, {path} holds '
+        f'{where}: meta/episodes says {row["length"]} frames, {path} holds '
         f'{len(found)}, or not in order; restore or remove it.'
       )
     return table
@@ -191,42 +195,42 @@ class Folder:
       'chunk_index': row[f'{prefix}/chunk_index'],
       'file_index': row[f'{prefix}/file_index'],
     }
-    return self._root / checks.fill_in(self._paths[kind], values)
+    return self._root / checks.format_path(self._paths[kind], values)
 
   def _decode(self, row, times) -> Iterator[np.ndarray]:
-    """The frame nearest to each time [T], in seconds from the episode's own."""
+    """Yields the frame nearest to each time [T], in seconds of the episode."""
     prefix = f'videos/{self._camera}'
     path = self._locate('video', row, prefix)
     times = times + row[f'{prefix}/from_timestamp']
-    at, before = 0, None
-    # Left to choose, FFmpeg would also take playlists, which lead to other
-    # files and into the network.
+    index, previous = 0, None
+    # By default, FFmpeg would also accept playlists, which can refer to other
+    # files and to the network.
     with self._av.open(str(path), format='mp4') as container:
       stream = container.streams.video[0]
       checks.check_pixels(stream.width, stream.height)
-      # To the key frame before; a little early, as times are rounded.
+      # To the previous key frame; slightly early, because times are rounded.
       first = max(0, round(times[0] / stream.time_base) - 1)
       container.seek(first, stream=stream)
       for frame in container.decode(stream):
         if frame.pts is None:
           continue
-        while at < len(times) and before is not None:
-          distance = abs(before.time - times[at])
-          if abs(frame.time - times[at]) < distance:
+        while index < len(times) and previous is not None:
+          distance = abs(previous.time - times[index])
+          if abs(frame.time - times[index]) < distance:
             break
-          yield self._take(before, distance, path)
-          at += 1
-        if at == len(times):
+          yield self._to_array(previous, distance, path)
+          index += 1
+        if index == len(times):
           return
-        before = frame
-      for time in times[at:]:
-        distance = np.inf if before is None else abs(before.time - time)
-        yield self._take(before, distance, path)
+        previous = frame
+      for time in times[index:]:
+        distance = np.inf if previous is None else abs(previous.time - time)
+        yield self._to_array(previous, distance, path)
 
-  def _take(self, frame, distance, path):
+  def _to_array(self, frame, distance, path):
     if distance > 0.5 / self._fps:
       raise UserError(
-        f'{path}: has no frame at a time that the table asks for; restore it.'
+        f'{path}: has no frame at a timestamp of the table; restore it.'
       )
     return frame.to_ndarray(format='rgb24')
 
@@ -234,13 +238,13 @@ class Folder:
 def _open_image(cell, where):
   if not cell or not cell.get('bytes'):
     raise UserError(
-      f'{where}: an image is not in the table but in a file of its own; save '
-      'the dataset with LeRobot again.'
+      f'{where}: an image is not in the table but in a separate file; save the '
+      'dataset with LeRobot again.'
     )
   with checks.open_image(cell['bytes'], ('PNG', 'JPEG')) as image:
     if image.mode != 'RGB':
       raise UserError(
-        f'{where}: an image is of the mode {image.mode}, should be RGB; choose '
+        f'{where}: an image has the mode {image.mode}, should be RGB; choose '
         'another camera with --image-key.'
       )
     return np.asarray(image)

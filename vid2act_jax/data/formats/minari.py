@@ -1,4 +1,4 @@
-"""Minari: T + 1 observations and T actions an episode, taken at the frames."""
+"""Minari: T + 1 observations and T actions per episode, taken at the frames."""
 
 import os
 import pathlib
@@ -21,8 +21,8 @@ def open_source(path: str, options: Options) -> 'Dataset':
   """Opens the folder of a dataset, or a local dataset by its id.
 
   Raises:
-    UserError: there is none, it has no image or several, its actions are not
-      continuous, or minari is not installed.
+    UserError: there is no dataset, it has no image or several, its actions are
+      not continuous, or minari is not installed.
   """
   return Dataset(path, options)
 
@@ -31,17 +31,20 @@ class Dataset:
   """The episodes of a Minari dataset."""
 
   def __init__(self, path: str, options: Options):
-    minari, spaces = core.need('minari'), core.need('gymnasium').spaces
+    minari, spaces = (
+      core.import_optional('minari'),
+      core.import_optional('gymnasium').spaces,
+    )
     if options.align == 'led':
       raise UserError(
-        f'{path}: Minari has one action less than frames, each taken AT its '
+        f'{path}: Minari has one action less than frames, each taken at its '
         'frame; leave --align out.'
       )
     self._path, self._options = path, options
-    self.about = {'alignment': 'at', 'dropped': []}
-    with core.guard(path):
+    self.metadata = {'alignment': 'at', 'dropped': []}
+    with core.wrap_errors(path):
       self._dataset = _open(minari, path)
-      self._image_key = self._choose_image(
+      self._image_key = self._select_image(
         self._dataset.observation_space, spaces
       )
       self._jpegs = self._find_jpegs()
@@ -49,7 +52,7 @@ class Dataset:
       spec = self._dataset.env_spec
       task = self._dataset.storage.metadata.get('task', spec and spec.id)
       if task:
-        self.about['task'] = str(task)
+        self.metadata['task'] = str(task)
 
   def __len__(self) -> int:
     return len(self._dataset)
@@ -59,7 +62,7 @@ class Dataset:
 
   def read(self, index: int) -> dict[str, np.ndarray]:
     where = f'{self._path}, {self.name(index)}'
-    with core.guard(where):
+    with core.wrap_errors(where):
       folder = pathlib.Path(self._dataset.storage.data_path)
       checks.check_minari_episode(folder, index, self._jpegs)
       return self._build(self._dataset[index], where)
@@ -68,8 +71,10 @@ class Dataset:
     pass
 
   def _find_jpegs(self):
-    """Where an episode keeps JPEGs."""
-    is_image = core.need('minari.dataset.minari_storage').is_image_space
+    """Keys of the observations that are stored as JPEGs."""
+    is_image = core.import_optional(
+      'minari.dataset.minari_storage'
+    ).is_image_space
     space = self._dataset.observation_space
     if not self._dataset.storage.jpeg_encoding:
       return ()
@@ -79,52 +84,54 @@ class Dataset:
       f'observations/{key}' for key, part in space.items() if is_image(part)
     )
 
-  def _build(self, found, where):
-    seen, state = found.observations, None
+  def _build(self, source, where):
+    frames, state = source.observations, None
     if self._image_key is not None:
-      seen, state = seen[self._image_key], seen.get('state')
-    image = convert.prepare(seen, self._options, where)
-    rows = len(found.rewards)
+      frames, state = frames[self._image_key], frames.get('state')
+    image = convert.prepare_images(frames, self._options, where)
+    rows = len(source.rewards)
     if len(image) != rows + 1:
       raise UserError(
         f'{where}: has {len(image)} frames and {rows} steps, should have one '
-        'frame more; restore or remove it.'
+        'more frame than steps; restore or remove it.'
       )
     steps = convert.Steps(
       image,
-      action=found.actions,
-      reward=found.rewards,
-      is_terminal=found.terminations,
-      state=None if state is None else convert.fit_state(state, len(image)),
+      action=source.actions,
+      reward=source.rewards,
+      is_terminal=source.terminations,
+      state=None if state is None else convert.to_state(state, len(image)),
     )
-    infos = dict(found.infos or {})
+    infos = dict(source.infos or {})
     success = next((infos.pop(k) for k in _SUCCESS if k in infos), None)
-    # With infos of the resets there is one a frame, else one an action.
-    of_frames = success is not None and len(success) == len(image)
-    if not of_frames:
+    # With infos of the resets there is one per frame, else one per action.
+    per_frame = success is not None and len(success) == len(image)
+    if not per_frame:
       steps.success = success
-    episode = convert.build(steps, self._options, self.about, where)
-    if of_frames:
-      episode['success'] = convert.truths(success, 'success', where)
-    core.drop(self.about, *(f'infos/{key}' for key in sorted(infos)))
+    episode = convert.build_episode(steps, self._options, self.metadata, where)
+    if per_frame:
+      episode['success'] = convert.to_bools(success, 'success', where)
+    core.record_dropped(
+      self.metadata, *(f'infos/{key}' for key in sorted(infos))
+    )
     if state is not None and steps.state is None:
-      core.drop(self.about, 'state')
+      core.record_dropped(self.metadata, 'state')
     return episode
 
-  def _choose_image(self, space, spaces):
-    """The key of the image; None where observations are nothing else."""
+  def _select_image(self, space, spaces):
+    """Returns the key of the image; None if the observations are images."""
     wanted = self._options.image_key
     if not isinstance(space, spaces.Dict):
       if not _is_image(space):
         raise UserError(
           f'{self._path}: the observations are {space}, should have an RGB '
-          'image of bytes; choose another dataset.'
+          'image of uint8; choose another dataset.'
         )
       return None
     images = [key for key, part in space.spaces.items() if _is_image(part)]
     if wanted is not None and wanted not in images:
       raise UserError(
-        f'{self._path}: {wanted!r} is no image of it; choose one of '
+        f'{self._path}: {wanted!r} is not one of its images; choose one of '
         f'{images} with --image-key.'
       )
     if wanted is None and len(images) != 1:
@@ -133,7 +140,9 @@ class Dataset:
         '--image-key, or another dataset.'
       )
     key = images[0] if wanted is None else wanted
-    core.drop(self.about, *(k for k in space.spaces if k not in (key, 'state')))
+    core.record_dropped(
+      self.metadata, *(k for k in space.spaces if k not in (key, 'state'))
+    )
     return key
 
   def _read_bounds(self, space, spaces):
@@ -143,10 +152,10 @@ class Dataset:
         'dimension; choose a dataset of continuous actions.'
       )
     if np.isfinite(space.low).all() and np.isfinite(space.high).all():
-      self.about['action_low'] = space.low.tolist()
-      self.about['action_high'] = space.high.tolist()
+      self.metadata['action_low'] = space.low.tolist()
+      self.metadata['action_high'] = space.high.tolist()
     else:
-      core.refuse_scaling(self._options, self._path)
+      core.reject_scaling(self._options, self._path)
 
 
 def export(
@@ -156,17 +165,17 @@ def export(
 ) -> dict:
   """Writes a dataset as a Minari dataset of raw frames; see `formats`.
 
-  About 6 MB an episode of 501 frames: Minari's HDF5 compresses only with loss.
-  It is there whole or not at all.
+  About 6 MB per episode of 501 frames: Minari's HDF5 has only lossy
+  compression. The export is atomic.
   """
-  core.need('minari')
+  core.import_optional('minari')
   task = dataset.read_metadata(directory, True)['task']
   listed = eps.list_episodes(directory)
   if not listed:
     raise UserError(f'{directory}: holds no episodes; collect some first.')
   target = pathlib.Path(destination)
   if target.is_file() or (target.is_dir() and any(target.iterdir())):
-    raise UserError(f'{target}: there already; choose a new folder.')
+    raise UserError(f'{target}: already exists; choose a new folder.')
   unfinished = target.with_name(target.name + files.TEMPORARY)
   shutil.rmtree(unfinished, ignore_errors=True)
   files.make_folder(unfinished)
@@ -178,27 +187,32 @@ def export(
     os.replace(unfinished, target)
   except OSError as error:
     raise UserError(
-      f'{target}: cannot be written ({error}); make room or mend the '
+      f'{target}: cannot be written ({error}); free disk space or fix the '
       'permissions and run again.'
     ) from error
   return {'episodes': writer.written, 'lost': writer.lost}
 
 
 class _Writer:
-  """Adds episodes to a new Minari dataset, all of the shapes of the first."""
+  """Writes episodes to a new Minari dataset; all must have the same shapes."""
 
   def __init__(self, folder, task, listed):
-    minari, spaces = core.need('minari'), core.need('gymnasium').spaces
-    storages = core.need('minari.dataset.minari_storage')
-    self._buffer = core.need('minari.data_collector').EpisodeBuffer
+    minari, spaces = (
+      core.import_optional('minari'),
+      core.import_optional('gymnasium').spaces,
+    )
+    storages = core.import_optional('minari.dataset.minari_storage')
+    self._buffer = core.import_optional('minari.data_collector').EpisodeBuffer
     self.written, self.lost = 0, []
     self._keys = ['image', 'action']
-    having = sum('state' in files.read_npz(f.path, ('state',)) for f in listed)
-    if having == len(listed):
+    num_with_state = sum(
+      'state' in files.read_npz(f.path, ('state',)) for f in listed
+    )
+    if num_with_state == len(listed):
       self._keys.append('state')
-    elif having:
+    elif num_with_state:
       self.lost.append(
-        f"'state': only {having} of {len(listed)} episodes have it"
+        f"'state': only {num_with_state} of {len(listed)} episodes have it"
       )
     self._shapes = self._get_shapes(_load(listed[0].path))
     observations = spaces.Box(0, 255, self._shapes['image'], np.uint8)
@@ -227,14 +241,14 @@ class _Writer:
     if shapes != self._shapes:
       raise UserError(
         f'{path}: has the shapes {shapes}, the first episode {self._shapes}; '
-        'move it away.'
+        'move it to another folder.'
       )
     if len(episode['reward']) == 1:
       self.lost.append(f'{path.name}: one frame and no action')
       return
     terminal = episode['is_terminal']
     if (episode['discount'] != 1 - terminal).any():
-      self.lost.append(f"{path.name}: 'discount', other than 0 at a true end")
+      self.lost.append(f"{path.name}: 'discount', other than 0 at a terminal")
     observations = episode['image']
     if 'state' in shapes:
       observations = {'image': observations, 'state': episode['state']}
@@ -268,17 +282,19 @@ def _open(minari, path):
       return minari.MinariDataset(data)
   if folder.exists():
     raise UserError(
-      f'{path}: no metadata.json in it or in its data/; give the folder of a '
+      f'{path}: no metadata.json in it or in its data/; pass the folder of a '
       'Minari dataset, or the id of a local one.'
     )
   try:
-    local = core.need('minari.storage').get_dataset_path(path) / 'data'
+    local = (
+      core.import_optional('minari.storage').get_dataset_path(path) / 'data'
+    )
     if local.is_dir():
       checks.check_minari(local)
     return minari.load_dataset(path)
   except FileNotFoundError as error:
     raise UserError(
-      f'{path}: neither a folder nor a Minari dataset of this machine; get it '
+      f'{path}: neither a folder nor a local Minari dataset; download it '
       f'with `minari download {path}`.'
     ) from error
 

@@ -1,8 +1,8 @@
 """OGBench: all trajectories of visual observations in one npz.
 
-Each is rows of the frame and the action taken at it; `terminals` marks its last
-row, a time limit and never a true end. An archive may hold many GB, compressed,
-so its arrays are read from front to back and never as a whole.
+A row holds a frame and the action taken at it. `terminals` is set at the last
+row of a trajectory, which is a time limit and not a terminal. An archive may
+hold many compressed GB, so its arrays are read sequentially and in parts.
 """
 
 import math
@@ -16,14 +16,14 @@ from vid2act_jax.data.formats import convert, core
 from vid2act_jax.data.formats.core import Options
 from vid2act_jax.types import UserError
 
-_SKIP = 1 << 20  # bytes read at a time on the way to a row
+_SKIP_BYTES = 1 << 20  # read at a time when skipping rows
 
 
 def open_source(path: str, options: Options) -> 'Trajectories':
   """Opens a file.
 
   Raises:
-    UserError: there is none, or it is damaged or not of OGBench.
+    UserError: there is no such file, or it is damaged or not of OGBench.
   """
   return Trajectories(path, options)
 
@@ -34,13 +34,13 @@ class Trajectories:
   def __init__(self, path: str, options: Options):
     self._path = pathlib.Path(path).expanduser()
     if not self._path.is_file():
-      raise UserError(f'{path}: not a file; give the npz of a visual dataset.')
-    core.refuse_scaling(options, path)
+      raise UserError(f'{path}: not a file; pass the npz of a visual dataset.')
+    core.reject_scaling(options, path)
     self._options = options
-    self.about = {'alignment': options.align or 'at', 'dropped': []}
-    if self.about['alignment'] == 'at':
-      core.drop(self.about, core.LAST_ACTION)
-    with core.guard(path):
+    self.metadata = {'alignment': options.align or 'at', 'dropped': []}
+    if self.metadata['alignment'] == 'at':
+      core.record_dropped(self.metadata, core.DROPPED_LAST_ACTION)
+    with core.wrap_errors(path):
       self._bytes = self._path.stat().st_size
       self._archive = zipfile.ZipFile(self._path)
       try:
@@ -58,16 +58,16 @@ class Trajectories:
   def read(self, index: int) -> dict[str, np.ndarray]:
     where = f'{self._path}, {self.name(index)}'
     start = self._stops[index - 1] if index else 0
-    with core.guard(where):
+    with core.wrap_errors(where):
       count = self._stops[index] - start
       width = sum(rows.width for rows in self._rows.values())
       limits.check_size(count * width, self._bytes)
       rows = {
         k: v.read(start, self._stops[index]) for k, v in self._rows.items()
       }
-      image = convert.prepare(rows.pop('image'), self._options, where)
+      image = convert.prepare_images(rows.pop('image'), self._options, where)
       steps = convert.Steps(image, **rows)
-      return convert.build(steps, self._options, self.about, where)
+      return convert.build_episode(steps, self._options, self.metadata, where)
 
   def close(self) -> None:
     for rows in self._rows.values():
@@ -80,45 +80,46 @@ class Trajectories:
     if missing:
       raise UserError(
         f'{self._path}: missing {", ".join(map(repr, sorted(missing)))}, has '
-        f'{", ".join(map(repr, members))}; give the npz of a visual dataset.'
+        f'{", ".join(map(repr, members))}; pass the npz of a visual dataset.'
       )
     names = {'image': image_key, 'action': 'actions', 'reward': 'rewards'}
     self._rows = {
-      k: Rows(self._archive, members[name])
+      k: RowReader(self._archive, members[name])
       for k, name in names.items()
       if name in members
     }
-    core.drop(
-      self.about, *sorted(set(members) - {*names.values(), 'terminals'})
+    core.record_dropped(
+      self.metadata, *sorted(set(members) - {*names.values(), 'terminals'})
     )
     if 'reward' not in self._rows:
-      self.about['reward'] = 'zeros: the source has none'
-    ends = Rows(self._archive, members['terminals'])
-    lengths = {k: r.shape[0] for k, r in (*self._rows.items(), ('end', ends))}
+      self.metadata['reward'] = 'zeros: the source has none'
+    terminals = RowReader(self._archive, members['terminals'])
+    readers = {**self._rows, 'terminals': terminals}
+    lengths = {key: reader.shape[0] for key, reader in readers.items()}
     if len(set(lengths.values())) > 1:
       raise UserError(
         f'{self._path}: the arrays differ in length, {lengths}; restore it.'
       )
-    limits.check_rows(lengths['end'])
-    # Read by parts: together they may be larger than the memory.
-    claimed = sum(r.width * r.shape[0] for r in (*self._rows.values(), ends))
+    limits.check_rows(lengths['terminals'])
+    # They are read in parts: together they may be larger than the memory.
+    claimed = sum(r.width * r.shape[0] for r in readers.values())
     limits.check_size(claimed, self._bytes, math.inf)
-    ended = convert.truths(
-      ends.read(0, lengths['end']), 'terminals', self._path
+    is_last = convert.to_bools(
+      terminals.read(0, lengths['terminals']), 'terminals', self._path
     )
-    ends.close()
-    self._stops = (np.flatnonzero(ended) + 1).tolist()
+    terminals.close()
+    self._stops = (np.flatnonzero(is_last) + 1).tolist()
     if not self._stops:
-      raise UserError(
-        f"{self._path}: 'terminals' marks no end of a trajectory; restore it."
-      )
-    rest = lengths['end'] - self._stops[-1]
+      raise UserError(f"{self._path}: 'terminals' is never set; restore it.")
+    rest = lengths['terminals'] - self._stops[-1]
     if rest:
-      core.drop(self.about, f'the last {rest} rows: no end of a trajectory')
+      core.record_dropped(
+        self.metadata, f'the last {rest} rows: incomplete trajectory'
+      )
 
 
-class Rows:
-  """An array of an npz, read forward by rows."""
+class RowReader:
+  """Reads rows of an array of an npz sequentially."""
 
   def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
     self._archive, self._info = archive, info
@@ -128,26 +129,28 @@ class Rows:
 
   @property
   def width(self) -> int:
-    """Bytes of a row."""
+    """Bytes per row."""
     return math.prod(self.shape[1:]) * self._dtype.itemsize
 
   def read(self, start: int, stop: int) -> np.ndarray:
-    """Rows [stop - start, ...]; going back begins anew.
+    """Reads rows [stop - start, ...]; going back restarts at the beginning.
+
+    Also raises the exceptions of zipfile.
 
     Raises:
-      ValueError: the array ends before them. Besides, what zipfile raises.
+      ValueError: the array ends before these rows.
     """
-    if self._file is None or start < self._at:
+    if self._file is None or start < self._position:
       self._rewind()
     try:
-      self._skip((start - self._at) * self.width)
+      self._skip((start - self._position) * self.width)
       data = self._file.read((stop - start) * self.width)
       if len(data) != (stop - start) * self.width:
-        raise ValueError(f'{self._info.filename!r} ends too early')
+        raise ValueError(f'{self._info.filename!r} is truncated')
     except BaseException:
-      self.close()  # Where it stands is not known.
+      self.close()  # The position in the file is unknown.
       raise
-    self._at = stop
+    self._position = stop
     values = np.frombuffer(data, self._dtype)
     return values.reshape(stop - start, *self.shape[1:])
 
@@ -156,12 +159,12 @@ class Rows:
       self._file.close()
     self._file = None
 
-  def _skip(self, left):
-    while left:
-      got = len(self._file.read(min(left, _SKIP)))
-      if not got:
-        raise ValueError(f'{self._info.filename!r} ends too early')
-      left -= got
+  def _skip(self, num_bytes):
+    while num_bytes:
+      read = len(self._file.read(min(num_bytes, _SKIP_BYTES)))
+      if not read:
+        raise ValueError(f'{self._info.filename!r} is truncated')
+      num_bytes -= read
 
   def _rewind(self):
     self.close()
@@ -170,4 +173,4 @@ class Rows:
     self.shape, fortran, self._dtype = header
     if fortran or not self.shape:
       raise ValueError(f'{self._info.filename!r} is not an array of rows')
-    self._at = 0
+    self._position = 0

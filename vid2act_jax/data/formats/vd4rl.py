@@ -1,8 +1,8 @@
 """V-D4RL: npz episodes of 64 pixels, or HDF5 shards of 84.
 
-The shards hold the time steps of dm_env one after the other, so an action
-stands with the frame that it led to, and zeros with the first. A shard may
-begin or end within an episode; such parts are left out.
+The shards hold consecutive time steps of dm_env: a row has a frame and the
+action that preceded it (prev_action), zeros at the first frame. A shard may
+start or end inside an episode; incomplete episodes are skipped.
 """
 
 import math
@@ -21,8 +21,8 @@ _FIRST, _LAST = 0, 2
 _REQUIRED = ('action', 'reward', 'discount', 'step_type')
 
 
-class _Part(NamedTuple):
-  """An episode's rows of a shard; or, with an error, a shard of no use."""
+class _Segment(NamedTuple):
+  """The rows of an episode in a shard; with an error, an invalid shard."""
 
   path: pathlib.Path
   start: int
@@ -34,8 +34,8 @@ def open_source(path: str, options: Options) -> core.Source:
   """Opens a folder of either kind.
 
   Raises:
-    UserError: there is none, it holds neither kind or both, or h5py is needed
-      and not installed.
+    UserError: there is no such folder, it holds neither kind or both, or h5py
+      is needed and not installed.
   """
   folder = core.find_folder(path, 'V-D4RL files')
   shards = sorted(p for e in ('hdf5', 'h5') for p in folder.rglob(f'*.{e}'))
@@ -43,66 +43,66 @@ def open_source(path: str, options: Options) -> core.Source:
   if shards and episodes:
     raise UserError(
       f'{path}: holds both *.npz and *.hdf5, likely the same in 64 and 84 '
-      'pixels; give the folder of one kind.'
+      'pixels; pass the folder of one kind.'
     )
   if not shards and not episodes:
     raise UserError(
-      f'{path}: neither *.npz nor *.hdf5 in it or below; give the folder of '
-      'the episodes.'
+      f'{path}: neither *.npz nor *.hdf5 in it or its subfolders; pass the '
+      'folder of the episodes.'
     )
   return Shards(folder, shards, options) if shards else Folder(path, options)
 
 
 class Shards:
-  """Episodes of HDF5 shards, each read by slices."""
+  """Episodes of HDF5 shards, read by slices."""
 
   def __init__(
     self, root: pathlib.Path, paths: list[pathlib.Path], options: Options
   ):
-    core.refuse_scaling(options, root)
-    self._h5py = core.need('h5py')
+    core.reject_scaling(options, root)
+    self._h5py = core.import_optional('h5py')
     self._root, self._options = root, options
     self._image_key = options.image_key or 'observation'
     self._file, self._path = None, None
-    self.about = {'alignment': options.align or 'led', 'dropped': []}
-    if self.about['alignment'] == 'at':
-      core.drop(self.about, core.LAST_ACTION)
-    self._parts: list[_Part] = []
+    self.metadata = {'alignment': options.align or 'led', 'dropped': []}
+    if self.metadata['alignment'] == 'at':
+      core.record_dropped(self.metadata, core.DROPPED_LAST_ACTION)
+    self._segments: list[_Segment] = []
     for path in paths:
       try:
-        self._parts += self._scan(path)
+        self._segments += self._scan(path)
       except UserError as error:
-        # Reading on is the caller's choice, as with a damaged episode.
-        self._parts.append(_Part(path, 0, 0, error))
+        # Raised by `read`, like the error of a damaged episode.
+        self._segments.append(_Segment(path, 0, 0, error))
 
   def __len__(self) -> int:
-    return len(self._parts)
+    return len(self._segments)
 
   def name(self, index: int) -> str:
-    part = self._parts[index]
-    name = part.path.relative_to(self._root).as_posix()
-    return name if part.error else f'{name}[{part.start}:{part.stop}]'
+    segment = self._segments[index]
+    name = segment.path.relative_to(self._root).as_posix()
+    return name if segment.error else f'{name}[{segment.start}:{segment.stop}]'
 
   def read(self, index: int) -> dict[str, np.ndarray]:
-    part = self._parts[index]
-    if part.error:
-      raise part.error
-    where = f'{part.path}[{part.start}:{part.stop}]'
-    with core.guard(where):
-      file, rows = self._open(part.path), slice(part.start, part.stop)
+    segment = self._segments[index]
+    if segment.error:
+      raise segment.error
+    where = f'{segment.path}[{segment.start}:{segment.stop}]'
+    with core.wrap_errors(where):
+      file, rows = self._open(segment.path), slice(segment.start, segment.stop)
       keys = [key for key in _REQUIRED if key != 'step_type']
       arrays = {k: file[k] for k in (self._image_key, *keys)}
-      count = part.stop - part.start
+      count = segment.stop - segment.start
       claimed = sum(
         count * math.prod(a.shape[1:]) * a.dtype.itemsize
         for a in arrays.values()
       )
-      limits.check_size(claimed, part.path.stat().st_size)
+      limits.check_size(claimed, segment.path.stat().st_size)
       image = arrays[self._image_key][rows]
-      image = convert.prepare(image, self._options, where)
+      image = convert.prepare_images(image, self._options, where)
       values = {key: arrays[key][rows] for key in keys}
       steps = convert.Steps(image, **values)
-      return convert.build(steps, self._options, self.about, where)
+      return convert.build_episode(steps, self._options, self.metadata, where)
 
   def close(self) -> None:
     if self._file is not None:
@@ -117,8 +117,8 @@ class Shards:
     return self._file
 
   def _scan(self, path):
-    """The whole episodes of a shard."""
-    with core.guard(path):
+    """The complete episodes of a shard."""
+    with core.wrap_errors(path):
       file = self._open(path)
       needed = (self._image_key, *_REQUIRED)
       missing = [key for key in needed if key not in file]
@@ -135,34 +135,41 @@ class Shards:
           'remove it.'
         )
       _check(arrays, path)
-      core.drop(self.about, *sorted(set(file) - set(needed)))
-      kinds = convert.numbers(file['step_type'][:], 'step_type', path, 1)
-    parts = [_Part(path, start, stop) for start, stop in cut(kinds)]
-    outside = len(kinds) - sum(p.stop - p.start for p in parts)
-    if outside:
+      core.record_dropped(self.metadata, *sorted(set(file) - set(needed)))
+      step_types = convert.to_numbers(
+        file['step_type'][:], 'step_type', path, 1
+      )
+    bounds = find_episodes(step_types)
+    segments = [_Segment(path, start, stop) for start, stop in bounds]
+    incomplete = len(step_types) - sum(s.stop - s.start for s in segments)
+    if incomplete:
       name = path.relative_to(self._root).as_posix()
-      core.drop(self.about, f'{outside} rows of {name}: not a whole episode')
-    if not parts:
-      raise UserError(f'{path}: holds no whole episode; restore or remove it.')
-    return parts
+      core.record_dropped(
+        self.metadata, f'{incomplete} rows of {name}: not a complete episode'
+      )
+    if not segments:
+      raise UserError(
+        f'{path}: holds no complete episode; restore or remove it.'
+      )
+    return segments
 
 
 def _check(arrays, path):
-  """Refuses what claims more than comes of such a file."""
+  """Rejects arrays that claim to be larger than the file allows."""
   for key, array in arrays.items():
     if array.dtype.kind not in 'biuf':
       raise ValueError(f'{key!r} is {array.dtype}, should be numbers')
     limits.check_rows(len(array))
   claimed = sum(map(checks.array_bytes, arrays.values()))
-  # Read by parts: together they may be larger than the memory.
+  # They are read in parts: together they may be larger than the memory.
   limits.check_size(claimed, path.stat().st_size, math.inf)
 
 
-def cut(kinds: np.ndarray) -> list[tuple[int, int]]:
-  """Where the whole episodes of dm_env's step types [N] start and stop."""
+def find_episodes(step_types: np.ndarray) -> list[tuple[int, int]]:
+  """The (start, stop) rows of complete episodes, from dm_env step types [N]."""
   bounds, start = [], None
-  for row in np.flatnonzero((kinds == _FIRST) | (kinds == _LAST)):
-    if kinds[row] == _FIRST:
+  for row in np.flatnonzero((step_types == _FIRST) | (step_types == _LAST)):
+    if step_types[row] == _FIRST:
       start = int(row)
     elif start is not None:
       bounds.append((start, int(row) + 1))

@@ -1,0 +1,205 @@
+"""All config keys: default, unit and meaning.
+
+The defaults are the paper's sizes and schedule on the DeepMind Control suite.
+Experiment files start from this config and change some keys. Every key can be
+overridden on the command line: `--config.finetune.env_steps=100000`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """Returns the full config with its defaults."""
+  return ConfigDict(
+    {
+      'name': 'base',  # default run folder: runs/<name>-<seed>
+      'seed': 0,  # of parameters, noise, sampling and environments
+      'task': 'dmc_quadruped_walk',  # target task: <suite>_<domain>_<task>
+      'sources': (  # source tasks, in the order of their domain labels
+        'dmc_cheetah_run',
+        'dmc_hopper_stand',
+        'dmc_walker_walk',
+        'dmc_walker_run',
+      ),
+      'source_dir': '',  # dataset folder; '': sources/ in the run folder
+      'teacher_from': '',  # a run folder or a public checkpoint (.npz,
+      # .safetensors, .pt); '': the teacher of this run
+      'stages': ('collect', 'pretrain', 'finetune'),  # executed in this order
+      # The method, a baseline or an ablation:
+      #   vid2act         the full method
+      #   dreamerv2       no sources, no transfer
+      #   finetune        the student is initialised from the teacher; no other
+      #                   transfer
+      #   action_free     the student is stacked on a model pretrained without
+      #                   actions (APV); no other transfer
+      #   no_distill      no feature distillation loss
+      #   no_replay       no action VAE; the policy input is only the state
+      #   uniform         similarity weights of 1/N
+      #   frozen_weights  similarity weights stay at their initial values
+      #   single:<task>   transfer from one source only
+      'variant': 'vid2act',
+      'env': _env(),
+      'learner': _learner(),
+      'replay': {  # replay buffers on disk; 12.3 KB per frame
+        'source_gb': 3.1,  # capacity per source dataset, 1e9 bytes
+        'online_gb': 6.2,  # capacity for the target task, 1e9 bytes; the
+        # oldest episodes are removed first
+        'keep_all': False,  # keep the episode files of removed episodes
+        'cross_episodes': False,  # chunks may span episode boundaries
+        'scratch': '',  # folder of the buffers; '': the run folder
+        # Precision of the cached embeddings of the frozen teacher: 'float16',
+        # 'float32', or 'none': no cache, computed in every update. For sources
+        # the cache replaces the images. For the target it is stored in
+        # addition to them, beyond the capacity: 2 KB per source and frame
+        # (float16).
+        'embeddings': 'float16',
+      },
+      'mesh': {
+        'data': -1,  # devices for data parallelism; -1: all devices
+      },
+      # Maximum number of consecutive updates with non-finite losses or
+      # gradients. They are skipped; one more stops the run.
+      'skip_limit': 20,
+      'collect': _collect(),
+      'pretrain': _pretrain(),
+      'finetune': _finetune(),
+      'evaluate': {
+        'every': 3_000,  # env steps between evaluations; 0: only at the end
+        'episodes': 10,  # episodes per evaluation
+        'envs': 1,  # parallel environments
+      },
+    }
+  )
+
+
+def _env():
+  return ConfigDict(
+    {
+      'size': 64,  # image side in pixels; the networks require 64
+      'action_repeat': 2,  # env steps per agent step
+      'time_limit': 1000,  # env steps per episode
+      'camera': '',  # camera name or number; '': the task's default
+      'quality': 'standard',  # 'fast': no shadows, reflections, multisampling
+      'num': 1,  # number of environments for acting
+      'parallel': False,  # each environment in its own worker process
+      # Workers that die or time out are replaced:
+      'timeout': 120.0,  # seconds for a step or a reset
+      'replacements': 5,  # replacements of a worker without a complete episode;
+      # one more stops the run
+    }
+  )
+
+
+def _sizes():
+  return {
+    'depth': 32,  # channels of the first convolution; the others scale with it
+    'stoch': 50,  # size of the Gaussian latent
+    'deter': 200,  # size of the recurrent state
+    'hidden': 200,  # hidden units of the RSSM
+    'units': 400,  # hidden units of the reward head, actor and critic
+    'reward_layers': 2,  # hidden layers of the reward and continue heads
+  }
+
+
+def _learner():
+  return ConfigDict(
+    {
+      'teacher': _sizes(),
+      'student': _sizes(),  # may differ from the teacher
+      'transfer': {
+        'vae_hidden': 750,  # hidden units of the action VAE
+        'guidance': 50,  # size of the guidance vector, a policy input
+        'importance_floor': 0.1,  # minimum domain weight in distillation
+        'vae_kl': 0.5,  # weight of the VAE's KL; its reconstruction has 1
+      },
+      'behavior': {
+        'horizon': 15,  # imagined states per trajectory
+        'discount': 0.99,  # per agent step
+        'lambda_': 0.95,  # λ of the λ-return
+        'entropy': 1e-4,  # weight of the actor's entropy (nats)
+        'slow_period': 100,  # updates between copies to the slow target critic
+        'actor_layers': 4,  # hidden layers
+        'critic_layers': 3,  # hidden layers
+      },
+      'scales': {  # loss weights of the world model
+        'kl': 1.0,
+        'image': 1.0,
+        'reward': 2.0,
+        # The student's continue head, for tasks with terminal states. Also set
+        # replay.cross_episodes: otherwise few chunks have a terminal state.
+        # 0: no continue head; the discount is constant.
+        'discount': 0.0,
+        'distillation': 1.0,
+        'vae': 1.0,
+      },
+      'kl': {
+        'balance': 0.8,  # KL balancing: weight of the prior's term
+        'free': 1.0,  # free nats, applied to the batch mean
+      },
+      'optim': {  # three Adam optimizers with clipping by global norm
+        'model_lr': 3e-4,  # world model and transfer modules
+        'actor_lr': 8e-5,
+        'critic_lr': 8e-5,
+        'eps': 1e-5,
+        'model_clip': 100.0,
+        'actor_clip': 100.0,
+        'critic_clip': 100.0,
+      },
+      'dtype': 'float32',  # compute dtype, or 'bfloat16'; parameters, states
+      # and losses are always float32
+      'conv': 'auto',  # 'native' or 'subpixel'; 'auto': subpixel on CPU
+      # Unrolled time steps per scan iteration, with weight gradients batched
+      # over time; 0: plain scan; -1: 10 on GPU and TPU, 0 on CPU.
+      'unroll': -1,
+      'cpu_chunk': 20,  # images per encoder or decoder call on CPU; 0: all
+    }
+  )
+
+
+def _collect():
+  return ConfigDict(
+    {
+      # 'agent': the replay buffer of an agent that learns the task from
+      # scratch; 'checkpoint:RUN': the agent of a run folder; a mixture of
+      # behaviors with weights: 'scripted:0.5,noisy:0.3,random:0.2'; 'auto':
+      # 'agent' for DeepMind Control, this mixture for Meta-World, otherwise
+      # 'random'.
+      'policy': 'auto',
+      'episodes': 200,  # per dataset; 'agent': the whole replay buffer instead
+      'agent_env_steps': 250_000,  # env steps of the agent's training ('agent')
+      'noise': 0.5,  # standard deviation of the action noise of 'noisy'
+      'workers': 0,  # collecting processes; 0: one per core
+    }
+  )
+
+
+def _pretrain():
+  return ConfigDict(
+    {
+      'steps': 200_000,  # updates
+      'batch': 50,  # sequences, split evenly between the sources (rounded up)
+      'length': 50,  # frames per sequence
+      'updates_per_call': 1,  # updates per compiled call; more: less Python
+      # overhead, more memory
+      'log_every': 500,  # updates
+      'video_every': 10_000,  # updates; 0: never
+      'save_every': 5_000,  # updates
+    }
+  )
+
+
+def _finetune():
+  return ConfigDict(
+    {
+      'env_steps': 500_000,  # length of the training, including the prefill
+      'prefill': 2_500,  # agent steps with random actions
+      'first_updates': 100,  # updates right after the prefill
+      'update_every': 5,  # agent steps between updates
+      'batch': 50,  # sequences from the target, and from each source
+      'length': 50,  # frames per sequence
+      'updates_per_call': 1,  # updates per compiled call, if as many are due
+      'log_every': 500,  # updates
+      'video_every': 5_000,  # updates; 0: never
+      'save_every': 2_000,  # updates
+    }
+  )
