@@ -1,4 +1,4 @@
-"""Runs the code and the commands of docs/your-own-task.md."""
+"""Runs docs/your-own-task.md as written; checks the links of all pages."""
 
 import os
 import pathlib
@@ -6,12 +6,21 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from vid2act_jax.data import dataset
 from vid2act_jax.loops.logger import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [
+  *ROOT.glob('*.md'),
+  *(ROOT / 'docs').glob('*.md'),
+  ROOT / 'benchmarks' / 'README.md',
+  ROOT / 'tests' / 'golden' / 'README.md',
+]
+LINK = re.compile(r'\]\(([^)\s]+)\)')
 GUIDE = (ROOT / 'docs' / 'your-own-task.md').read_text()
-# Shortens the run of the guide.
+# Overrides that shorten the run.
 TINY = {
   'learner.teacher.depth': 2,
   'learner.student.depth': 2,
@@ -53,6 +62,31 @@ def test_the_guide(tmp_path):
     assert done.returncode == 0, (command, done.stdout, done.stderr)
   metadata = dataset.read_metadata(tmp_path / 'data' / 'imported_pendulum')
   assert metadata['episodes'] == 6
-  records = read_metrics(tmp_path / 'runs' / 'pendulum-0', 'finetune')
-  assert any('similarity/imported_pendulum' in row for row in records)
-  assert any('eval/return' in row for row in records)
+  rows = read_metrics(tmp_path / 'runs' / 'pendulum-0', 'finetune')
+  assert any('similarity/imported_pendulum' in row for row in rows)
+  assert any('eval/return' in row for row in rows)
+
+
+def anchors(page):
+  """GitHub's anchors of a page's headings."""
+  titles = re.findall(r'^#+ (.+)$', page.read_text(), re.M)
+  kept = (re.sub(r'[^\w\- ]', '', title.lower()) for title in titles)
+  return {title.replace(' ', '-') for title in kept}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links(page):
+  for link in LINK.findall(page.read_text()):
+    if link.startswith('http'):
+      continue
+    path, _, anchor = link.partition('#')
+    target = (page.parent / path).resolve() if path else page
+    assert target.exists(), link
+    if anchor:
+      assert anchor in anchors(target), link
+
+
+def test_every_page_is_in_the_index():
+  index = (ROOT / 'docs' / 'README.md').read_text()
+  for page in (ROOT / 'docs').glob('*.md'):
+    assert page.name == 'README.md' or f']({page.name})' in index, page.name

@@ -1,4 +1,4 @@
-"""The README's Python, run as it stands there."""
+"""The Python examples of docs/python-api.md, and the README's experiments."""
 
 import pathlib
 import re
@@ -7,8 +7,9 @@ import pytest
 
 from experiments import debug, run
 
-README = pathlib.Path(__file__).parent.parent / 'README.md'
-BLOCKS = re.findall(r'```python\n(.*?)```', README.read_text(), re.S)
+ROOT = pathlib.Path(__file__).parent.parent
+API = (ROOT / 'docs' / 'python-api.md').read_text()
+BLOCKS = re.findall(r'```python\n(.*?)```', API, re.S)
 
 
 @pytest.fixture(scope='module')
@@ -32,12 +33,13 @@ def test_loading_a_run_and_acting(finished):
 def test_importing_the_steps():
   names = {}
   exec(BLOCKS[1], names)
-  assert names['taught'].step == 1 and names['state'].step == 1
+  assert names['teacher_state'].step == 1 and names['state'].step == 1
   assert names['metrics']['similarity'].shape == (2,)
+  assert 'experiments' not in BLOCKS[1]  # The wheel has the package alone.
 
 
 def test_every_experiment_is_listed():
-  text = README.read_text()
-  for path in (README.parent / 'experiments').glob('*.py'):
+  text = (ROOT / 'README.md').read_text()
+  for path in (ROOT / 'experiments').glob('*.py'):
     if path.stem not in ('__init__', 'run', 'base'):
       assert f'`{path.name}`' in text, path.name
