@@ -3,7 +3,8 @@
   python -m benchmarks.scaling
 
 Prints the tables of docs/scaling.md as markdown. The arguments replace the
-assumptions; `python -m benchmarks.collectives` measures the bytes.
+assumptions for accelerators with fast links; `python -m benchmarks.collectives`
+measures the bytes.
 """
 
 import argparse
@@ -20,7 +21,7 @@ BYTES = {'pretrain': 21_395_340, 'finetune': 29_809_572}
 COLLECTIVES = {'pretrain': 2, 'finetune': 3}
 # Frames per second of quadruped on one core, with rendering; measured by
 # benchmarks.envs.
-FRAMES = {'fast': 285, 'standard': 24}
+FRAMES = {'fast': 257, 'standard': 24}
 UPDATE_EVERY = 5  # Agent steps, with one frame each.
 
 
@@ -29,7 +30,7 @@ class Machine:
   """Measured or assumed figures of devices and their network.
 
   Attributes:
-    name: for the heading.
+    name: the column's title.
     update: seconds of a full-size update with B = 50 on one device.
     bandwidth: bytes per second between two devices, in each direction.
     latency: seconds of a message.
@@ -46,12 +47,10 @@ class Machine:
 # Of a full-size update in bfloat16 on one H100, measured: benchmarks/README.md.
 _UPDATE, _STEP = 12.5e-3, 25e-6
 MACHINES = (
-  Machine('CPU hosts of two cores, 10 Gbit/s Ethernet', 11.9, 1.25e9, 50e-6),
+  Machine('CPU hosts of two cores', 11.9, 1.25e9, 50e-6),
+  Machine('accelerators, fast links', _UPDATE, 100e9, 5e-6, _STEP),
   Machine(
-    'Accelerators with fast links, 100 GB/s', _UPDATE, 100e9, 5e-6, _STEP
-  ),
-  Machine(
-    'Accelerators, one a host, 25 Gbit/s Ethernet',
+    'accelerators, Ethernet',
     _UPDATE,
     3.1e9,
     20e-6,
@@ -91,40 +90,54 @@ def update_kept(num: int, machine: Machine, communication: float) -> float:
   return fixed + (machine.update - fixed) * rows / ROWS + communication
 
 
-def table(machine: Machine) -> str:
-  """Markdown table of one machine, with a row for each number of devices."""
+def table(machines=MACHINES) -> str:
+  """Markdown table: a row for each number of devices, a column a machine.
+
+  A cell is the speed-up with B kept and, in brackets, the efficiency with B
+  grown in proportion to the devices.
+  """
   lines = [
-    '| devices | all-reduce, pretrain | finetune | B kept at | updates are'
-    ' faster by | efficiency | B grown to | efficiency |',
-    '| --- ' * 8 + '|',
+    '| devices | batch kept at | '
+    + ' | '.join(machine.name for machine in machines)
+    + ' |',
+    '| --- ' * (2 + len(machines)) + '|',
   ]
-  for num in DEVICES:
-    communication = {
-      stage: all_reduce(num, BYTES[stage], machine, COLLECTIVES[stage])
-      for stage in BYTES
-    }
-    faster = machine.update / update_kept(
-      num, machine, communication['finetune']
-    )
-    grown = machine.update / (machine.update + communication['finetune'])
-    cells = (
-      num,
-      *(
-        f'{1e3 * communication[stage]:.2f} ms'
-        for stage in ('pretrain', 'finetune')
-      ),
-      batch_kept(num),
-      f'{faster:.1f}',
-      _percent(faster / num),
-      ROWS * num,
-      _percent(grown),
-    )
-    lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
+  for num in DEVICES[1:]:
+    cells = [str(num), str(batch_kept(num))]
+    for machine in machines:
+      communication = all_reduce(
+        num, BYTES['finetune'], machine, COLLECTIVES['finetune']
+      )
+      faster = machine.update / update_kept(num, machine, communication)
+      grown = machine.update / (machine.update + communication)
+      cells.append(f'{faster:.1f} ({grown:.0%})')
+    lines.append('| ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines)
 
 
-def _percent(share):
-  return f'{share:.0%}' if share >= 0.01 else '<1%'
+def assumptions(machines=MACHINES) -> str:
+  """Markdown table of the figures that `table` is computed from."""
+  lines = [
+    '| | ' + ' | '.join(machine.name for machine in machines) + ' |',
+    '| --- ' * (1 + len(machines)) + '|',
+  ]
+  for name, cell in (
+    ('update on one device', lambda m: f'{1e3 * m.update:g} ms'),
+    (f'each of {STEPS} sequential steps', lambda m: f'{1e6 * m.step:g} µs'),
+    ('bandwidth', lambda m: f'{m.bandwidth / 1e9:g} GB/s'),
+    ('latency', lambda m: f'{1e6 * m.latency:g} µs'),
+    *(
+      (
+        f'all-reduce of {stage}, 4 devices',
+        lambda m, stage=stage: (
+          f'{1e3 * all_reduce(4, BYTES[stage], m, COLLECTIVES[stage]):.2f} ms'
+        ),
+      )
+      for stage in BYTES
+    ),
+  ):
+    lines.append(f'| {name} | ' + ' | '.join(map(cell, machines)) + ' |')
+  return '\n'.join(lines)
 
 
 def acting_table() -> str:
@@ -143,21 +156,18 @@ def acting_table() -> str:
 
 
 def report(machines=MACHINES) -> str:
-  """All tables, with the assumptions of each."""
-  parts = []
-  for m in machines:
-    parts += [
-      f'{m.name}: an update of {m.update:g} s on one device,'
-      f' {m.bandwidth / 1e9:g} GB/s, {1e6 * m.latency:g} µs a message,'
-      f' {1e6 * m.step:g} µs for each of the {STEPS} steps.',
-      table(m),
+  """All tables: the assumptions, the speed-up, the time of acting."""
+  return '\n\n'.join(
+    [
+      assumptions(machines),
+      'Speed-up of finetuning with the batch size kept (in brackets, the'
+      ' efficiency when it grows with the devices):',
+      table(machines),
+      f'Acting between two updates ({UPDATE_EVERY} frames of quadruped, all'
+      ' environments of all processes together):',
+      acting_table(),
     ]
-  parts += [
-    f'Acting between two updates ({UPDATE_EVERY} frames of quadruped, all'
-    ' environments of all processes together):',
-    acting_table(),
-  ]
-  return '\n\n'.join(parts)
+  )
 
 
 def main():
@@ -172,7 +182,7 @@ def main():
     parser.add_argument(f'--{name}', type=float, help=text)
   args = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}
   if args:
-    machine = dataclasses.replace(MACHINES[1], name='Custom', **args)
+    machine = dataclasses.replace(MACHINES[1], name='custom', **args)
     print(report((machine,)))
   else:
     print(report())

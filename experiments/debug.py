@@ -4,6 +4,7 @@ python -m experiments.run --config=experiments/debug.py
 """
 
 from experiments import base
+from vid2act_jax.config import set_tiny_networks
 
 
 def get_config():
@@ -13,11 +14,7 @@ def get_config():
   config.task = 'probe_action'
   config.sources = ('probe_wide', 'probe_count')
   config.env.update(action_repeat=1, time_limit=20)
-  for sizes in (config.learner.teacher, config.learner.student):
-    sizes.update(depth=2, stoch=6, deter=16, hidden=16, units=16)
-  config.learner.cpu_chunk = 0  # Compiles faster.
-  config.learner.transfer.vae_hidden = 16
-  config.learner.behavior.horizon = 5
+  set_tiny_networks(config.learner)
   config.collect.update(episodes=3, workers=1)
   config.pretrain.update(
     steps=6, batch=4, length=10, log_every=2, video_every=3, save_every=3

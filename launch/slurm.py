@@ -65,13 +65,13 @@ class Run:
     """
     signals = []
     requeue = signal.getsignal(signal.SIGUSR2)  # As submitit set it.
+    # It only gets the signals sent below, not those that Slurm sends to every
+    # process of a job. A shell ignores USR2 for it, without a fork of this
+    # process, which has JAX's threads.
     child = subprocess.Popen(
-      self.command,
+      ['sh', '-c', 'trap "" USR2; exec "$@"', 'sh', *self.command],
       cwd=ROOT,
-      # It only gets the signals sent below, not those that Slurm sends to
-      # every process of a job.
       start_new_session=True,
-      preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
     )
 
     def on_signal(number, _):

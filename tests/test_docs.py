@@ -38,6 +38,7 @@ TINY = {
 }
 
 
+@pytest.mark.slow
 def test_the_guide(tmp_path):
   files = re.findall(r'```python (\S+)\n(.*?)```', GUIDE, re.S)
   assert [name for name, _ in files] == ['my_tasks.py', 'pendulum.py']

@@ -27,8 +27,6 @@ _LEARNING = {'nets', 'losses', 'learner'}
 _MAY_IMPORT_JAX = {'data/prefetch.py'}
 # Commands: like the experiments, they may import all layers.
 _ENTRY_POINTS = {'data/__main__.py'}
-# It runs an update with the config of an experiment.
-_MAY_IMPORT_EXPERIMENTS = {'doctor/update.py'}
 
 
 def _files():
@@ -84,8 +82,6 @@ def test_imports_follow_the_order(path):
     allowed -= _LEARNING
   assert _imported_layers(path) <= allowed
   roots = {name.split('.')[0] for name in _imports(path)}
-  if _name(path) in _MAY_IMPORT_EXPERIMENTS:
-    roots -= {'experiments'}
   assert not roots & {'experiments', 'tests', 'benchmarks'}
 
 

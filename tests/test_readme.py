@@ -1,4 +1,4 @@
-"""The Python examples of docs/python-api.md, and the README's experiments."""
+"""The first example of docs/python-api.md, and the README's experiments."""
 
 import pathlib
 import re
@@ -9,7 +9,7 @@ from experiments import debug, run
 
 ROOT = pathlib.Path(__file__).parent.parent
 API = (ROOT / 'docs' / 'python-api.md').read_text()
-BLOCKS = re.findall(r'```python\n(.*?)```', API, re.S)
+EXAMPLE = re.findall(r'```python\n(.*?)```', API, re.S)[0]
 
 
 @pytest.fixture(scope='module')
@@ -23,19 +23,11 @@ def finished(tmp_path_factory):
 
 
 def test_loading_a_run_and_acting(finished):
-  assert BLOCKS[0].count('runs/quickstart-0') == 1
+  assert EXAMPLE.count('runs/quickstart-0') == 1
   names = {}
-  exec(BLOCKS[0].replace('runs/quickstart-0', str(finished)), names)
+  exec(EXAMPLE.replace('runs/quickstart-0', str(finished)), names)
   assert names['action'].shape == (1, 2)
   assert abs(names['action']).max() <= 1
-
-
-def test_importing_the_steps():
-  names = {}
-  exec(BLOCKS[1], names)
-  assert names['teacher_state'].step == 1 and names['state'].step == 1
-  assert names['metrics']['similarity'].shape == (2,)
-  assert 'experiments' not in BLOCKS[1]  # The wheel has the package alone.
 
 
 def test_every_experiment_is_listed():

@@ -74,7 +74,11 @@ def _signal_worker(vector, index, number):
   'number, message',
   [
     (signal.SIGKILL, 'worker 0 .* died with exit code -9'),
-    (signal.SIGSTOP, r'worker 0 .* timed out after 8 s'),
+    pytest.param(
+      signal.SIGSTOP,
+      r'worker 0 .* timed out after 8 s',
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_dead_worker_is_replaced(number, message):

@@ -451,6 +451,7 @@ def test_teacher_with_another_digest_is_found(tmp_path):
 # The real program.
 
 
+@pytest.mark.slow
 def test_end_to_end(tmp_path):
   """Two variants with one teacher; stopped and resumed."""
   study = tmp_path / 'two.py'

@@ -90,7 +90,7 @@ def test_two_copies_share_their_weight(run):
       'vid2act',
       marks=pytest.mark.xfail(
         strict=True,
-        reason='measured: 0.0041 with and without (benchmarks/README.md)',
+        reason='measured: 0.0041 with and without (docs/results.md)',
       ),
     ),
   ],

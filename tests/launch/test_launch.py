@@ -102,11 +102,11 @@ def test_failure_ends_all_processes(multiprocess):
 
 def start_processes(script, *do):
   process = subprocess.Popen(
-    ['bash', script, '2', '--do', *do],
+    # A background job may have been started with SIGINT ignored.
+    ['env', '--default-signal=INT', 'bash', script, '2', '--do', *do],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
   )
   lines = sorted(process.stdout.readline() for _ in range(2))
   assert lines == ['[0] waiting\n', '[1] waiting\n']
@@ -234,6 +234,7 @@ def children(pid):
   return pathlib.Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
 
 
+@pytest.mark.slow
 def test_preempted_local_run_resumes(tmp_path, monkeypatch):
   """As submitit does it: USR2, checkpoint, and the same job again."""
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'compiled'))

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import debug
 from vid2act_jax import learner
+from vid2act_jax.config import get_config, set_tiny_networks
 from vid2act_jax.nets import conv
 from vid2act_jax.nets.blocked_image import BlockedImage
 from vid2act_jax.types import Batch, FinetuneBatch
@@ -22,7 +22,7 @@ _QUICK = {
 
 
 def measure(seconds: float) -> dict:
-  """Compiles a finetuning update of debug.py's sizes and repeats it.
+  """Compiles a finetuning update of tiny networks and repeats it.
 
   Args:
     seconds: to repeat it for.
@@ -31,8 +31,8 @@ def measure(seconds: float) -> dict:
     compile_s; rate, updates a second; form, of the convolutions; and bad, the
     names of metrics that were not finite.
   """
-  config = debug.get_config().learner
-  config.conv = 'auto'
+  config = get_config().learner
+  set_tiny_networks(config)
   agent = learner.build_agent(config, 2, _SOURCES)
   key = jax.random.key(0)
   state = _state(agent, key)
