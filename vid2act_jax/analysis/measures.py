@@ -1,7 +1,7 @@
-"""What a trained agent's parts do, measured on sequences of frames.
+"""Measures of a trained agent's parts, on sequences of frames.
 
-B sequences, L frames, N domains, A action size. All measures take NumPy arrays
-and give plain numbers, a few sequences at a time.
+B sequences, L frames, N domains, A action size. All take NumPy arrays and
+return plain numbers, computed on a few sequences at a time.
 """
 
 from collections.abc import Callable
@@ -22,30 +22,30 @@ from vid2act_jax.nets import dists
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import Batch, FinetuneBatch, Normal, Params
 
-_CHUNK = 6  # Sequences at a time: all that an open-loop prediction shows.
+_BATCH = open_loop.ROWS  # Sequences at a time.
 _BINS = 20  # Of an action's range.
-_ACTIVE = 0.01  # Nats from which on a latent dimension tells something.
+_ACTIVE = 0.01  # Nats above which a latent dimension carries information.
 
 
-def in_chunks(fn: Callable, rows, key: jax.Array):
+def in_batches(fn: Callable, rows, key: jax.Array):
   """Applies fn(rows [b, ...], key) -> [b, ...] to a tree of [B, ...].
 
-  Every chunk has a key of its own. The last one is filled up with rows that
-  are dropped again, so that one compiled program serves all.
+  Every batch has its own key. The last one is padded with rows that are
+  dropped from the result, so that one compiled program serves all.
   """
   num = len(jax.tree.leaves(rows)[0])
   outs = []
-  for index, first in enumerate(range(0, num, _CHUNK)):
-    here = np.arange(first, first + _CHUNK) % num
-    part = jax.tree.map(lambda x, here=here: x[here], rows)
+  for index, first in enumerate(range(0, num, _BATCH)):
+    chosen = np.arange(first, first + _BATCH) % num
+    part = jax.tree.map(lambda x, chosen=chosen: x[chosen], rows)
     out = jax.device_get(fn(part, jax.random.fold_in(key, index)))
-    chex.assert_tree_shape_prefix(out, (_CHUNK,))
+    chex.assert_tree_shape_prefix(out, (_BATCH,))
     outs.append(jax.tree.map(lambda x, n=num - first: x[:n], out))
   return jax.tree.map(lambda *xs: np.concatenate(xs), *outs)
 
 
 def prediction(agent, state, batch: Batch, key: jax.Array) -> list[float]:
-  """The student's open-loop error.
+  """Returns the student's open-loop error.
 
   Args:
     agent: an `Agent`.
@@ -57,13 +57,13 @@ def prediction(agent, state, batch: Batch, key: jax.Array) -> list[float]:
     Mean squared error of each frame after the context, pixels in 0..1.
   """
   run = jax.jit(lambda state, *xs: _frame_errors(agent.open_loop(state, *xs)))
-  return _mean(in_chunks(lambda *xs: run(state, *xs), batch, key))
+  return _mean(in_batches(lambda *xs: run(state, *xs), batch, key))
 
 
 def teacher_predictions(
   agent, params: Params, batch: Batch, key: jax.Array
 ) -> list[list[float]]:
-  """As `prediction`, of the teacher under each of its N labels.
+  """Returns `prediction` for the teacher under each of its N labels.
 
   Args:
     agent: an `Agent` with a teacher.
@@ -82,13 +82,13 @@ def teacher_predictions(
     )
 
   return [
-    _mean(in_chunks(lambda b, k, i=i: run(params, b, k, i), batch, key))
+    _mean(in_batches(lambda b, k, i=i: run(params, b, k, i), batch, key))
     for i in range(agent.num_domains)
   ]
 
 
 def last_frame(batch: Batch) -> list[float]:
-  """As `prediction`, of repeating the last frame of the context."""
+  """Returns `prediction` for repeating the last frame of the context."""
   errors = []
   for row in batch.image:
     frames = row[open_loop.CONTEXT - 1 :].astype(np.float32) / 255
@@ -96,9 +96,9 @@ def last_frame(batch: Batch) -> list[float]:
   return _mean(np.stack(errors))
 
 
-def _frame_errors(picture):
-  """What `open_loop` shows, [B, L, ...] -> [B, L - context]."""
-  truth, guess, _ = jnp.split(picture[:, open_loop.CONTEXT :], 3, 2)
+def _frame_errors(image):
+  """Errors in what `open_loop` shows, [B, L, ...] -> [B, L - context]."""
+  truth, guess, _ = jnp.split(image[:, open_loop.CONTEXT :], 3, 2)
   return jnp.square(guess - truth).mean((2, 3, 4))
 
 
@@ -107,36 +107,39 @@ def _mean(rows):
 
 
 def action_replay(agent, state, sources: Batch, key: jax.Array) -> list[dict]:
-  """How the VAE reconstructs and replays the sources' actions.
+  """Returns how the VAE reconstructs and replays the sources' actions.
 
   Args:
     agent: an `Agent` with a VAE.
     state: its LearnerState.
-    sources: [B, N, L, ...], every domain's own; actions zero-padded.
+    sources: [B, N, L, ...], of each domain; actions zero-padded.
     key: for the noise.
 
   Returns:
-    For each domain what `domain_replay` tells.
+    `domain_replay` of each domain.
   """
+  swap = lambda tree: jax.tree.map(lambda x: x.swapaxes(0, 1), tree)
 
   @jax.jit
-  def run(state, blank, sources, key):
-    sources = jax.tree.map(lambda x: x.swapaxes(0, 1), sources)
-    out = _replay(agent, state, FinetuneBatch(blank, sources), key)
-    return jax.tree.map(lambda x: x.swapaxes(0, 1), out)
+  def run(state, target, sources, key):
+    batch = FinetuneBatch(target, swap(sources))
+    return swap(_replay(agent, state, batch, key))
 
-  # An argument: the compiler would take minutes to fold constant frames.
-  blank = _blank(agent, sources)
-  found = in_chunks(lambda *xs: run(state, blank, *xs), sources, key)
-  recorded, recon, replayed, kl = found
-  dims = agent.source_action_dims
+  # The losses need a batch of the target, which the VAE does not see. An
+  # argument: the compiler would take minutes to fold constant frames.
+  lead = 1, sources.reward.shape[2]
+  target = Batch(
+    image=np.zeros((*lead, *sources.image.shape[3:]), np.uint8),
+    action=np.zeros((*lead, agent.action_dim), np.float32),
+    reward=np.zeros(lead, np.float32),
+    is_first=np.zeros(lead, bool),
+    discount=np.ones(lead, np.float32),
+  )
+  found = in_batches(lambda *xs: run(state, target, *xs), sources, key)
   flat = lambda x, i: x[:, i].reshape(-1, x.shape[-1])
   return [
-    domain_replay(
-      *(flat(x, i)[:, : dims[i]] for x in (recorded, recon, replayed)),
-      flat(kl, i),
-    )
-    for i in range(agent.num_domains)
+    domain_replay(*(flat(x, i)[:, :size] for x in found[:3]), flat(found[3], i))
+    for i, size in enumerate(agent.source_action_dims)
   ]
 
 
@@ -163,42 +166,26 @@ def _replay(agent, state, batch, key):
   replayed = vae(guidance, method='decode')
   each = jax.tree.map(lambda x: x[..., None], extra.latent)
   unit = Normal(jnp.zeros_like(each.mean), jnp.ones_like(each.std))
-  return (
-    batch.sources.action[:, :, 1:],
-    extra.recon,
-    replayed,
-    dists.kl(each, unit),
-  )
-
-
-def _blank(agent, sources):
-  """The losses want a batch of the target, which the VAE does not see."""
-  lead = 1, sources.reward.shape[2]
-  return Batch(
-    image=np.zeros((*lead, *sources.image.shape[3:]), np.uint8),
-    action=np.zeros((*lead, agent.action_dim), np.float32),
-    reward=np.zeros(lead, np.float32),
-    is_first=np.zeros(lead, bool),
-    discount=np.ones(lead, np.float32),
-  )
+  recorded = batch.sources.action[:, :, 1:]
+  return recorded, extra.recon, replayed, dists.kl(each, unit)
 
 
 def domain_replay(
   recorded: np.ndarray, recon: np.ndarray, replayed: np.ndarray, kl: np.ndarray
 ) -> dict:
-  """Figures of one domain's VAE.
+  """Returns measures of the VAE on one domain.
 
   Args:
-    recorded: f32 [M, A], the domain's own action dimensions alone.
+    recorded: f32 [M, A], the domain's own action dimensions.
     recon: f32 [M, A], reconstructed from latents of the posterior.
-    replayed: f32 [M, A], decoded from latents of the prior, as guidance has it.
+    replayed: f32 [M, A], decoded from latents of the prior, as in guidance.
     kl: f32 [M, Z], of each latent dimension, nats.
 
   Returns:
-    error: mean squared error of an action dimension; variance: the same of
-    always guessing the mean; kl: mean of a latent dimension; active: how many
-    have more than 0.01 nats; latent: Z; edges: of the histograms' bins;
-    recorded, replayed: for each action dimension the densities in them.
+    error: mean squared error of an action dimension; variance: that of always
+    predicting the mean; kl: mean of a latent dimension; active: number with
+    more than 0.01 nats; latent: Z; edges: of the histograms' bins; recorded,
+    replayed: for each action dimension the densities in them.
   """
   edges = np.linspace(-1, 1, _BINS + 1)
   kl = kl.mean(0, np.float64)
@@ -223,16 +210,16 @@ def domain_replay(
 def follow(
   agent, state, batch: Batch, key: jax.Array
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Lets the agent watch sequences as it does in evaluation.
+  """Runs the policy on recorded sequences, as in evaluation.
 
   Args:
     agent: an `Agent` with a teacher.
     state: its LearnerState.
-    batch: [B, L, ...], of the target; the recorded actions are taken.
-    key: chooses a domain where all are equal.
+    batch: [B, L, ...], of the target; its actions are taken.
+    key: selects a domain if all weights are equal.
 
   Returns:
-    What the actor reads, f32 [B, L, F (+ guidance)], the similarity weights,
+    The actor's inputs, f32 [B, L, F (+ guidance)], the similarity weights,
     f32 [B, L, N], and the teachers' features, f32 [B, L, N, F_teacher].
   """
 
@@ -242,15 +229,14 @@ def follow(
       obs = {'image': frame.image, 'is_first': frame.is_first}
       carry = carry.replace(action=frame.action)
       carry, _, extras = agent.policy(state, carry, obs, key, explore=False)
-      told = carry.student, carry.teacher, extras['similarity']
-      return carry, told
+      return carry, (carry.student, carry.teacher, extras['similarity'])
 
     frames = jax.tree.map(lambda x: x.swapaxes(0, 1), batch)
     carry = agent.initial_carry(batch.reward.shape[0])
     _, (latent, teacher, weights) = jax.lax.scan(step, carry, frames)
     weights = weights.swapaxes(0, 1)  # [N, L, B]
-    chance = agent.draws.latent(key, weights.shape)
-    label = similarity.select_domain(agent, weights, chance)
+    noise = agent.draws.latent(key, weights.shape)
+    label = similarity.select_domain(agent, weights, noise)
     noise = jnp.zeros((*label.shape, agent.vae.latent_dim))
     inputs = imagination.actor_input(
       agent, state.params['model'], latent, label, noise
@@ -258,18 +244,18 @@ def follow(
     teacher = jnp.moveaxis(feature(teacher), 2, 0)  # Was [L, N, B, F].
     return inputs.swapaxes(0, 1), weights.swapaxes(0, 2), teacher
 
-  return in_chunks(lambda *xs: run(state, *xs), batch, key)
+  return in_batches(lambda *xs: run(state, *xs), batch, key)
 
 
 def guidance_use(
   agent, state, inputs: np.ndarray, rng: np.random.Generator
 ) -> dict:
-  """How much the policy's mean action depends on its guidance.
+  """Returns how much the policy's mean action depends on its guidance.
 
   Args:
     agent: an `Agent` with a VAE.
     state: its LearnerState.
-    inputs: what the actor reads, f32 [..., F + guidance].
+    inputs: of the actor, f32 [..., F + guidance].
     rng: shuffles the states.
 
   Returns:
@@ -281,15 +267,12 @@ def guidance_use(
   inputs = inputs.reshape(-1, inputs.shape[-1])
   feat, guidance = np.split(inputs, [agent.student.feat_dim], -1)
   other = rng.permutation(len(inputs))
-
-  @jax.jit
-  def act(params, inputs):
-    return agent.actor.apply({'params': params}, inputs).mean
-
-  params = state.params['actor']
-  action = np.asarray(act(params, inputs), np.float64)
-  mixed = np.concatenate([feat, guidance[other]], -1)
-  mixed = np.asarray(act(params, mixed), np.float64)
+  act = jax.jit(lambda *xs: agent.actor.apply({'params': xs[0]}, xs[1]).mean)
+  shuffled = np.concatenate([feat, guidance[other]], -1)
+  action, mixed = (
+    np.asarray(act(state.params['actor'], x), np.float64)
+    for x in (inputs, shuffled)
+  )
   return {
     'shuffled': float(np.abs(mixed - action).mean()),
     'across_states': float(np.abs(action[other] - action).mean()),
