@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from tests import small
-from vid2act_jax.analysis import distillation, measures, sampling
+from vid2act_jax.analysis import diagnose, measures
 from vid2act_jax.data import dataset
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.learner import finetune, open_loop, teachers
@@ -54,7 +54,7 @@ def test_sequences_of_episodes(tmp_path):
     )
   known = dataset.find_episodes(tmp_path)
   assert [file.length for file in known] == [4, 6, 9]  # The newest is last.
-  batch = sampling.sample(known, 400, 5, rng, 3)
+  batch = diagnose.sample(known, 400, 5, rng, 3)
   assert batch.image.shape == (400, 5, 64, 64, 3)
   assert batch.action.shape == (400, 5, 3) and not batch.action[..., 2].any()
   starts, counts = np.unique(batch.reward[:, 1], return_counts=True)
@@ -173,7 +173,7 @@ def test_what_weights_depend_on():
   student = rng.normal(size=(rows, length, size)).astype(np.float32)
   knows = 3 * student[..., ::-1] + 2
   views = np.stack([knows, np.zeros_like(knows)], 2)
-  found = distillation.feature_similarity(s.agent, s.state, student, views)
+  found = measures.feature_similarity(s.agent, s.state, student, views)
   assert found[0]['explained'] > 0.95 and abs(found[1]['explained']) < 0.05
   assert found[0]['distance'] > 5 * found[1]['distance']
   bias = s.state.params['model']['transfer']['distill']['out']['bias']
@@ -191,14 +191,14 @@ def test_grad_norms_are_those_of_the_losses():
     )(*xs)['world_model']
   )
   total = grad(s.state.params['model'], s.state.teacher)
-  found = distillation.grad_norms(s.agent, s.state, batch, small.KEY)
+  found = measures.grad_norms(s.agent, s.state, batch, small.KEY)
   gap = abs(float(optax.tree.norm(total)) - found['others'])
   assert 0 < gap <= found['distillation'] * (1 + 1e-4)
 
   scales = dataclasses.replace(s.agent.loss.scales, distillation=10.0)
   loss = dataclasses.replace(s.agent.loss, scales=scales)
   harder = dataclasses.replace(s.agent, loss=loss)
-  ten = distillation.grad_norms(harder, s.state, batch, small.KEY)
+  ten = measures.grad_norms(harder, s.state, batch, small.KEY)
   assert ten['distillation'] == pytest.approx(10 * found['distillation'], 1e-4)
   assert ten['others'] == pytest.approx(found['others'], rel=1e-4)
 
@@ -207,7 +207,7 @@ def test_grad_norm_without_distillation_is_zero():
   s = small.setup()
   off = dataclasses.replace(s.agent.variant, distill=False)
   agent = dataclasses.replace(s.agent, variant=off)
-  found = distillation.grad_norms(agent, s.state, s.batch.target, small.KEY)
+  found = measures.grad_norms(agent, s.state, s.batch.target, small.KEY)
   assert found['distillation'] == 0 and found['others'] > 0
 
 

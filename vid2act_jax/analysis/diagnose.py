@@ -11,21 +11,24 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vid2act_jax.analysis import distillation, load_runs, measures, sampling
-from vid2act_jax.data import dataset, files, shards, weights
+from vid2act_jax.analysis import load_runs, measures
+from vid2act_jax.data import dataset, files, shards
+from vid2act_jax.data import episodes as eps
+from vid2act_jax.data import weights as weight_files
 from vid2act_jax.learner import open_loop
 from vid2act_jax.loops import runs, setup
 from vid2act_jax.loops.checkpoint import Checkpoint
-from vid2act_jax.types import UserError
+from vid2act_jax.types import Batch, UserError
 
 VERSION = 1
 _NEWEST = 10  # Episodes of the replay that the target's sequences are from.
+_KEYS = ('image', 'action', 'reward', 'is_first', 'discount')
 
 
 def write(
@@ -58,15 +61,11 @@ def write(
 def diagnose(run: pathlib.Path, sequences: int, seed: int) -> dict:
   """Returns what `write` writes; arguments and errors are those of `write`."""
   subject = _Subject(run, sequences, seed)
-  metadata = subject.metadata
-  out = {
-    'version': VERSION,
-    'env_steps': metadata['agent_steps'] * subject.config.env.action_repeat,
-    'updates': metadata['updates'],
-  }
-  for name in (
-    'prediction', 'vae', 'guidance', 'similarity', 'relation', 'pull',
-  ):  # fmt: skip
+  steps = subject.metadata['agent_steps'] * subject.config.env.action_repeat
+  updates = subject.metadata['updates']
+  out = {'version': VERSION, 'env_steps': steps, 'updates': updates}
+  names = 'prediction', 'vae', 'guidance', 'similarity', 'relation', 'pull'
+  for name in names:
     out |= _part(name, getattr(subject, name))
   return out
 
@@ -93,12 +92,12 @@ class _Subject:
     _, self.metadata, _ = Checkpoint(run / runs.STUDENT).restore_raw()
 
   def prediction(self):
-    agent, batch = self._agent, self._target
+    args = self._agent, self._state, self._target, self._key(0)
     return {
       'context': open_loop.CONTEXT,
-      'student': measures.prediction(agent, self._state, batch, self._key(0)),
+      'student': measures.prediction(*args),
       **_part('teachers', self._teachers),
-      'last_frame': measures.last_frame(batch),
+      'last_frame': measures.last_frame(self._target),
       'sequences': self._num,
     }
 
@@ -109,15 +108,13 @@ class _Subject:
       raise UserError(
         f'{self.config.teacher_from}: a public teacher comes without decoder'
       )
-    return self._by_source(
-      measures.teacher_predictions(agent, params, self._target, self._key(1))
-    )
+    args = agent, params, self._target, self._key(1)
+    return self._by_source(measures.teacher_predictions(*args))
 
   def vae(self):
     agent = self._agent_with_vae()
-    named = self._by_source(
-      measures.action_replay(agent, self._state, self._sources(), self._key(2))
-    )
+    args = agent, self._state, self._sources(), self._key(2)
+    named = self._by_source(measures.action_replay(*args))
     if agent.variant.weights == 'single':  # The others' are not trained.
       task = self.metadata['sources'][agent.variant.domain]
       return {task: named[task]}
@@ -136,16 +133,14 @@ class _Subject:
     inputs, _, teacher = self._followed
     if len(inputs) < 2:
       raise UserError('one sequence alone: there is none to test it on')
-    agent = self._agent
-    student = inputs[..., : agent.student.feat_dim]
-    return self._by_source(
-      distillation.feature_similarity(agent, self._state, student, teacher)
-    )
+    student = inputs[..., : self._agent.student.feat_dim]
+    args = self._agent, self._state, student, teacher
+    return self._by_source(measures.feature_similarity(*args))
 
   def pull(self):
     agent, num = self._agent_with_teacher(), self.config.finetune.batch
     batch = jax.tree.map(lambda x: x[:num], self._target)
-    return distillation.grad_norms(agent, self._state, batch, self._key(4))
+    return measures.grad_norms(agent, self._state, batch, self._key(4))
 
   def _by_source(self, values):
     return dict(zip(self.metadata['sources'], values, strict=True))
@@ -172,8 +167,7 @@ class _Subject:
     num_shards = len(self.metadata['total_episodes'])
     folder = shards.folder_of(self._run / 'replay', 0, num_shards)
     found = dataset.find_episodes(folder)[-_NEWEST:]
-    length = self._length([found])
-    return sampling.sample(found, self._num, length, self._rng(0))
+    return sample(found, self._num, self._length([found]), self._rng(0))
 
   def _sources(self):
     """Sequences of the source datasets, [B, N, L, ...]."""
@@ -182,7 +176,7 @@ class _Subject:
     found = [dataset.find_episodes(folder(task)) for task in tasks]
     length, rng = self._length(found), self._rng(1)
     width = max(self.metadata['source_action_dims'])
-    each = [sampling.sample(x, self._num, length, rng, width) for x in found]
+    each = [sample(x, self._num, length, rng, width) for x in found]
     return jax.tree.map(lambda *xs: np.stack(xs, 1), *each)
 
   def _length(self, datasets):
@@ -203,6 +197,46 @@ class _Subject:
     return np.random.default_rng((self._seed, stream))
 
 
+def sample(
+  found: Sequence[eps.EpisodeFile],
+  num: int,
+  length: int,
+  rng: np.random.Generator,
+  width: int | None = None,
+) -> Batch:
+  """Samples sequences, uniformly over all places where they can start.
+
+  Args:
+    found: the episodes, at least one of them that long.
+    num: B sequences.
+    length: L frames each.
+    rng: of the sampling.
+    width: A of the result, padded with zeros; None: that of the episodes.
+
+  Returns:
+    NumPy arrays [B, L, ...], by episode.
+
+  Raises:
+    UserError: an episode is damaged, or differs from the others.
+  """
+  ends = np.cumsum([max(0, file.length - length + 1) for file in found])
+  # Sorted, so that every episode is read once and then forgotten.
+  places = np.sort(rng.integers(0, ends[-1], num))
+  owners = np.searchsorted(ends, places, side='right')
+  sequences, size, dims = [], None, None
+  for owner in np.unique(owners):
+    path = found[owner].path
+    episode = eps.load(path)
+    eps.validate(episode, path, size, dims)
+    size, dims = episode['image'].shape[1], episode['action'].shape[1]
+    for first in places[owners == owner] - (ends[owner - 1] if owner else 0):
+      sequences.append([episode[x][first : first + length] for x in _KEYS])
+  arrays = map(np.stack, zip(*sequences, strict=True))
+  batch = Batch(**dict(zip(_KEYS, arrays, strict=True)))
+  margin = [(0, 0), (0, 0), (0, (width or dims) - dims)]
+  return batch.replace(action=np.pad(batch.action, margin))
+
+
 def _open_config(run):
   """Returns the run's config, its paths valid in the current folder."""
   config = ConfigDict(runs.read_config_dict(run))
@@ -210,7 +244,7 @@ def _open_config(run):
     file = pathlib.Path(config.sources[0], dataset.FILE)
     config.source_dir = _locate(config.source_dir, run, file)
   if origin := config.teacher_from:
-    file = '' if origin.endswith(weights.ENDINGS) else runs.TEACHER
+    file = '' if origin.endswith(weight_files.ENDINGS) else runs.TEACHER
     config.teacher_from = _locate(origin, run, file)
   return config
 

@@ -1,15 +1,19 @@
 """Measures of a trained agent's parts, on sequences of frames.
 
-B sequences, L frames, N domains, A action size. All take NumPy arrays and
-return plain numbers, computed on a few sequences at a time.
+B sequences, L frames, N domains, A action size. `agent` is an `Agent` with the
+measured part, `state` its LearnerState, `batch` [B, L, ...] of the target, and
+`key` for the noise. All take NumPy arrays and return plain numbers, most of
+them computed on a few sequences at a time.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from vid2act_jax.learner import (
   finetune,
@@ -25,6 +29,7 @@ from vid2act_jax.types import Batch, FinetuneBatch, Normal, Params
 _BATCH = open_loop.ROWS  # Sequences at a time.
 _BINS = 20  # Of an action's range.
 _ACTIVE = 0.01  # Nats above which a latent dimension carries information.
+_RIDGE = 0.01  # Of the variance of standardised features.
 
 
 def in_batches(fn: Callable, rows, key: jax.Array):
@@ -44,17 +49,14 @@ def in_batches(fn: Callable, rows, key: jax.Array):
   return jax.tree.map(lambda *xs: np.concatenate(xs), *outs)
 
 
+def _swap(tree):
+  return jax.tree.map(lambda x: x.swapaxes(0, 1), tree)
+
+
 def prediction(agent, state, batch: Batch, key: jax.Array) -> list[float]:
-  """Returns the student's open-loop error.
+  """Returns the student's open-loop error of each frame after the context.
 
-  Args:
-    agent: an `Agent`.
-    state: its LearnerState.
-    batch: [B, L, ...].
-    key: for the noise.
-
-  Returns:
-    Mean squared error of each frame after the context, pixels in 0..1.
+  Mean squared error, pixels in 0..1.
   """
   run = jax.jit(lambda state, *xs: _frame_errors(agent.open_loop(state, *xs)))
   return _mean(in_batches(lambda *xs: run(state, *xs), batch, key))
@@ -65,21 +67,16 @@ def teacher_predictions(
 ) -> list[list[float]]:
   """Returns `prediction` for the teacher under each of its N labels.
 
-  Args:
-    agent: an `Agent` with a teacher.
-    params: the teacher's, with its decoder.
-    batch: [B, L, ...], of the target.
-    key: for the noise, the same for every label.
+  `params` are the teacher's, with its decoder; the noise is the same for every
+  label.
   """
 
   @jax.jit
   def run(params, batch, key, domain):
     action = teachers.fit_actions(batch.action, agent.source_mask)[domain]
-    label = jnp.full(len(action), domain)
-    draw, rows = agent.draws.latent, batch.replace(action=action)
-    return _frame_errors(
-      open_loop.open_loop(agent.teacher, params, draw, rows, key, label)
-    )
+    label, rows = jnp.full(len(action), domain), batch.replace(action=action)
+    args = agent.teacher, params, agent.draws.latent, rows, key, label
+    return _frame_errors(open_loop.open_loop(*args))
 
   return [
     _mean(in_batches(lambda b, k, i=i: run(params, b, k, i), batch, key))
@@ -107,23 +104,15 @@ def _mean(rows):
 
 
 def action_replay(agent, state, sources: Batch, key: jax.Array) -> list[dict]:
-  """Returns how the VAE reconstructs and replays the sources' actions.
+  """Returns `domain_replay` of each domain.
 
-  Args:
-    agent: an `Agent` with a VAE.
-    state: its LearnerState.
-    sources: [B, N, L, ...], of each domain; actions zero-padded.
-    key: for the noise.
-
-  Returns:
-    `domain_replay` of each domain.
+  `sources` is [B, N, L, ...], of each domain; its actions are zero-padded.
   """
-  swap = lambda tree: jax.tree.map(lambda x: x.swapaxes(0, 1), tree)
 
   @jax.jit
   def run(state, target, sources, key):
-    batch = FinetuneBatch(target, swap(sources))
-    return swap(_replay(agent, state, batch, key))
+    batch = FinetuneBatch(target, _swap(sources))
+    return _swap(_replay(agent, state, batch, key))
 
   # The losses need a batch of the target, which the VAE does not see. An
   # argument: the compiler would take minutes to fold constant frames.
@@ -147,22 +136,16 @@ def _replay(agent, state, batch, key):
   """Actions [N, B, L - 1, A]: recorded, reconstructed, replayed; KL."""
   *keys, prior_key = jax.random.split(key, 3)
   model = state.params['model']
-  _, (_, _, extra) = finetune.model_loss(
-    agent, model, state.teacher, batch, keys
-  )
-  extra = extra.replay
+  args = agent, model, state.teacher, batch, keys
+  extra = finetune.model_loss(*args)[1][2].replay
   shape = extra.recon.shape[:-1]
   noise = agent.draws.latent(prior_key, (*shape, agent.vae.latent_dim))
   label = jnp.arange(agent.num_domains)[:, None, None]
   vae = lambda *xs, method: agent.vae.apply(
     {'params': model['transfer']['vae']}, *xs, method=method
   )
-  guidance = vae(
-    extra.distilled[:, :, :-1],
-    jnp.clip(noise, -0.5, 0.5),
-    jnp.broadcast_to(label, shape),
-    method='guidance',
-  )
+  feat, label = extra.distilled[:, :, :-1], jnp.broadcast_to(label, shape)
+  guidance = vae(feat, jnp.clip(noise, -0.5, 0.5), label, method='guidance')
   replayed = vae(guidance, method='decode')
   each = jax.tree.map(lambda x: x[..., None], extra.latent)
   unit = Normal(jnp.zeros_like(each.mean), jnp.ones_like(each.std))
@@ -210,13 +193,9 @@ def domain_replay(
 def follow(
   agent, state, batch: Batch, key: jax.Array
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Runs the policy on recorded sequences, as in evaluation.
+  """Runs the policy on recorded sequences and actions, as in evaluation.
 
-  Args:
-    agent: an `Agent` with a teacher.
-    state: its LearnerState.
-    batch: [B, L, ...], of the target; its actions are taken.
-    key: selects a domain if all weights are equal.
+  `key` selects a domain if all weights are equal.
 
   Returns:
     The actor's inputs, f32 [B, L, F (+ guidance)], the similarity weights,
@@ -231,16 +210,14 @@ def follow(
       carry, _, extras = agent.policy(state, carry, obs, key, explore=False)
       return carry, (carry.student, carry.teacher, extras['similarity'])
 
-    frames = jax.tree.map(lambda x: x.swapaxes(0, 1), batch)
     carry = agent.initial_carry(batch.reward.shape[0])
-    _, (latent, teacher, weights) = jax.lax.scan(step, carry, frames)
+    _, (latent, teacher, weights) = jax.lax.scan(step, carry, _swap(batch))
     weights = weights.swapaxes(0, 1)  # [N, L, B]
     noise = agent.draws.latent(key, weights.shape)
     label = similarity.select_domain(agent, weights, noise)
     noise = jnp.zeros((*label.shape, agent.vae.latent_dim))
-    inputs = imagination.actor_input(
-      agent, state.params['model'], latent, label, noise
-    )
+    args = agent, state.params['model'], latent, label, noise
+    inputs = imagination.actor_input(*args)
     teacher = jnp.moveaxis(feature(teacher), 2, 0)  # Was [L, N, B, F].
     return inputs.swapaxes(0, 1), weights.swapaxes(0, 2), teacher
 
@@ -253,8 +230,7 @@ def guidance_use(
   """Returns how much the policy's mean action depends on its guidance.
 
   Args:
-    agent: an `Agent` with a VAE.
-    state: its LearnerState.
+    agent, state: with a VAE.
     inputs: of the actor, f32 [..., F + guidance].
     rng: shuffles the states.
 
@@ -267,14 +243,81 @@ def guidance_use(
   inputs = inputs.reshape(-1, inputs.shape[-1])
   feat, guidance = np.split(inputs, [agent.student.feat_dim], -1)
   other = rng.permutation(len(inputs))
-  act = jax.jit(lambda *xs: agent.actor.apply({'params': xs[0]}, xs[1]).mean)
   shuffled = np.concatenate([feat, guidance[other]], -1)
-  action, mixed = (
-    np.asarray(act(state.params['actor'], x), np.float64)
-    for x in (inputs, shuffled)
-  )
+  act = jax.jit(lambda *xs: agent.actor.apply({'params': xs[0]}, xs[1]).mean)
+  actions = (act(state.params['actor'], x) for x in (inputs, shuffled))
+  action, mixed = (np.asarray(x, np.float64) for x in actions)
   return {
     'shuffled': float(np.abs(mixed - action).mean()),
     'across_states': float(np.abs(action[other] - action).mean()),
     'dead_units': float((guidance == 0).all(0).mean()),
   }
+
+
+def feature_similarity(
+  agent, state, student: np.ndarray, teacher: np.ndarray
+) -> list[dict]:
+  """Returns what the weights depend on: how near and how informed sources are.
+
+  Args:
+    agent, state: with a teacher.
+    student: features, f32 [B, L, F], B at least 2.
+    teacher: features, f32 [B, L, N, F_teacher].
+
+  Returns:
+    For each source its distance, the mean of D_i, which the weights are
+    trained to minimise; and explained, the share of the variance of the
+    student's features that a linear map of the source's features predicts,
+    fitted to one half of the sequences and tested on the other.
+  """
+  params = state.params['model']['transfer']['distill']
+  distilled = agent.distill.apply({'params': params}, teacher)
+  distance = np.square(distilled - student[:, :, None]).mean((0, 1, 3))
+  half = len(student) // 2
+  flat = lambda x: x.reshape(-1, x.shape[-1]).astype(np.float64)
+  fitted, tested = flat(student[:half]), flat(student[half:])
+  spread = np.square(tested - fitted.mean(0)).mean()
+  out = []
+  for index, value in enumerate(np.asarray(distance)):
+    inputs = flat(teacher[:half, :, index]), flat(teacher[half:, :, index])
+    left = np.square(tested - _ridge(inputs[0], fitted, inputs[1])).mean()
+    explained = 1 - left / spread if spread else 0.0
+    out.append({'distance': float(value), 'explained': float(explained)})
+  return out
+
+
+def _ridge(x, y, inputs):
+  """Ridge regression of y [M, F] on x [M, G], at inputs [K, G]: [K, F]."""
+  center, scale = x.mean(0), x.std(0) + 1e-6
+  x, inputs = (x - center) / scale, (inputs - center) / scale
+  gram = x.T @ x + _RIDGE * len(x) * np.eye(x.shape[1])
+  return inputs @ np.linalg.solve(gram, x.T @ (y - y.mean(0))) + y.mean(0)
+
+
+def grad_norms(agent, state, batch: Batch, key: jax.Array) -> dict[str, float]:
+  """Returns global gradient norms of the student's world model, by loss.
+
+  Before clipping: distillation, of that loss alone, scaled as in the total;
+  others, of all other losses together. `batch` is as large as in one update.
+  """
+  # The action VAE's losses give the student no gradient.
+  variant = dataclasses.replace(agent.variant, replay=False)
+  agent = dataclasses.replace(agent, variant=variant)
+
+  @jax.jit
+  def norms(state, batch, keys):
+    model = state.params['model']
+
+    def losses(student):
+      params = {**model, 'world_model': student}
+      args = agent, params, state.teacher, FinetuneBatch(batch, None), keys
+      total, (metrics, *_) = finetune.model_loss(*args)
+      own = metrics['distillation_loss']
+      return {'distillation': own, 'others': total - own}
+
+    values, vjp = jax.vjp(losses, model['world_model'])
+    zero = dict.fromkeys(values, jnp.zeros(()))
+    cotangents = {name: {**zero, name: jnp.ones(())} for name in values}
+    return {name: optax.tree.norm(*vjp(x)) for name, x in cotangents.items()}
+
+  return jax.tree.map(float, norms(state, batch, jax.random.split(key)))

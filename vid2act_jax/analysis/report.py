@@ -156,23 +156,7 @@ def render(results: dict, figures: dict, title: str) -> str:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  filters = (
-    tables.cells, tables.rows, tables.mean_by_source, tables.scores,
-    tables.interval, tables.probability, tables.last_points,
-    tables.final_weights, tables.halves, tables.horizons, tables.relevance,
-    tables.relevance_counts, tables.missing,
-  )  # fmt: skip
-  env.filters |= {function.__name__: function for function in filters}
-  constants = {
-    name: getattr(module, name)
-    for module, names in (
-      (plots, ('CROWD', 'MAX_PANELS', 'MAX_DIMS')),
-      (statistics, ('ALPHA', 'LAST')),
-    )
-    for name in names
-  }
-  template = env.get_template('report.html.j2')
-  page = template.render(
-    results=results, figures=figures, title=title, **constants
-  )
+  modules = {'plots': plots, 'statistics': statistics, 'tables': tables}
+  values = {'results': results, 'figures': figures, 'title': title}
+  page = env.get_template('report.html.j2').render(**values, **modules)
   return page.strip() + '\n'

@@ -1,4 +1,4 @@
-"""The report's tables as DataFrames: filters of its template."""
+"""The report's tables as DataFrames, and how their values are written."""
 
 import pandas as pd
 
@@ -16,22 +16,37 @@ def cells(table: pd.DataFrame, columns: str = '') -> list[tuple]:
     pairs = [column.partition('=') for column in columns.split(' | ')]
     table = table[[name for name, *_ in pairs]]
     table.columns = [heading or name for name, _, heading in pairs]
+  is_text = lambda values: any(isinstance(x, str) for x in values)
   return [
-    (
-      name,
-      'text' if any(isinstance(x, str) for x in values) else 'number',
-      list(map(_format, values)),
-    )
+    (name, 'text' if is_text(values) else 'number', [*map(_format, values)])
     for name, values in table.items()
   ]
 
 
 def _format(value):
-  if isinstance(value, str):
-    return value
-  if pd.isna(value):
-    return '–'
+  if isinstance(value, str) or pd.isna(value):
+    return value if isinstance(value, str) else '–'
   return f'{value:,.0f}' if abs(value) >= 1000 else f'{value:.4g}'
+
+
+def number(value: float | None) -> str:
+  """Returns three digits, or all of a large number's."""
+  if value is None:
+    return '–'
+  return f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'
+
+
+def interval(score: dict) -> str:
+  """Returns a mean with its interval: '512 [430, 590]'."""
+  bounds = ', '.join(map(number, score['interval'] or ()))
+  return number(score['iqm']) + (f' [{bounds}]' if bounds else '')
+
+
+def probability(better: dict) -> str:
+  """Returns the probability of improvement with its interval."""
+  bounds = ', '.join(f'{x:.2f}' for x in better['interval'] or ())
+  bounds = f'[{bounds}]' if bounds else '(no interval)'
+  return f'{better["probability"]:.2f} {bounds}'
 
 
 def rows(part: dict | list) -> pd.DataFrame:
@@ -46,93 +61,59 @@ def rows(part: dict | list) -> pd.DataFrame:
     for label, values in labels.items():
       for value in values if isinstance(values, list) else [values]:
         row = {'task': task, 'kind': label, **value}
-        by_source = value.get('sources')
-        by_source = by_source if isinstance(by_source, dict) else {}
-        out += [{**row, 'source': x, **y} for x, y in by_source.items()] or [
-          row
-        ]
+        if not isinstance(value.get('sources'), dict):
+          out.append(row)
+          continue
+        by_source = row.pop('sources').items()
+        out += [{**row, 'source': x, **entry} for x, entry in by_source]
   return pd.json_normalize(out, max_level=1)
 
 
 def mean_by_source(table: pd.DataFrame) -> pd.DataFrame:
   """Returns the means of the runs of a label, with their number."""
   groups = table.groupby(['task', 'kind', 'source'], sort=False)
-  columns = ['unexplained', 'kl', 'active', 'latent']
-  means = groups[columns].mean().assign(runs=groups.size())
-  return means.reset_index()
+  means = groups[['unexplained', 'kl', 'active', 'latent']].mean()
+  return means.assign(runs=groups.size()).reset_index()
 
 
 def scores(result: dict) -> pd.DataFrame:
   """Returns each label's scores, and their comparison with the baseline."""
   out = []
   for label, x in result['labels'].items():
-    better, seeds = x['improvement'], ', '.join(map(str, x['seeds']))
+    better, seeds = x['improvement'] or {}, ', '.join(map(str, x['seeds']))
     if None in x['seeds']:
       seeds = f'{len(x["seeds"])} (unknown)'
-    elif len(x['seeds']) == 1:
-      seeds = '1 (one: no interval)'
-    is_base = label == result['baseline']
+    seeds = seeds if len(x['seeds']) > 1 else '1 (one: no interval)'
+    versus = 'the baseline' if label == result['baseline'] else '–'
     row = {'kind': label, 'seeds': seeds, 'final score': interval(x['final'])}
     row |= {'area': interval(x['area']), 'random': number(x.get('random'))}
-    row['better than baseline'] = 'the baseline' if is_base else '–'
-    if better:
-      row['better than baseline'] = probability(better)
-    row['p-value'] = number(better and better['chance'])
-    row['verdict'] = better['verdict'] if better else '–'
-    out.append(row)
+    row['better than baseline'] = probability(better) if better else versus
+    row['p-value'] = number(better.get('chance'))
+    out.append({**row, 'verdict': better.get('verdict', '–')})
   return pd.DataFrame(out)
-
-
-def number(value: float | None) -> str:
-  """Returns three digits, or all of a large number's."""
-  if value is None:
-    return '–'
-  return f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'
-
-
-def interval(score: dict) -> str:
-  """Returns a mean with its interval: '512 [430, 590]'."""
-  bounds = score['interval'] and '[{}, {}]'.format(
-    *map(number, score['interval'])
-  )
-  return ' '.join(filter(None, [number(score['iqm']), bounds]))
-
-
-def probability(better: dict) -> str:
-  """Returns the probability of improvement with its interval."""
-  bounds = better['interval'] and '[{:.2f}, {:.2f}]'.format(*better['interval'])
-  return f'{better["probability"]:.2f} {bounds or "(no interval)"}'
 
 
 def last_points(curves: list[dict]) -> pd.DataFrame:
   """Returns published curves, of their values the last one."""
-  ends = {
-    key: [x[key][-1] for x in curves] for key in ('env_steps', 'mean', 'std')
-  }
-  return pd.DataFrame(curves).assign(**ends)
+  columns = ['env_steps', 'mean', 'std']
+  table = pd.DataFrame(curves)
+  return table.assign(**{key: table[key].str[-1] for key in columns})
 
 
 def final_weights(labels: dict) -> pd.DataFrame:
   """Returns means over the seeds; those of single ones are in results.json."""
+  sources = list(dict.fromkeys(x for y in labels.values() for x in y['mean']))
+  mean = lambda values: pd.Series(values, dtype=float).mean()
   out = []
   for label, x in labels.items():
-    ends = pd.DataFrame([one['end'] for one in x['runs']]).mean()
-    entropies = [
-      y['entropy'][-1] / y['most'] for y in x['runs'] if y['entropy']
-    ]
-    fixed = 'set by the variant' if x['runs'][0]['given'] else ''
-    out.append(
-      (label, len(x['runs']), ends, pd.Series(entropies).mean(), fixed)
-    )
-  first, count, ends, entropy, last = zip(*out, strict=True)
-  table = pd.DataFrame(ends).reset_index(drop=True)
-  table.insert(0, 'kind', first, allow_duplicates=True)
-  table.insert(1, 'runs', count, allow_duplicates=True)
-  table.insert(
-    len(table.columns), 'entropy / ln N', entropy, allow_duplicates=True
+    runs = x['runs']
+    ends = [mean([one['end'].get(name) for one in runs]) for name in sources]
+    entropy = mean([y['entropy'][-1] / y['most'] for y in runs if y['entropy']])
+    fixed = 'set by the variant' if runs[0]['given'] else ''
+    out.append([label, len(runs), *ends, entropy, fixed])
+  return pd.DataFrame(
+    out, columns=['kind', 'runs', *sources, 'entropy / ln N', '']
   )
-  table.insert(len(table.columns), '', last, allow_duplicates=True)
-  return table
 
 
 def halves(labels: dict) -> pd.DataFrame:
