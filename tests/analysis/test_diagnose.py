@@ -20,6 +20,7 @@ from vid2act_jax.types import UserError
 
 SOURCES = ['probe_wide', 'probe_count']
 DIMS = [5, 2]
+ALL = 'prediction', 'vae', 'guidance', 'similarity', 'relation', 'pull'
 
 
 def make_config(**overrides):
@@ -61,8 +62,8 @@ def listing(folder):
   }
 
 
-def made_run(folder, variant, finished, replay=True, **overrides):
-  """A run of a variant with random parameters, without training it."""
+def made_run(folder, variant, finished, parts, replay=True, **overrides):
+  """Parts of the diagnosis of a variant with random parameters."""
   config = make_config(
     variant=variant,
     source_dir=str(finished.parents[1] / 'data'),
@@ -85,7 +86,11 @@ def made_run(folder, variant, finished, replay=True, **overrides):
   Checkpoint(folder / runs.STUDENT).save(3, small.state_of(agent), notes)
   if replay:
     shutil.copytree(finished / 'replay', folder / 'replay')
-  return diagnose.diagnose(folder, 3, 0)
+  subject = diagnose._Subject(folder, 3, 0)
+  out = {}
+  for name in parts:
+    out |= diagnose._part(name, getattr(subject, name))
+  return out
 
 
 def test_prediction_of_a_run(diagnosis):
@@ -136,13 +141,13 @@ def test_where_a_run_stands(diagnosis, finished):
 
 def test_a_seed_decides(diagnosis, finished):
   assert diagnose.diagnose(finished, 7, 0) == diagnosis
-  other = diagnose.diagnose(finished, 7, 1)
-  assert other['similarity'] != diagnosis['similarity']
-  assert other['prediction'] != diagnosis['prediction']
+  other = diagnose._Subject(finished, 7, 1)
+  assert other.similarity() != diagnosis['similarity']
+  assert other.prediction() != diagnosis['prediction']
 
 
 def test_without_transfer_only_the_student_is_left(finished, tmp_path):
-  found = made_run(tmp_path, 'dreamerv2', finished)
+  found = made_run(tmp_path, 'dreamerv2', finished, ALL)
   assert len(found['prediction']['student']) == 5
   assert found['prediction']['teachers'] is None
   assert 'dreamerv2 has no teacher' in found['prediction']['teachers_missing']
@@ -156,14 +161,21 @@ def test_without_transfer_only_the_student_is_left(finished, tmp_path):
 
 
 def test_stacked_student_predicts(finished, tmp_path):
-  found = made_run(tmp_path, 'action_free', finished)
+  found = made_run(
+    tmp_path, 'action_free', finished, ('prediction', 'vae', 'similarity')
+  )
   assert all(x > 0 for x in found['prediction']['student'])
   assert found['prediction']['teachers'] is None
   assert found['vae'] is None and found['similarity'] is None
 
 
 def test_without_replay_of_actions(finished, tmp_path):
-  found = made_run(tmp_path, 'no_replay', finished)
+  found = made_run(
+    tmp_path,
+    'no_replay',
+    finished,
+    ('prediction', 'vae', 'guidance', 'similarity'),
+  )
   assert list(found['prediction']['teachers']) == SOURCES
   assert found['vae'] is None and found['guidance'] is None
   assert 'no_replay has no action VAE' in found['vae_missing']
@@ -171,7 +183,7 @@ def test_without_replay_of_actions(finished, tmp_path):
 
 
 def test_single_source_and_no_episodes(finished, tmp_path):
-  found = made_run(tmp_path, 'single:probe_count', finished, replay=False)
+  found = made_run(tmp_path, 'single:probe_count', finished, ALL, replay=False)
   assert list(found['vae']) == ['probe_count']
   for part in ('prediction', 'guidance', 'similarity'):
     assert found[part] is None
@@ -180,7 +192,7 @@ def test_single_source_and_no_episodes(finished, tmp_path):
 
 def test_uniform_weights(finished, tmp_path):
   shutil.rmtree(tmp_path)
-  found = made_run(tmp_path, 'uniform', finished)
+  found = made_run(tmp_path, 'uniform', finished, ('similarity', 'guidance'))
   assert found['similarity'] == {task: pytest.approx(0.5) for task in SOURCES}
   assert found['guidance']['shuffled'] > 0
 
