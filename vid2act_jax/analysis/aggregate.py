@@ -41,20 +41,16 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
     {label: ...}}), 'findings', 'runs', 'problems'}; 'tasks' is empty if no run
     can be compared.
   """
-  tasks, problems = {}, list(problems)
-  groups, described = {}, []
-  if found:
-    table = group_runs.run_table(found)
-    described = table[group_runs.DESCRIPTION].to_dict('records')
-    table, texts = group_runs.group(table)
+  table = group_runs.run_table(found)
+  groups, texts = group_runs.group(table)
+  problems, tasks, by_label = [*problems, *texts], {}, {}
+  for task, runs in groups.groupby('task'):
+    labels = {label: runs[runs.label == label] for label in runs.label.unique()}
+    labels = {x: labels[x] for x in sort_labels(labels, baseline)}
+    by_label |= {(task, label): members for label, members in labels.items()}
+    members = {label: list(x.object) for label, x in labels.items()}
+    tasks[task], texts = score_task(task, members, baseline)
     problems += texts
-    for task, runs in table.groupby('task'):
-      labels = dict(list(runs.groupby('label')))
-      labels = {x: labels[x] for x in sort_labels(labels, baseline)}
-      groups |= {(task, label): members for label, members in labels.items()}
-      labels = {label: list(x.object) for label, x in labels.items()}
-      tasks[task], texts = score_task(task, labels, baseline)
-      problems += texts
   problems += [f'{run.path}: {text}' for run in found for text in run.problems]
   if tasks and not any(x['baseline'] for x in tasks.values()):
     problems.append(
@@ -62,16 +58,14 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
       ' (--baseline names another)'
     )
 
-  def per_group(function, *args):
+  def per_group(function, *args, column='object'):
     out: dict[str, dict] = {}
-    for (task, label), runs in groups.items():
-      if value := function(list(runs.object), *args):
+    for (task, label), runs in by_label.items():
+      runs = list(runs[column]) if column else runs
+      if value := function(runs, *args):
         out.setdefault(task, {})[label] = value
     return out
 
-  costs: dict[str, dict] = {}
-  for (task, label), runs in groups.items():
-    costs.setdefault(task, {})[label] = group_runs.mean_costs(runs)
   return {
     'version': VERSION,
     'baseline': baseline,
@@ -89,13 +83,13 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
     'vae': per_group(sections.diagnosed, 'vae', 'sources'),
     'guidance': per_group(sections.diagnosed, 'guidance'),
     'undiagnosed': per_group(sections.undiagnosed),
-    'costs': costs,
+    'costs': per_group(group_runs.mean_costs, column=''),
     'findings': [
       {'run': str(run.path), 'name': name, 'text': text}
       for run in found
       for name, text in findings.find(run).items()
     ],
-    'runs': described,
+    'runs': table[group_runs.DESCRIPTION].to_dict('records'),
     'problems': list(dict.fromkeys(problems)),
   }
 

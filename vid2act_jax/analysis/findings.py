@@ -7,8 +7,6 @@ is broken, not what is merely unusual.
 import math
 from collections.abc import Callable
 
-import numpy as np
-
 from vid2act_jax.analysis import model_sections as sections
 from vid2act_jax.analysis import statistics
 from vid2act_jax.analysis.load_runs import Run
@@ -40,18 +38,15 @@ def collapsed_weights(run: Run) -> str | None:
   weights = sections.weights(run)
   if len(weights.columns) < 2 or weights.empty or sections.is_fixed(run):
     return None
+  during = 'during the last third'
   for name, collapsed in (_late(weights) > _COLLAPSED).all().items():
     if collapsed:
-      return (
-        f'the weight of {name} is above {_COLLAPSED} during the last third:'
-        ' the other sources play no part'
-      )
+      text = f'the weight of {name} is above {_COLLAPSED} {during}: the other'
+      return f'{text} sources play no part'
   entropy, _ = sections.entropy(run)
   if (_late(entropy) < _NO_ENTROPY * math.log(len(weights.columns))).all():
-    return (
-      f"the weights' entropy is below {_NO_ENTROPY:.0%} of ln N during the last"
-      ' third: one source at a time takes all'
-    )
+    text = f"the weights' entropy is below {_NO_ENTROPY:.0%} of ln N {during}:"
+    return f'{text} one source at a time takes all'
   return None
 
 
@@ -71,36 +66,35 @@ def meaningless_weights(run: Run) -> str | None:
   selective = logged and entropy.median() < _SELECTIVE * math.log(num)
   if selective or (weights - 1 / num).abs().to_numpy().max() > _UNIFORM:
     return None
-  return (
-    f'all weights stayed within {_UNIFORM} of 1/N: the mean similarity does not'
-    ' distinguish the sources'
+  text = (
+    f'all weights stayed within {_UNIFORM} of 1/N: the mean similarity does'
   )
+  return f'{text} not distinguish the sources'
 
 
 def dead_vae(run: Run) -> str | None:
   """Checks whether the action VAE encodes and reproduces actions."""
   for source, part in sections.read_diagnosis(run, 'vae').items():
     if part['active'] == 0:
-      return (
-        f'{source}: no latent dimension of the action VAE is active (KL above'
-        f' {_INACTIVE_KL} nats)'
+      text = f'{source}: no latent dimension of the action VAE is active'
+      return f'{text} (KL above {_INACTIVE_KL} nats)'
+    share = part['unexplained']
+    if share is not None and share >= _UNEXPLAINED:
+      text = (
+        f"{source}: the VAE's error is {share:.0%} of the actions' variance"
       )
-    if (part['unexplained'] or 0) >= _UNEXPLAINED:
-      return (
-        f"{source}: the VAE's error is {part['unexplained']:.0%} of the"
-        " actions' variance: no better than predicting their mean"
-      )
-  if run.series('train/vae_kl').tail(statistics.LAST).median() < _INACTIVE_KL:
-    return (
-      f'train/vae_kl ended below {_INACTIVE_KL} nats: the latents carry nothing'
-    )
+      return f'{text}: no better than predicting their mean'
+  last = run.series('train/vae_kl').tail(statistics.LAST)
+  if last.median() < _INACTIVE_KL:  # False for the NaN of an empty series.
+    text = f'train/vae_kl ended below {_INACTIVE_KL} nats: the latents carry'
+    return f'{text} nothing'
   return None
 
 
 def exploding_kl(run: Run) -> str | None:
   """Checks whether the world model's KL left its range so far."""
   kl = run.series('train/kl')
-  before = kl.expanding(_KL_HISTORY).median().shift(fill_value=math.nan)
+  before = kl.expanding(_KL_HISTORY).median().shift()
   # A free nat is no explosion, however small the median was.
   growth = kl > _KL_GROWTH * before.clip(1.0)
   for step, value in kl[growth | (kl > _KL_HIGH)].head(1).items():
@@ -119,20 +113,18 @@ def skipped_updates(run: Run) -> str | None:
     if shares.max() > 0:
       many = 'many: ' if shares.mean() > _MANY_SKIPPED else ''
       texts.append(f'{stage} {many}{shares.mean():.2%}')
-  if not texts:
-    return None
-  return f'updates were not finite and were skipped ({", ".join(texts)})'
+  text = f'updates were not finite and were skipped ({", ".join(texts)})'
+  return text if texts else None
 
 
 def ignored_guidance(run: Run) -> str | None:
   """Checks whether the policy depends on its guidance."""
-  share = sections.read_diagnosis(run, 'guidance').get('share', math.inf)
-  if share >= _IGNORED:
+  part = sections.read_diagnosis(run, 'guidance')
+  if not part or part['share'] >= _IGNORED:
     return None
-  return (
-    "shuffling the guidance among states changes the policy's actions by"
-    f' {share:.1%} of what another state does: it ignores guidance'
-  )
+  text = "shuffling the guidance among states changes the policy's actions by"
+  text = f'{text} {part["share"]:.1%} of what another state does'
+  return f'{text}: it ignores guidance'
 
 
 def no_better_than_random(run: Run) -> str | None:
@@ -140,13 +132,9 @@ def no_better_than_random(run: Run) -> str | None:
   returns, random = run.series('eval/return'), run.series('random/return')
   if returns.empty or random.empty:
     return None
-  final = statistics.final_score(returns, np.inf)
-  if final > random.iloc[-1]:
-    return None
-  return (
-    f'the final return of {final:.4g} is no better than the random policy with'
-    f' {random.iloc[-1]:.4g}'
-  )
+  final, base = statistics.final_score(returns, math.inf), random.iloc[-1]
+  text = f'the final return of {final:.4g} is no better than the random policy'
+  return None if final > base else f'{text} with {base:.4g}'
 
 
 CHECKS: dict[str, Callable[[Run], str | None]] = {

@@ -51,7 +51,8 @@ def run_table(runs: list[Run]) -> pd.DataFrame:
     for key in ('source_dir', 'teacher_from'):
       row[key] = re.sub(rf'-{run.seed}$', '', str(run.config.get(key, '')))
     rows.append(row | run_costs(run, paths))
-  return pd.DataFrame(rows, dtype=object)
+  columns = None if rows else ['object', *DESCRIPTION, 'label']
+  return pd.DataFrame(rows, columns=columns, dtype=object)
 
 
 def _episodes(run):

@@ -133,18 +133,18 @@ def load(path: pathlib.Path) -> Run:
   required = ('task', 'variant', 'seed') if config else ()
   if missing := [key for key in required if getattr(run, key) is None]:
     problems.append(f'config.json lacks its {" and ".join(missing)}')
-  if (metrics.stage == 'finetune').any():  # Perhaps it is only a teacher.
-    problems += _unfinished(run)
-  return run
-
-
-def _unfinished(run):
-  steps = run.series('eval/return').index
-  goal = run.config.get('finetune.env_steps')
-  if not len(steps):
-    yield 'finetuning logged no evaluation'
+  steps, goal = (
+    run.series('eval/return').index,
+    config.get('finetune.env_steps'),
+  )
+  if not (metrics.stage == 'finetune').any():
+    pass  # Perhaps it is only a teacher.
+  elif not len(steps):
+    problems.append('finetuning logged no evaluation')
   elif _is_number(goal) and steps[-1] < goal:
-    yield f'unfinished: evaluated up to {steps[-1]:.0f} of {goal:.0f} env steps'
+    text = f'evaluated up to {steps[-1]:.0f} of {goal:.0f} env steps'
+    problems.append(f'unfinished: {text}')
+  return run
 
 
 def _load_rows(path, problems):
@@ -153,10 +153,13 @@ def _load_rows(path, problems):
     return []
   rows, damaged, odd = [], 0, 0
   for record in _lines(path, problems):
-    if not _is_row(record):
+    record = record if isinstance(record, dict) else {}
+    step, stage = record.get('step'), record.pop('stage', None)
+    known = isinstance(stage, str) and _is_number(step)
+    if not known or not 0 <= step <= _MAX_STEP:
       damaged += 1
       continue
-    row = {'stage': printable(record.pop('stage'))}
+    row = {'stage': printable(stage)}
     for key, value in record.items():
       if value is None or value != value or _is_number(value):
         row[printable(key) or ''] = math.nan if value is None else float(value)
@@ -168,15 +171,6 @@ def _load_rows(path, problems):
   if odd:
     problems.append(f'metrics.jsonl: {odd} values are no numbers, left out')
   return rows
-
-
-def _is_row(record):
-  return (
-    isinstance(record, dict)
-    and isinstance(record.get('stage'), str)
-    and _is_number(record.get('step'))
-    and 0 <= record['step'] <= _MAX_STEP
-  )
 
 
 def _lines(path, problems) -> Iterator:
