@@ -24,23 +24,23 @@ def folder(tmp_path):
   return made
 
 
-def test_everything_odd_is_told(folder):
+def test_problems_are_listed(folder):
   fake_runs.study(folder, 2)
   fake_runs.add(folder, seed=2, commit='other', evaluate={'episodes': 3})
   fake_runs.add(folder, seed=3, env_steps=30_000)
   fake_runs.write(folder / 'teacher', fake_runs.config(), fake_runs.rows()[:1])
   fake_runs.write(folder / 'empty', fake_runs.config())
   fake_runs.write(folder / 'unknown', None, fake_runs.rows())
-  told = '\n'.join(gather(folder)['problems'])
+  problems = '\n'.join(gather(folder)['problems'])
   for text in (
       'dreamerv2: no seed 2, 3', 'their commit: abc1234 (5 runs), other',
       'teacher: no finetuning yet', 'unknown: not compared', 'no config.json',
       'unfinished: evaluated up to 30000 of 100000', 'left out of means',
   ):  # fmt: skip
-    assert text in told, text
+    assert text in problems, text
 
 
-def test_teachers_of_others_are_no_part_of_it(folder):
+def test_runs_that_only_made_a_teacher_are_not_named(folder):
   fake_runs.study(folder, 1)
   config = {**fake_runs.config(), 'stages': ['pretrain']}
   fake_runs.write(folder / 'teacher', config, fake_runs.rows()[:1])
@@ -49,15 +49,15 @@ def test_teachers_of_others_are_no_part_of_it(folder):
 
 def test_errors_over_the_training(folder):
   fake_runs.study(folder, 2)
-  told = gather(folder)['errors']['dmc_quadruped_walk']['vid2act']
-  assert [one['seed'] for one in told['runs']] == [0, 1]
-  first, last = told['mean'][0], told['mean'][-1]
+  result = gather(folder)['errors']['dmc_quadruped_walk']['vid2act']
+  assert [one['seed'] for one in result['runs']] == [0, 1]
+  first, last = result['mean'][0], result['mean'][-1]
   assert last == pytest.approx(0.02 / 6) and first > last
-  assert first > told['halves'][0] > told['halves'][1] > last
+  assert first > result['halves'][0] > result['halves'][1] > last
 
 
-def test_what_diagnosed_runs_tell(folder):
-  """Of each of them by itself; those without are named as missing it."""
+def test_parts_of_diagnosed_runs(folder):
+  """Of each run; labels without a diagnosis are listed as missing it."""
   for seed in range(2):
     fake_runs.add(folder, seed=seed, diagnosis=fake_runs.diagnosis())
   fake_runs.add(folder, variant='dreamerv2')
@@ -69,7 +69,7 @@ def test_what_diagnosed_runs_tell(folder):
   one = found['pull'][task]['vid2act'][0]
   assert one['share'] == pytest.approx(0.3 / 40)
   one = found['relation'][task]['vid2act'][0]
-  assert all(told['distance'] == 0.1 for told in one['sources'].values())
+  assert all(x['distance'] == 0.1 for x in one['sources'].values())
 
 
 def test_scores_of_a_task(folder):
@@ -111,7 +111,7 @@ def test_one_seed_has_no_interval_and_no_claim(folder):
   assert 'ignificantly' not in text
 
 
-def test_enough_runs_bear_a_claim(folder):
+def test_enough_runs_are_significant(folder):
   fake_runs.study(folder, 5)
   results = gather(folder)
   verdicts = results['tasks']['dmc_quadruped_walk']['labels']
@@ -123,7 +123,7 @@ def test_enough_runs_bear_a_claim(folder):
   assert verdicts['dreamerv2']['improvement']['verdict'] == 'worse'
 
 
-def test_too_few_runs_are_said_to_be(folder):
+def test_too_few_runs_are_named(folder):
   fake_runs.study(folder, 3)
   text = _text(gather(folder))
   assert 'Too few runs for any significant difference' in text and '10%' in text
@@ -140,7 +140,7 @@ def test_tasks_are_averaged_only_by_known_scales(folder):
   assert overall['left_out'] == ['uniform']
   ours = overall['labels']['vid2act']
   assert 0.6 < ours['final']['iqm'] < 0.8
-  # Six against six runs in two tasks bear a claim.
+  # Six against six runs in two tasks are significant.
   assert ours['improvement']['verdict'] == 'better'
 
 

@@ -126,12 +126,12 @@ def test_guidance_and_similarity_of_a_run(diagnosis):
   assert list(diagnosis['similarity']) == SOURCES
   assert sum(diagnosis['similarity'].values()) == pytest.approx(1)
   assert list(diagnosis['relation']) == SOURCES
-  for told in diagnosis['relation'].values():
-    assert told['distance'] > 0 and told['explained'] < 1
+  for entry in diagnosis['relation'].values():
+    assert entry['distance'] > 0 and entry['explained'] < 1
   assert 0 < diagnosis['pull']['distillation'] < diagnosis['pull']['others']
 
 
-def test_where_a_run_stands(diagnosis, finished):
+def test_steps_and_updates_of_a_run(diagnosis, finished):
   notes = Checkpoint(finished / runs.STUDENT).restore_raw()[1]
   assert diagnosis['version'] == 1
   assert diagnosis['updates'] == notes['updates'] >= 2
@@ -139,7 +139,7 @@ def test_where_a_run_stands(diagnosis, finished):
   assert not [key for key in diagnosis if key.endswith('_missing')]
 
 
-def test_a_seed_decides(diagnosis, finished):
+def test_result_depends_on_the_seed_alone(diagnosis, finished):
   assert diagnose.diagnose(finished, 7, 0) == diagnosis
   other = diagnose._Subject(finished, 7, 1)
   assert other.similarity() != diagnosis['similarity']
@@ -197,7 +197,7 @@ def test_uniform_weights(finished, tmp_path):
   assert found['guidance']['shuffled'] > 0
 
 
-def test_what_is_gone_is_told(finished, tmp_path):
+def test_missing_data_is_reported(finished, tmp_path):
   place = tmp_path / 'place'
   shutil.copytree(finished.parents[1], place)
   copied = place / 'runs' / 'debug'
@@ -223,7 +223,7 @@ def test_no_run_and_no_checkpoint(finished, tmp_path):
   assert not (tmp_path / load_runs.DIAGNOSIS).exists()
 
 
-def test_what_is_not_finite_is_no_figure():
+def test_numbers_that_are_not_finite_are_left_out():
   found = diagnose._part('vae', lambda: {'a': [1.0, math.nan], 'b': 'text'})
   assert found['vae'] is None and 'diverged' in found['vae_missing']
 
@@ -245,7 +245,7 @@ def test_command_line_continues_after_a_failure(tmp_path, capsys, monkeypatch):
   absent = tmp_path / 'absent'
   assert __main__.main(['diagnose', str(tmp_path), str(absent)]) == 0
   assert wrote == [tmp_path / 'vid2act-0']
-  told = capsys.readouterr().err
-  assert 'teacher-0: not diagnosed (no checkpoint)' in told
-  assert 'absent: there is no such folder' in told
+  err = capsys.readouterr().err
+  assert 'teacher-0: not diagnosed (no checkpoint)' in err
+  assert 'absent: there is no such folder' in err
   assert __main__.main(['diagnose', str(absent)]) == 1

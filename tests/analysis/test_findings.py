@@ -26,13 +26,12 @@ def make(tmp_path):
 def _weights(values, entropy=None, names=fake_runs.SOURCES):
   """Rows of similarities: values [T, N]."""
   out = []
-  for i, row in enumerate(values):
-    told = dict(
-      zip((f'similarity/{n}' for n in names), map(float, row), strict=True)
-    )
+  for i, weights in enumerate(values):
+    keys = (f'similarity/{name}' for name in names)
+    row = dict(zip(keys, map(float, weights), strict=True))
     if entropy is not None:
-      told['train/similarity_entropy'] = entropy
-    out.append({'stage': 'finetune', 'step': i * 100, 'time': i, **told})
+      row['train/similarity_entropy'] = entropy
+    out.append({'stage': 'finetune', 'step': i * 100, 'time': i, **row})
   return out
 
 
@@ -43,7 +42,7 @@ def _train(key, values, stage='finetune'):
   ]
 
 
-def test_nothing_is_found_in_a_sound_run(make):
+def test_sound_runs_have_no_findings(make):
   run = make(fake_runs.rows(vae_kl=0.4, vae_loss=0.1), fake_runs.diagnosis())
   assert findings.find(run) == {} and run.problems == []
 
@@ -67,7 +66,7 @@ def test_entropy_that_is_gone(make):
   assert findings.collapsed_weights(make(_weights(values, 0.5))) is None
 
 
-def test_weights_that_are_set_are_not_judged(make):
+def test_fixed_weights_are_not_judged(make):
   rows = _weights([(1, 0, 0)] * 12, 0.0)
   for variant in ('single:dmc_walker_walk', 'frozen_weights'):
     assert findings.find(make(rows, variant=variant)) == {}
@@ -87,12 +86,12 @@ def test_weights_that_mean_nothing(make):
 
 
 def test_dead_vae_of_the_diagnosis(make):
-  told = fake_runs.diagnosis()
-  told['vae']['dmc_cheetah_run']['active'] = 0
-  assert 'dmc_cheetah_run' in findings.dead_vae(make(None, told))
-  told = fake_runs.diagnosis()
-  told['vae']['dmc_hopper_stand'].update(error=0.3, variance=0.31)
-  assert '97%' in findings.dead_vae(make(None, told))
+  found = fake_runs.diagnosis()
+  found['vae']['dmc_cheetah_run']['active'] = 0
+  assert 'dmc_cheetah_run' in findings.dead_vae(make(None, found))
+  found = fake_runs.diagnosis()
+  found['vae']['dmc_hopper_stand'].update(error=0.3, variance=0.31)
+  assert '97%' in findings.dead_vae(make(None, found))
 
 
 def test_dead_vae_of_the_metrics_alone(make):
@@ -127,10 +126,10 @@ def test_skipped_updates(make):
 
 
 def test_guidance_that_is_ignored(make):
-  told = fake_runs.diagnosis(guidance={'shuffled': 0.01, 'across_states': 0.5})
-  assert '2.0%' in findings.ignored_guidance(make(None, told))
-  told['guidance']['shuffled'] = 0.05
-  assert findings.ignored_guidance(make(None, told)) is None
+  found = fake_runs.diagnosis(guidance={'shuffled': 0.01, 'across_states': 0.5})
+  assert '2.0%' in findings.ignored_guidance(make(None, found))
+  found['guidance']['shuffled'] = 0.05
+  assert findings.ignored_guidance(make(None, found)) is None
   assert findings.ignored_guidance(make(None, None)) is None
 
 
@@ -153,14 +152,14 @@ def test_no_better_than_random(make):
     {'guidance': {'shuffled': True, 'across_states': 1e300}},
   ],
 )
-def test_damaged_diagnoses_say_nothing(make, damage):
+def test_damaged_diagnoses_are_ignored(make, damage):
   run = make(None, damage)
   assert findings.find(run) == {}
   for part in ('prediction', 'guidance', 'vae'):
     assert sections.read_diagnosis(run, part) == {}
 
 
-def test_what_is_missing_is_told_why(make):
+def test_reasons_for_missing_parts(make):
   assert 'analysis diagnose' in sections.undiagnosed([make()])['vae']
   run = make(None, {'vae': None, 'vae_missing': 'no VAE in this variant'})
   assert sections.undiagnosed([run])['vae'] == 'no VAE in this variant'
@@ -204,19 +203,19 @@ def test_relevance_where_the_truth_is_known(make):
 
 def test_a_changed_target_is_another_task(make):
   names = ('t', 't@gravity=2')
-  told = _verdicts(make, names, (0.3, 0.7), task='t@gravity=2')
-  assert told == {'same task as the target': 'as expected'}
+  found = _verdicts(make, names, (0.3, 0.7), task='t@gravity=2')
+  assert found == {'same task as the target': 'as expected'}
 
 
 def test_duplicates_do_not_add_up(make):
   names = ('t', 'b', 'b@copy=1')
-  told = _verdicts(make, names, (0.4, 0.3, 0.3), task='t')
-  assert set(told.values()) == {'as expected'} and len(told) == 2
-  told = _verdicts(make, ('t', 't@copy=1'), (0.5, 0.5), task='t')
-  assert told == {'the same data twice': 'as expected'}
+  found = _verdicts(make, names, (0.4, 0.3, 0.3), task='t')
+  assert set(found.values()) == {'as expected'} and len(found) == 2
+  found = _verdicts(make, ('t', 't@copy=1'), (0.5, 0.5), task='t')
+  assert found == {'the same data twice': 'as expected'}
 
 
-def test_entropy_of_mean_weights_where_none_was_told(make):
+def test_entropy_of_mean_weights_where_none_was_logged(make):
   values, logged = sections.entropy(make(_weights([(0.5, 0.5, 0)] * 3)))
   assert not logged and values.index.tolist() == [0, 100, 200]
   np.testing.assert_allclose(values, np.log(2), rtol=1e-6)

@@ -52,9 +52,9 @@ def test_seeds_of_other_data_are_named(folder):
     fake_runs.add(folder, seed=seed, teacher_from=f'teacher-{seed}')
   assert not any('seeds differ' in x for x in _groups(folder)[1])
   fake_runs.add(folder, seed=2, teacher_from='other', source_dir='elsewhere')
-  told = [x for x in _groups(folder)[1] if 'seeds differ' in x]
-  assert any('config.source_dir' in x and 'elsewhere' in x for x in told)
-  assert any('config.teacher_from (other, teacher)' in x for x in told)
+  problems = [x for x in _groups(folder)[1] if 'seeds differ' in x]
+  assert any('config.source_dir' in x and 'elsewhere' in x for x in problems)
+  assert any('config.teacher_from (other, teacher)' in x for x in problems)
 
 
 def test_labels_of_lists(folder):

@@ -111,8 +111,8 @@ def test_teachers_predict_with_their_own_label_and_actions():
   )
   for label in range(2):
     own = batch.replace(action=action[label])
-    picture = predict(own, jnp.full(6, label))
-    truth, guess, _ = np.split(np.asarray(picture)[:, 5:], 3, 2)
+    image = predict(own, jnp.full(6, label))
+    truth, guess, _ = np.split(np.asarray(image)[:, 5:], 3, 2)
     error = np.square(truth - guess).mean((0, 2, 3, 4))
     np.testing.assert_allclose(found[label], error, rtol=1e-4)
   assert found[0] != found[1]
@@ -124,12 +124,12 @@ def test_vae_is_that_of_the_losses():
   loss = small.jit(
     lambda *xs: finetune.model_loss(s.agent, *xs, s.batch, keys)[1][0]
   )
-  told = loss(s.state.params['model'], s.state.teacher)
+  metrics = loss(s.state.params['model'], s.state.teacher)
   sources = jax.tree.map(lambda x: x.swapaxes(0, 1), s.batch.sources)
   found = measures.action_replay(s.agent, s.state, sources, small.KEY)
   for key in ('error', 'kl'):
     mean = np.mean([figures[key] for figures in found])
-    assert mean == pytest.approx(float(told[f'vae_{key}']), rel=1e-4)
+    assert mean == pytest.approx(float(metrics[f'vae_{key}']), rel=1e-4)
   assert [len(figures['recorded']) for figures in found] == [1, 3]
 
 
@@ -215,8 +215,8 @@ def test_policy_that_does_not_read_its_guidance():
   s = small.setup()
   found = measures.follow(s.agent, s.state, s.batch.target, small.KEY)
   rng = lambda: np.random.default_rng(0)
-  heeds = measures.guidance_use(s.agent, s.state, found[0], rng())
-  assert heeds['shuffled'] > 0
+  depends = measures.guidance_use(s.agent, s.state, found[0], rng())
+  assert depends['shuffled'] > 0
 
   actor = s.state.params['actor']
   first = actor['mlp']['hidden0']['kernel']

@@ -89,7 +89,7 @@ def test_whole_report(folder, tmp_path, capsys):
   assert results['predictions'] and results['vae'] and results['costs']
 
 
-def test_report_of_strangers_runs(folder, tmp_path, capsys):
+def test_report_of_untrusted_runs(folder, tmp_path, capsys):
   name = '<script>alert(1)</script>$x^$\ud800\x00/../' + 'n' * 300
   config = fake_runs.config(name, '"><img src=x>', sources=[name, 'b'])
   rows = [

@@ -151,7 +151,7 @@ def _load_rows(path, problems):
   if not path.exists():
     problems.append('no metrics.jsonl')
     return []
-  rows, damaged, odd = [], 0, 0
+  rows, damaged, ignored = [], 0, 0
   for record in _lines(path, problems):
     record = record if isinstance(record, dict) else {}
     step, stage = record.get('step'), record.pop('stage', None)
@@ -164,12 +164,12 @@ def _load_rows(path, problems):
       if value is None or value != value or _is_number(value):
         row[printable(key) or ''] = math.nan if value is None else float(value)
       else:
-        odd += 1
+        ignored += 1
     rows.append(row)
   if damaged:
     problems.append(f'metrics.jsonl: {damaged} lines are no rows, left out')
-  if odd:
-    problems.append(f'metrics.jsonl: {odd} values are no numbers, left out')
+  if ignored:
+    problems.append(f'metrics.jsonl: {ignored} values are no numbers, left out')
   return rows
 
 

@@ -31,10 +31,12 @@ def weights(run: Run) -> pd.DataFrame:
   """Returns logged weights: steps with all sources, a column per source."""
   rows = run.metrics[run.metrics.stage == 'finetune']
   rows = rows[rows.key.str.startswith('similarity/')]
+  num, rows = rows.key.nunique(), rows.dropna(subset='value')
+  rows = rows[rows.groupby('step').key.transform('nunique') == num]
   table = rows.groupby(['step', 'key']).value.last().unstack()
   table.columns = table.columns.str.removeprefix('similarity/')
   ordered = [name for name in run.sources if name in table]
-  return table[ordered + sorted(set(table) - set(ordered))].dropna()
+  return table[ordered + sorted(set(table) - set(ordered))]
 
 
 def entropy(run: Run) -> tuple[pd.Series, bool]:
