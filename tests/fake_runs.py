@@ -1,4 +1,4 @@
-"""Run folders as finished runs leave them, made up in a moment."""
+"""Fake run folders, in the form of finished runs."""
 
 import json
 import pathlib
@@ -45,7 +45,7 @@ def rows(
     sources: names of the sources.
     evaluations: how many.
     success: rate at the end; None: the task has none.
-    **train: losses that are told, constants or functions of the share done.
+    **train: logged losses, constants or functions of the share done.
   """
   rng = np.random.default_rng(seed)
   out = [
@@ -55,24 +55,24 @@ def rows(
   for step in np.linspace(5000, env_steps, evaluations):
     done = step / env_steps
     row = {'stage': 'finetune', 'step': int(step), 'time': step / 100}
-    told = {'train/skipped': 0.0, 'train/kl': 8 + rng.normal()}
+    values = {'train/skipped': 0.0, 'train/kl': 8 + rng.normal()}
     for key, value in train.items():
-      told[f'train/{key}'] = value(done) if callable(value) else value
+      values[f'train/{key}'] = value(done) if callable(value) else value
     if weights is not None:
       mixed = np.full(len(sources), 1 / len(sources)) * (1 - done)
       mixed = mixed + np.array(weights) * done
-      told |= {
+      values |= {
         f'similarity/{name}': w for name, w in zip(sources, mixed, strict=True)
       }
       safe = np.clip(mixed, 1e-9, 1)
-      told['train/similarity_entropy'] = float(-(safe * np.log(safe)).sum())
+      values['train/similarity_entropy'] = float(-(safe * np.log(safe)).sum())
     error = 0.02 / (1 + 5 * done)
-    out.append({**row, **told, 'open_loop/error': error})
+    out.append({**row, **values, 'open_loop/error': error})
     score = 50 + (level - 50) * (1 - np.exp(-4 * done)) + rng.normal() * 20
-    told = {'eval/return': score, 'eval/return_std': 10, 'eval/episodes': 10}
+    values = {'eval/return': score, 'eval/return_std': 10, 'eval/episodes': 10}
     if success is not None:
-      told['eval/success'] = success * done
-    out.append({**row, **told})
+      values['eval/success'] = success * done
+    out.append({**row, **values})
   return out
 
 
@@ -138,15 +138,15 @@ def write(folder, config=None, rows=(), diagnosis=None, commit='abc1234'):
 def add(folder, task='dmc_quadruped_walk', variant='vid2act', seed=0, **more):
   """A run's folder in a folder of runs; **more of `rows` and the config."""
   keys = 'level', 'weights', 'env_steps', 'evaluations', 'success', 'sources'
-  told = {k: more.pop(k) for k in keys if k in more}
-  if 'sources' in told:
-    more['sources'] = told['sources']
+  options = {k: more.pop(k) for k in keys if k in more}
+  if 'sources' in options:
+    more['sources'] = options['sources']
   if variant == 'dreamerv2':
-    told['weights'] = None
+    options['weights'] = None
   files = {k: more.pop(k) for k in ('commit', 'diagnosis') if k in more}
   made = config(task, variant, seed, **more)
   path = folder / f'{len(list(folder.iterdir())):02}-{variant}-{seed}'
-  return write(path, made, rows(seed=seed, **told), **files)
+  return write(path, made, rows(seed=seed, **options), **files)
 
 
 def study(folder, seeds=3, **more):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests import fake_runs
-from vid2act_jax.analysis import diagnosed, findings, reading, similarity
+from vid2act_jax.analysis import findings, load_runs
+from vid2act_jax.analysis import model_sections as sections
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def make(tmp_path):
     path = tmp_path / str(len(list(tmp_path.iterdir())))
     rows = fake_runs.rows() if rows is None else rows
     fake_runs.write(path, fake_runs.config(**config), rows, diagnosis)
-    return reading.read(path)
+    return load_runs.load(path)
 
   return make
 
@@ -25,13 +26,12 @@ def make(tmp_path):
 def _weights(values, entropy=None, names=fake_runs.SOURCES):
   """Rows of similarities: values [T, N]."""
   out = []
-  for i, row in enumerate(values):
-    told = dict(
-      zip((f'similarity/{n}' for n in names), map(float, row), strict=True)
-    )
+  for i, weights in enumerate(values):
+    keys = (f'similarity/{name}' for name in names)
+    row = dict(zip(keys, map(float, weights), strict=True))
     if entropy is not None:
-      told['train/similarity_entropy'] = entropy
-    out.append({'stage': 'finetune', 'step': i * 100, 'time': i, **told})
+      row['train/similarity_entropy'] = entropy
+    out.append({'stage': 'finetune', 'step': i * 100, 'time': i, **row})
   return out
 
 
@@ -42,16 +42,16 @@ def _train(key, values, stage='finetune'):
   ]
 
 
-def test_nothing_is_found_in_a_sound_run(make):
+def test_sound_runs_have_no_findings(make):
   run = make(fake_runs.rows(vae_kl=0.4, vae_loss=0.1), fake_runs.diagnosis())
-  assert findings.find(run) == [] and run.problems == []
+  assert findings.find(run) == {} and run.problems == []
 
 
 def test_one_weight_that_takes_all(make):
   early = [(0.34, 0.33, 0.33)] * 20
   run = make(_weights([*early, *[(0.98, 0.01, 0.01)] * 10]))
   assert 'dmc_walker_walk' in findings.collapsed_weights(run)
-  assert [x.name for x in findings.find(run)] == ['weights collapsed']
+  assert list(findings.find(run)) == ['weights collapsed']
   # It had recovered by the end, or it was not for long.
   again = make(_weights([*early, *[(0.98, 0.01, 0.01)] * 8, (0.5, 0.3, 0.2)]))
   assert findings.collapsed_weights(again) is None
@@ -66,12 +66,12 @@ def test_entropy_that_is_gone(make):
   assert findings.collapsed_weights(make(_weights(values, 0.5))) is None
 
 
-def test_weights_that_are_set_are_not_judged(make):
+def test_fixed_weights_are_not_judged(make):
   rows = _weights([(1, 0, 0)] * 12, 0.0)
   for variant in ('single:dmc_walker_walk', 'frozen_weights'):
-    assert findings.find(make(rows, variant=variant)) == []
+    assert findings.find(make(rows, variant=variant)) == {}
   rows = _weights([(1 / 3, 1 / 3, 1 / 3)] * 12)
-  assert findings.find(make(rows, variant='uniform')) == []
+  assert findings.find(make(rows, variant='uniform')) == {}
   assert findings.collapsed_weights(make(_weights([[1]], 0, ['a']))) is None
 
 
@@ -86,12 +86,12 @@ def test_weights_that_mean_nothing(make):
 
 
 def test_dead_vae_of_the_diagnosis(make):
-  told = fake_runs.diagnosis()
-  told['vae']['dmc_cheetah_run']['active'] = 0
-  assert 'dmc_cheetah_run' in findings.dead_vae(make(None, told))
-  told = fake_runs.diagnosis()
-  told['vae']['dmc_hopper_stand'].update(error=0.3, variance=0.31)
-  assert '97%' in findings.dead_vae(make(None, told))
+  found = fake_runs.diagnosis()
+  found['vae']['dmc_cheetah_run']['active'] = 0
+  assert 'dmc_cheetah_run' in findings.dead_vae(make(None, found))
+  found = fake_runs.diagnosis()
+  found['vae']['dmc_hopper_stand'].update(error=0.3, variance=0.31)
+  assert '97%' in findings.dead_vae(make(None, found))
 
 
 def test_dead_vae_of_the_metrics_alone(make):
@@ -126,10 +126,10 @@ def test_skipped_updates(make):
 
 
 def test_guidance_that_is_ignored(make):
-  told = fake_runs.diagnosis(guidance={'shuffled': 0.01, 'across_states': 0.5})
-  assert '2.0%' in findings.ignored_guidance(make(None, told))
-  told['guidance']['shuffled'] = 0.05
-  assert findings.ignored_guidance(make(None, told)) is None
+  found = fake_runs.diagnosis(guidance={'shuffled': 0.01, 'across_states': 0.5})
+  assert '2.0%' in findings.ignored_guidance(make(None, found))
+  found['guidance']['shuffled'] = 0.05
+  assert findings.ignored_guidance(make(None, found)) is None
   assert findings.ignored_guidance(make(None, None)) is None
 
 
@@ -152,21 +152,21 @@ def test_no_better_than_random(make):
     {'guidance': {'shuffled': True, 'across_states': 1e300}},
   ],
 )
-def test_damaged_diagnoses_say_nothing(make, damage):
+def test_damaged_diagnoses_are_ignored(make, damage):
   run = make(None, damage)
-  assert findings.find(run) == []
-  assert diagnosed.prediction(run) is None and diagnosed.guidance(run) is None
-  assert all(not told['recorded'] for told in diagnosed.vae(run).values())
+  assert findings.find(run) == {}
+  for part in ('prediction', 'guidance', 'vae'):
+    assert sections.read_diagnosis(run, part) == {}
 
 
-def test_what_is_missing_is_told_why(make):
-  assert 'analysis diagnose' in diagnosed.missing(make(), 'vae')
+def test_reasons_for_missing_parts(make):
+  assert 'analysis diagnose' in sections.undiagnosed([make()])['vae']
   run = make(None, {'vae': None, 'vae_missing': 'no VAE in this variant'})
-  assert diagnosed.missing(run, 'vae') == 'no VAE in this variant'
+  assert sections.undiagnosed([run])['vae'] == 'no VAE in this variant'
 
 
 @pytest.mark.parametrize(
-  'task, meaning',
+  'task, name',
   [
     ('dmc_walker_walk', 'dmc_walker_walk'),
     ('a@copy=1', 'a'),
@@ -176,14 +176,14 @@ def test_what_is_missing_is_told_why(make):
     ('a@gain=x,actions=1', 'a@actions=1,gain=x'),
   ],
 )
-def test_modifiers_that_change_nothing(task, meaning):
-  assert similarity.meaning(task) == meaning
+def test_modifiers_that_change_nothing(task, name):
+  assert sections.canonical_task(task) == name
 
 
 def _verdicts(make, names, values, **config):
   rows = _weights([values] * 10, names=names)
   run = make(rows, sources=list(names), **config)
-  return {row['what']: row['verdict'] for row in similarity.relevance(run)}
+  return {row['what']: row['verdict'] for row in sections.relevance(run)}
 
 
 def test_relevance_where_the_truth_is_known(make):
@@ -203,22 +203,22 @@ def test_relevance_where_the_truth_is_known(make):
 
 def test_a_changed_target_is_another_task(make):
   names = ('t', 't@gravity=2')
-  told = _verdicts(make, names, (0.3, 0.7), task='t@gravity=2')
-  assert told == {'same task as the target': 'as expected'}
+  found = _verdicts(make, names, (0.3, 0.7), task='t@gravity=2')
+  assert found == {'same task as the target': 'as expected'}
 
 
 def test_duplicates_do_not_add_up(make):
   names = ('t', 'b', 'b@copy=1')
-  told = _verdicts(make, names, (0.4, 0.3, 0.3), task='t')
-  assert set(told.values()) == {'as expected'} and len(told) == 2
-  told = _verdicts(make, ('t', 't@copy=1'), (0.5, 0.5), task='t')
-  assert told == {'the same data twice': 'as expected'}
+  found = _verdicts(make, names, (0.4, 0.3, 0.3), task='t')
+  assert set(found.values()) == {'as expected'} and len(found) == 2
+  found = _verdicts(make, ('t', 't@copy=1'), (0.5, 0.5), task='t')
+  assert found == {'the same data twice': 'as expected'}
 
 
-def test_entropy_of_mean_weights_where_none_was_told(make):
-  steps, values, told = similarity.entropy(make(_weights([(0.5, 0.5, 0)] * 3)))
-  assert not told and steps.tolist() == [0, 100, 200]
-  np.testing.assert_allclose(values, np.log(2))
-  _, values, told = similarity.entropy(make(_weights([(0.5, 0.5, 0)], 0.25)))
-  assert told and values.tolist() == [0.25]
-  assert json.dumps(similarity.at_the_end(make(_weights([(0.5, 0.5, 0)]))))
+def test_entropy_of_mean_weights_where_none_was_logged(make):
+  values, logged = sections.entropy(make(_weights([(0.5, 0.5, 0)] * 3)))
+  assert not logged and values.index.tolist() == [0, 100, 200]
+  np.testing.assert_allclose(values, np.log(2), rtol=1e-6)
+  values, logged = sections.entropy(make(_weights([(0.5, 0.5, 0)], 0.25)))
+  assert logged and values.tolist() == [0.25]
+  assert json.dumps(sections.final_weights(make(_weights([(0.5, 0.5, 0)]))))

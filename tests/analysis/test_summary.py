@@ -5,11 +5,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from vid2act_jax import types
-from vid2act_jax.analysis import drawing, summary
+from vid2act_jax.analysis import load_runs, style, summary
 from vid2act_jax.loops import logger
 
 
@@ -36,63 +37,62 @@ def _check_page(path):
 
 
 @pytest.fixture
-def told(monkeypatch):
-  """The words that stand in panels with nothing to draw."""
-  words = []
-  say = drawing.say
+def empty(monkeypatch):
+  """The texts in panels with nothing to draw."""
+  texts = []
+  annotate = style.annotate_empty
 
   def record(axes, text):
-    words.append(text)
-    say(axes, text)
+    texts.append(text)
+    annotate(axes, text)
 
-  monkeypatch.setattr(drawing, 'say', record)
-  return words
+  monkeypatch.setattr(style, 'annotate_empty', record)
+  return texts
 
 
-def test_whole_run(tmp_path, told):
+def test_whole_run(tmp_path, empty):
   _run(tmp_path, ('dmc_walker_walk', 'dmc_hopper_hop'), True, True)
   path = summary.write_summary(tmp_path, 'a run')
-  assert path == tmp_path / 'summary.png' and told == []
+  assert path == tmp_path / 'summary.png' and empty == []
   _check_page(path)
 
 
-def test_run_without_sources_says_so(tmp_path, told):
+def test_run_without_sources_says_so(tmp_path, empty):
   _run(tmp_path)
   _check_page(summary.write_summary(tmp_path, 'x', tmp_path / 'other.png'))
-  assert told == [
+  assert empty == [
     'no sources: transfer is off',
     'no prediction has been made yet',
   ]
   assert not (tmp_path / 'summary.png').exists()
 
 
-def test_empty_run_says_so_in_every_panel(tmp_path, told):
+def test_empty_run_says_so_in_every_panel(tmp_path, empty):
   _check_page(summary.write_summary(tmp_path, 'nothing'))
-  assert len(told) == 5
+  assert len(empty) == 5
 
 
 def test_values_that_are_not_finite_are_left_out(tmp_path):
   with logger.Logger(tmp_path, 'finetune') as log:
     for step, value in ((3, 1.0), (1, float('nan')), (2, 5.0)):
       log.scalars(step, {'eval/return': value})
-  metrics = logger.read_metrics(tmp_path)
-  steps, values = drawing.series(metrics, 'finetune', 'eval/return')
-  assert steps.tolist() == [2, 3] and values.tolist() == [5.0, 1.0]
+  metrics = load_runs.metric_table(logger.read_metrics(tmp_path))
+  found = load_runs.series(metrics, 'finetune', 'eval/return')
+  assert found.index.tolist() == [2, 3] and found.tolist() == [5.0, 1.0]
   summary.write_summary(tmp_path, 'one evaluation without a deviation')
 
 
 def test_thinning_keeps_the_mean():
-  steps, values = np.arange(1001), np.arange(1001.0)
-  thin_steps, thin_values = drawing.thin(steps, values)
-  assert len(thin_steps) == 334
-  np.testing.assert_allclose(thin_values[[0, -1]], [1.0, 999.5])
-  np.testing.assert_allclose(thin_steps, thin_values)
+  thin = style.thin(pd.Series(np.arange(1001.0), np.arange(1001)))
+  assert len(thin) == 334
+  np.testing.assert_allclose(thin.iloc[[0, -1]], [1.0, 999.5])
+  np.testing.assert_allclose(thin.index, thin)
 
 
 def test_suite_is_left_out_of_labels_where_it_is_the_same():
-  short = drawing.short_names(['similarity/dmc_a_b', 'similarity/dmc_c_d'])
+  short = style.short_names(['dmc_a_b', 'dmc_c_d'])
   assert list(short.values()) == ['a_b', 'c_d']
-  mixed = drawing.short_names(['similarity/dmc_a_b', 'similarity/metaworld_c'])
+  mixed = style.short_names(['dmc_a_b', 'metaworld_c'])
   assert list(mixed.values()) == ['dmc_a_b', 'metaworld_c']
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vid2act_jax.doctor import __main__ as doctor
-from vid2act_jax.doctor import checks, machine, rows, trial
+from vid2act_jax.doctor import checks, machine, probe, results
 from vid2act_jax.envs import registry
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -20,31 +20,31 @@ HANG = 'import time; print("{", flush=True); time.sleep(60)'
 
 def run(check, folder='.'):
   """Rows of a check by their names."""
-  return {row.name: row for row in rows.collect({'check': check}, folder)}
+  return {x.name: x for x in results.collect({'check': check}, folder)}
 
 
 def answer(monkeypatch, **answers):
-  """Puts answers, or exceptions, in the place of trials by their names."""
+  """Puts answers, or exceptions, in the place of probes by their names."""
 
-  def trial_run(name, *unused, **unused_settings):
+  def probe_run(name, *unused, **unused_settings):
     value = answers[name]
     if isinstance(value, Exception):
       raise value
     return value
 
-  monkeypatch.setattr(trial, 'run', trial_run)
+  monkeypatch.setattr(probe, 'run', probe_run)
 
 
-def say(monkeypatch, code, **limits):
-  """Puts other programs in the place of all trials."""
+def replace_probes(monkeypatch, code, **limits):
+  """Puts other programs in the place of all probes."""
   command = lambda *unused: [sys.executable, '-c', code]
-  monkeypatch.setattr(trial, '_command', command)
+  monkeypatch.setattr(probe, '_command', command)
   monkeypatch.setattr(checks, 'LIMITS', {**checks.LIMITS, **limits})
 
 
 @pytest.fixture(scope='module')
 def healthy():
-  """The slow checks of this machine, once: (exit status, their rows)."""
+  """The slow checks of this machine, once: (exit status, their results)."""
   done = subprocess.run(
     [sys.executable, '-m', 'vid2act_jax.doctor', '--json', '--only']
     + ['devices', 'gl', 'suites', 'update'],
@@ -52,12 +52,12 @@ def healthy():
     capture_output=True,
     text=True,
   )
-  told = json.loads(done.stdout)
-  assert done.stderr == '' and told['ok'] == (done.returncode == 0)
-  return done.returncode, {row['name']: row for row in told['checks']}
+  output = json.loads(done.stdout)
+  assert done.stderr == '' and output['ok'] == (done.returncode == 0)
+  return done.returncode, {row['name']: row for row in output['checks']}
 
 
-def test_this_machine_will_do(healthy):
+def test_this_machine_has_no_problem(healthy):
   status, found = healthy
   assert status == 0, found
   for row in found.values():
@@ -68,7 +68,7 @@ def test_this_machine_will_do(healthy):
     assert found[f'suites/{name}']['status'] == 'ok'
 
 
-def test_what_the_healthy_rows_tell(healthy):
+def test_texts_of_results_without_problems(healthy):
   _, found = healthy
   chosen = found['gl']['text'].split()[-1]
   rate = float(found[f'gl/{chosen}']['text'].split()[0])
@@ -92,11 +92,11 @@ def test_quick_checks_as_text(tmp_path, capsys):
 
 
 def test_a_problem_makes_the_status_1(capsys, monkeypatch):
-  answer(monkeypatch, devices=trial.Failed('no driver'))
+  answer(monkeypatch, devices=probe.Failed('no driver'))
   assert doctor.main(['--json', '--only', 'devices']) == 1
-  told = json.loads(capsys.readouterr().out)
-  assert told['ok'] is False
-  [row] = told['checks']
+  output = json.loads(capsys.readouterr().out)
+  assert output['ok'] is False
+  [row] = output['checks']
   assert row['status'] == 'problem' and 'no driver' in row['text']
   assert 'JAX_PLATFORMS' in row['remedy']
 
@@ -128,14 +128,14 @@ def test_list_names_all_checks(capsys):
 
 def test_a_check_that_raises_ends_only_itself(capsys, monkeypatch):
   def half(_):
-    yield rows.Row('half', 'ok', 'so far')
+    yield results.ok('half', 'so far')
     raise RuntimeError('a first line\nand a second')
 
   def missing(_):
     raise ModuleNotFoundError("No module named 'mujoco'")
     yield
 
-  whole = lambda _: [rows.Row('whole', 'ok', 'fine')]
+  whole = lambda _: [results.ok('whole', 'fine')]
   table = {'half': half, 'missing': missing, 'whole': whole}
   monkeypatch.setattr(checks, 'CHECKS', table)
   assert doctor.main(['--json']) == 1
@@ -150,16 +150,16 @@ def test_a_check_that_raises_ends_only_itself(capsys, monkeypatch):
   assert 'mujoco' in found[2]['text'] and 'pip' in found[2]['remedy']
 
 
-def test_rows_have_a_remedy_exactly_if_they_need_one():
+def test_results_have_a_fix_exactly_if_they_need_one():
   with pytest.raises(ValueError, match='note'):
-    rows.Row('a', 'note', 'text')
+    results.note('a', 'text')
   with pytest.raises(ValueError, match='ok'):
-    rows.Row('a', 'ok', 'text', 'do this')
+    results.ok('a', 'text', 'do this')
   with pytest.raises(ValueError, match='unknown'):
-    rows.Row('a', 'bad', 'text', 'do this')
-  remedy = 'x ' * 100 + 'end'
-  text = str(rows.Row('a', 'note', 'word ' * 50, remedy))
-  assert f'-> {remedy}' in text
+    results.CheckResult('bad', 'a', 'text', 'do this')
+  fix = 'x ' * 100 + 'end'
+  text = str(results.note('a', 'word ' * 50, fix))
+  assert f'-> {fix}' in text
   assert all(len(x) <= 80 for x in text.splitlines() if '->' not in x)
 
 
@@ -201,27 +201,27 @@ def test_an_accelerator_that_jax_does_not_see(monkeypatch, kind, extra):
   monkeypatch.delenv('JAX_PLATFORMS', raising=False)
   row = run(checks.devices)[f'devices/{kind}']
   assert row.status == 'note' and '/dev/it' in row.text
-  assert f"pip install -e '.[{extra}]'" in row.remedy
+  assert f"pip install -e '.[{extra}]'" in row.fix
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
-  remedy = run(checks.devices)[f'devices/{kind}'].remedy
-  assert remedy.startswith('unset JAX_PLATFORMS')
+  fix = run(checks.devices)[f'devices/{kind}'].fix
+  assert fix.startswith('unset JAX_PLATFORMS')
 
 
 def test_gl_backends_that_crash(monkeypatch):
-  say(monkeypatch, CRASH)
+  replace_probes(monkeypatch, CRASH)
   monkeypatch.setenv('DISPLAY', ':0')
   monkeypatch.delenv('MUJOCO_GL', raising=False)
   found = run(checks.gl)
   for backend in ('egl', 'osmesa', 'glfw'):
     assert 'SIGABRT' in found[f'gl/{backend}'].text
-    assert not found[f'gl/{backend}'].remedy.startswith('none needed')
-  assert found['gl'].status == 'problem' and 'apt-get' in found['gl'].remedy
+    assert not found[f'gl/{backend}'].fix.startswith('none needed')
+  assert found['gl'].status == 'problem' and 'apt-get' in found['gl'].fix
   monkeypatch.setenv('MUJOCO_GL', 'egl')
-  assert 'unset MUJOCO_GL' in run(checks.gl)['gl'].remedy
+  assert 'unset MUJOCO_GL' in run(checks.gl)['gl'].fix
 
 
 def test_gl_backends_that_hang(monkeypatch):
-  say(monkeypatch, HANG, gl=0.5, gl_choice=0.5)
+  replace_probes(monkeypatch, HANG, gl=0.5, gl_choice=0.5)
   monkeypatch.delenv('DISPLAY', raising=False)
   found = run(checks.gl)
   assert found['gl/egl'].text == 'no answer within 0.5 s'
@@ -237,21 +237,21 @@ def test_software_rendering_beside_a_graphics_card(monkeypatch):
   monkeypatch.setattr(machine, 'accelerator_files', card)
   found = run(checks.gl)
   assert found['gl/egl'].status == 'note' and found['gl'].status == 'ok'
-  assert 'NVIDIA_DRIVER_CAPABILITIES' in found['gl/egl'].remedy
+  assert 'NVIDIA_DRIVER_CAPABILITIES' in found['gl/egl'].fix
 
 
-def test_how_a_trial_fails(monkeypatch):
-  with pytest.raises(trial.Failed, match="^KeyError: 'no_such_trial'$"):
-    trial.run('no_such_trial', limit=60)
-  say(monkeypatch, 'import sys; sys.exit("the last words")')
-  with pytest.raises(trial.Failed, match='status 1 .*: the last words$'):
-    trial.run('gl', limit=60)
+def test_how_a_probe_fails(monkeypatch):
+  with pytest.raises(probe.Failed, match="^KeyError: 'no_such_probe'$"):
+    probe.run('no_such_probe', limit=60)
+  replace_probes(monkeypatch, 'import sys; sys.exit("the last words")')
+  with pytest.raises(probe.Failed, match='status 1 .*: the last words$'):
+    probe.run('gl', limit=60)
   # An answer, and a crash on the way out.
-  say(monkeypatch, f'print("{{}}", flush=True); {CRASH}')
-  with pytest.raises(trial.Failed, match='SIGABRT'):
-    trial.run('gl', limit=60)
-  say(monkeypatch, 'print("noise"); print(\'{"rate": 3}\')')
-  assert trial.run('gl', limit=60) == {'rate': 3}
+  replace_probes(monkeypatch, f'print("{{}}", flush=True); {CRASH}')
+  with pytest.raises(probe.Failed, match='SIGABRT'):
+    probe.run('gl', limit=60)
+  replace_probes(monkeypatch, 'print("noise"); print(\'{"rate": 3}\')')
+  assert probe.run('gl', limit=60) == {'rate': 3}
 
 
 def without(monkeypatch, *missing):
@@ -266,7 +266,7 @@ def test_a_missing_suite_is_a_note_and_no_suite_a_problem(monkeypatch):
   found = run(checks.suites)
   assert 'suites' not in found and found['suites/dmc'].status == 'ok'
   assert found['suites/metaworld'].status == 'note'
-  assert found['suites/metaworld'].remedy == "pip install -e '.[metaworld]'"
+  assert found['suites/metaworld'].fix == "pip install -e '.[metaworld]'"
   without(monkeypatch, 'metaworld', 'dm_control', 'gymnasium', 'mujoco')
   found = run(checks.suites)
   assert found['suites'].status == 'problem'
@@ -274,7 +274,7 @@ def test_a_missing_suite_is_a_note_and_no_suite_a_problem(monkeypatch):
 
 
 def test_a_suite_that_fails_is_a_problem(monkeypatch):
-  answer(monkeypatch, suite=trial.Failed('AttributeError: np.in1d'))
+  answer(monkeypatch, suite=probe.Failed('AttributeError: np.in1d'))
   row = run(checks.suites)['suites/dmc']
   assert row.status == 'problem' and 'np.in1d' in row.text
 
@@ -301,7 +301,7 @@ def test_an_update_with_wrong_numbers(monkeypatch, error):
   assert found['update'].status == 'problem'
   assert 'actor_loss' in found['update'].text
   assert found['update/conv'].status == 'ok'
-  answer(monkeypatch, update=trial.Failed('it died of SIGILL'))
+  answer(monkeypatch, update=probe.Failed('it died of SIGILL'))
   assert run(checks.update)['update'].status == 'problem'
 
 

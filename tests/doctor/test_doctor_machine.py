@@ -7,14 +7,14 @@ from importlib import metadata
 
 import pytest
 
-from vid2act_jax.doctor import machine, packages, rows
+from vid2act_jax.doctor import machine, packages, results
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(check, folder='.'):
   """Rows of a check by their names."""
-  return {row.name: row for row in rows.collect({'check': check}, folder)}
+  return {row.name: row for row in results.collect({'check': check}, folder)}
 
 
 def versions(monkeypatch, **changed):
@@ -42,10 +42,10 @@ def test_packages_out_of_range_or_missing(monkeypatch):
   assert 'packages' not in found
   assert found['jax'].status == found['rich'].status == 'problem'
   assert found['jax'].text.startswith('0.9.1')
-  assert found['jax'].remedy == "pip install 'jax<0.13,>=0.10'"
+  assert found['jax'].fix == "pip install 'jax<0.13,>=0.10'"
   assert 'not installed' in found['rich'].text
   assert found['mujoco'].status == 'problem'
-  assert found['mujoco'].remedy == "pip install -e '.[dmc]'"
+  assert found['mujoco'].fix == "pip install -e '.[dmc]'"
   assert found['h5py'].status == 'note'
 
 
@@ -57,13 +57,13 @@ def test_pins_count_only_with_their_suite(monkeypatch):
 def test_an_older_python(monkeypatch):
   monkeypatch.setattr(packages.platform, 'python_version', lambda: '3.9.2')
   row = run(packages.packages)['python']
-  assert row.status == 'problem' and 'setup.sh' in row.remedy
+  assert row.status == 'problem' and 'setup.sh' in row.fix
 
 
 def test_plugins_fit_jaxlib(monkeypatch):
   versions(monkeypatch, jaxlib='0.10.2', **{'jax-cuda12-plugin': '0.10.1'})
   row = run(packages.packages)['jax-cuda12-plugin']
-  assert row.remedy == "pip install 'jax-cuda12-plugin==0.10.2'"
+  assert row.fix == "pip install 'jax-cuda12-plugin==0.10.2'"
 
 
 def test_where_the_ranges_come_from(monkeypatch, tmp_path):
@@ -82,11 +82,11 @@ def test_a_project_that_is_not_installed(monkeypatch, tmp_path):
     raise metadata.PackageNotFoundError(name)
 
   monkeypatch.setattr(packages.metadata, 'metadata', missing)
-  found = list(rows.collect({'packages': packages.packages}, '.'))
+  found = list(results.collect({'packages': packages.packages}, '.'))
   assert {r.status for r in found if r.name == 'python'} == {'ok'}
   assert found[0].status == 'note' and 'not installed' in found[0].text
   monkeypatch.setattr(packages, '_ROOT', tmp_path)
-  [row] = rows.collect({'packages': packages.packages}, '.')
+  [row] = results.collect({'packages': packages.packages}, '.')
   assert row.status == 'problem' and 'setup.cfg' in row.text
 
 
@@ -143,7 +143,7 @@ def test_control_groups_of_both_versions(monkeypatch, tmp_path):
 def test_the_allocators_settings_are_the_launchers(monkeypatch):
   script = (ROOT / 'launch' / 'local.sh').read_text()
   block = script[script.index('  keep=') : script.index('  export GLIBC')]
-  told = subprocess.run(
+  output = subprocess.run(
     ['bash', '-c', block + 'echo $GLIBC_TUNABLES'],
     capture_output=True,
     text=True,
@@ -152,8 +152,8 @@ def test_the_allocators_settings_are_the_launchers(monkeypatch):
   monkeypatch.setattr(machine.platform, 'libc_ver', lambda: ('glibc', '2.36'))
   monkeypatch.delenv('GLIBC_TUNABLES', raising=False)
   row = run(machine.allocator)['allocator']
-  assert row.remedy == f'export GLIBC_TUNABLES={told.stdout.strip()}'
-  monkeypatch.setenv('GLIBC_TUNABLES', told.stdout.strip())
+  assert row.fix == f'export GLIBC_TUNABLES={output.stdout.strip()}'
+  monkeypatch.setenv('GLIBC_TUNABLES', output.stdout.strip())
   assert run(machine.allocator)['allocator'].status == 'ok'
   monkeypatch.delenv('GLIBC_TUNABLES')
   monkeypatch.setattr(machine, 'accelerator_files', lambda: {'tpu': '/dev/a'})
@@ -168,12 +168,12 @@ def test_space_on_disk(monkeypatch, tmp_path, free, status):
   monkeypatch.setattr(machine.shutil, 'disk_usage', usage)
   row = run(machine.disk, tmp_path)['disk']
   assert row.status == status and f'{free / 1e9:.1f} GB' in row.text
-  assert status == 'ok' or '--workdir' in row.remedy
+  assert status == 'ok' or '--workdir' in row.fix
 
 
 def test_folders_that_cannot_be_written_to(monkeypatch, tmp_path):
   row = run(machine.disk, str(tmp_path / 'none'))['disk']
-  assert row.status == 'problem' and row.remedy.startswith('mkdir -p')
+  assert row.status == 'problem' and row.fix.startswith('mkdir -p')
 
   def refuse(dir):
     raise PermissionError(13, 'Permission denied', str(dir))
@@ -187,4 +187,4 @@ def test_folders_that_cannot_be_written_to(monkeypatch, tmp_path):
 def test_a_slow_disk(monkeypatch, tmp_path):
   monkeypatch.setattr(machine, '_write_speed', lambda path: 3e6)
   row = run(machine.disk, str(tmp_path))['disk/write']
-  assert row.status == 'note' and 'replay.scratch' in row.remedy
+  assert row.status == 'note' and 'replay.scratch' in row.fix

@@ -1,4 +1,4 @@
-"""Tools for runs: compare many, look into one, evaluate it, draw its page.
+"""Tools for runs: compare many, diagnose or evaluate one, draw its page.
 
 python -m vid2act_jax.analysis report RUNS... --out report/
 python -m vid2act_jax.analysis diagnose RUNS...
@@ -11,44 +11,45 @@ import json
 import pathlib
 import sys
 
-from vid2act_jax.analysis import reading, report, summary
+from vid2act_jax.analysis import load_runs, report, summary
 from vid2act_jax.types import UserError
 
 
 def _report(args):
+  """Compares runs, on one page."""
   print(report.write_report(args.runs, args.out, args.title, args.baseline))
 
 
 def _diagnose(args):
-  # Brings the learner with it, which the others do without.
-  from vid2act_jax.analysis import diagnose
+  """Measures what the models of runs have learned."""
+  from vid2act_jax.analysis import diagnose  # Imports the learner.
 
-  runs, problems = reading.find(args.runs)
+  runs, problems = load_runs.find(args.runs)
   done = 0
   for run in runs:
     try:
       print(diagnose.write(run), flush=True)
       done += 1
-    except UserError as error:  # Of a teacher alone, or one of many damaged.
+    except UserError as error:  # Only a teacher, or one of many is damaged.
       problems.append(f'{run}: not diagnosed ({error})')
   for problem in problems:
-    print(f'note: {problem}', file=sys.stderr)
+    print(f'warning: {problem}', file=sys.stderr)
   if not done:
-    given = ', '.join(map(str, args.runs))
-    raise UserError(f'no run in {given} could be diagnosed')
+    folders = ', '.join(map(str, args.runs))
+    raise UserError(f'no run in {folders} could be diagnosed')
 
 
 def _evaluate(args):
-  from vid2act_jax.analysis import evaluate
+  """Plays episodes with a run's newest policy."""
+  from vid2act_jax.analysis import evaluate  # Imports the learner.
 
-  found = evaluate.evaluate(
-    args.run_folder, args.episodes, args.task, args.seed, args.video
-  )
-  print(json.dumps(found))
+  options = args.episodes, args.task, args.seed, args.video
+  print(json.dumps(evaluate.evaluate(args.run_folder, *options)))
 
 
 def _summary(args):
-  print(summary.draw_again(args.run_folder))
+  """Draws the page of a run again."""
+  print(summary.redraw(args.run_folder))
 
 
 def _parser():
@@ -56,38 +57,27 @@ def _parser():
     prog='python -m vid2act_jax.analysis', description=__doc__.splitlines()[0]
   )
   commands = parser.add_subparsers(required=True, metavar='command')
-
-  def add(run, text):
-    command = commands.add_parser(
-      run.__name__.strip('_'), help=text, description=text
-    )
+  path, add = pathlib.Path, {}
+  for run in (_report, _diagnose, _evaluate, _summary):
+    text = {'help': run.__doc__, 'description': run.__doc__}
+    command = commands.add_parser(run.__name__.strip('_'), **text)
     command.set_defaults(run=run)
-    return command
-
-  path = pathlib.Path
-  command = add(_report, 'Compares runs, on one page.')
-  command.add_argument(
-    'runs', type=path, nargs='+', help='folders of runs, or folders of those'
-  )
-  command.add_argument('--out', type=path, required=True, help='its folder')
-  command.add_argument('--title', default='What the runs show')
-  command.add_argument(
-    '--baseline', default='dreamerv2', help='variant that is compared with'
-  )
-  command = add(_diagnose, 'Looks into the models of runs.')
-  command.add_argument(
-    'runs', type=path, nargs='+', help='folders of runs, or folders of those'
-  )
-  command = add(_evaluate, "Plays episodes with a run's newest policy.")
-  command.add_argument('run_folder', type=path)
-  command.add_argument('--episodes', type=int, default=100)
-  command.add_argument(
-    '--task', default='', help='another one than its own, with as many actions'
-  )
-  command.add_argument('--seed', type=int, default=0, help='of the episodes')
-  command.add_argument('--video', type=path, help='one episode, FILE.gif')
-  command = add(_summary, 'Draws the page of a run again.')
-  command.add_argument('run_folder', type=path)
+    add[run] = command.add_argument
+  for run in (_report, _diagnose):
+    text = 'folders of runs, or folders of those'
+    add[run]('runs', type=path, nargs='+', help=text)
+  for run in (_evaluate, _summary):
+    add[run]('run_folder', type=path)
+  add[_report]('--out', type=path, required=True, help='folder of the report')
+  add[_report]('--title', default='Comparison of runs')
+  text = 'variant that the others are compared with'
+  add[_report]('--baseline', default='dreamerv2', help=text)
+  add[_evaluate]('--episodes', type=int, default=100)
+  text = "a task other than the run's, with as many actions"
+  add[_evaluate]('--task', default='', help=text)
+  add[_evaluate]('--seed', type=int, default=0, help='of the episodes')
+  text = 'FILE.gif to write one episode to'
+  add[_evaluate]('--video', type=path, help=text)
   return parser
 
 
@@ -95,10 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
   """Runs a command.
 
   Args:
-    arguments: of the command line; None: this process's.
+    arguments: of the command line; None: those of this process.
 
   Returns:
-    The exit status: 0, or 1 after a message about what the user can mend.
+    The exit status: 0, or 1 after a message about what the user can fix.
   """
   args = _parser().parse_args(arguments)
   try:

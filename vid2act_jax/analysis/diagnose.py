@@ -1,47 +1,49 @@
-"""What the parts of a run's agent have learned, beyond its returns.
+"""Measures what the parts of a run's agent have learned, beyond its returns.
 
-Written into a run's folder as diagnosis.json: how well the student and the
-teacher predict the target's frames, how the action VAE reconstructs and replays
-the sources' actions, how much the policy heeds its guidance, how similar the
-sources are to the target, and how hard distillation pulls. Nothing else in the
-folder is touched.
+The result is written into the run's folder as diagnosis.json: how well the
+student and the teacher predict the target's frames, how the action VAE
+reconstructs and replays the sources' actions, how much the policy depends on
+its guidance, how similar the sources are to the target, and the gradient of the
+distillation. Nothing else in the folder changes.
 """
 
+import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vid2act_jax.analysis import chunks, measures, pull, reading
-from vid2act_jax.analysis import relation as relations
-from vid2act_jax.data import dataset, files, shards, weights
+from vid2act_jax.analysis import load_runs, measures
+from vid2act_jax.data import dataset, files, shards
+from vid2act_jax.data import episodes as eps
+from vid2act_jax.data import weights as weight_files
 from vid2act_jax.learner import open_loop
 from vid2act_jax.loops import runs, setup
 from vid2act_jax.loops.checkpoint import Checkpoint
-from vid2act_jax.types import UserError
+from vid2act_jax.types import Batch, UserError
 
 VERSION = 1
 _NEWEST = 10  # Episodes of the replay that the target's sequences are from.
+_KEYS = ('image', 'action', 'reward', 'is_first', 'discount')
 
 
 def write(
   run: str | os.PathLike, sequences: int = 64, seed: int = 0
 ) -> pathlib.Path:
-  """Diagnoses a run's newest checkpoint, and writes diagnosis.json there.
+  """Diagnoses a run's newest checkpoint, and writes diagnosis.json.
 
   Args:
     run: the run's folder; finished or not.
-    sequences: how many every measure is taken over.
-    seed: of the choice of sequences and of the noise; the same one gives the
-      same file.
+    sequences: number of sequences for every measure.
+    seed: of the sequences and the noise; a seed always gives the same file.
 
   Returns:
-    The path of the file. What a run does not have is null in it, and the
-    reason stands under '<its name>_missing'.
+    The path of the file. What a run does not have is null in it; the reason is
+    its '<name>_missing'.
 
   Raises:
     UserError: it is not the folder of a run, its finetuning has not saved a
@@ -51,168 +53,135 @@ def write(
   if sequences < 1:
     raise UserError(f'{sequences} sequences: there must be at least 1')
   text = json.dumps(diagnose(run, sequences, seed), indent=1) + '\n'
-  path = run / reading.DIAGNOSIS
+  path = run / load_runs.DIAGNOSIS
   files.atomic_write(path, lambda file: file.write(text.encode()))
   return path
 
 
 def diagnose(run: pathlib.Path, sequences: int, seed: int) -> dict:
-  """What `write` writes; arguments and errors are those of `write`."""
+  """Returns what `write` writes; arguments and errors are those of `write`."""
   subject = _Subject(run, sequences, seed)
-  out = {
-    'version': VERSION,
-    'env_steps': subject.notes['agent_steps']
-    * subject.config.env.action_repeat,
-    'updates': subject.notes['updates'],
-  }
-  for name, measure in (
-    ('prediction', subject.prediction),
-    ('vae', subject.vae),
-    ('guidance', subject.guidance),
-    ('similarity', subject.similarity),
-    ('relation', subject.relation),
-    ('pull', subject.pull),
-  ):
-    out |= _part(name, measure)
+  steps = subject.metadata['agent_steps'] * subject.config.env.action_repeat
+  updates = subject.metadata['updates']
+  out = {'version': VERSION, 'env_steps': steps, 'updates': updates}
+  names = 'prediction', 'vae', 'guidance', 'similarity', 'relation', 'pull'
+  for name in names:
+    out |= _part(name, getattr(subject, name))
   return out
 
 
 def _part(name: str, measure: Callable) -> dict:
-  """{name: figures}, or null and why there are none."""
+  """Returns {name: numbers}, or None and why there are none."""
   try:
-    figures = measure()
-    told = [x for x in jax.tree.leaves(figures) if not isinstance(x, str)]
-    if not np.isfinite(told).all():
+    numbers = measure()
+    leaves = [x for x in jax.tree.leaves(numbers) if not isinstance(x, str)]
+    if not np.isfinite(leaves).all():
       raise UserError('not finite: the training seems to have diverged')
-    return {name: figures}
+    return {name: numbers}
   except UserError as error:
     return {name: None, f'{name}_missing': str(error)}
 
 
 class _Subject:
-  """A run opened for reading, and its measures."""
+  """A run and its measures, named as in diagnosis.json."""
 
   def __init__(self, run, num, seed):
     self.config = _open_config(run)
     self._run, self._num, self._seed = run, num, seed
     self._agent, self._state = runs.load_agent(run)
-    _, self.notes, _ = Checkpoint(run / runs.STUDENT).restore_raw()
-    self._found = None
-    self._watched = None
+    _, self.metadata, _ = Checkpoint(run / runs.STUDENT).restore_raw()
 
   def prediction(self):
-    """Errors of every frame after the context."""
-    batch = self._target()
-    agent, key = self._agent, self._key(0)
+    args = self._agent, self._state, self._target, self._key(0)
     return {
       'context': open_loop.CONTEXT,
-      'student': measures.prediction(agent, self._state, batch, key),
-      **_part('teachers', lambda: self._teachers(batch)),
-      'last_frame': measures.last_frame(batch),
+      'student': measures.prediction(*args),
+      **_part('teachers', self._teachers),
+      'last_frame': measures.last_frame(self._target),
       'sequences': self._num,
     }
 
-  def _teachers(self, batch):
-    params = setup.load_teacher(self.config, self._run, self._with_teacher())
+  def _teachers(self):
+    agent = self._agent_with_teacher()
+    params = setup.load_teacher(self.config, self._run, agent)
     if 'decoder' not in params:
       raise UserError(
         f'{self.config.teacher_from}: a public teacher comes without decoder'
       )
-    found = measures.teacher_predictions(
-      self._agent, params, batch, self._key(1)
-    )
-    return dict(zip(self.notes['sources'], found, strict=True))
+    args = agent, params, self._target, self._key(1)
+    return self._by_source(measures.teacher_predictions(*args))
 
   def vae(self):
-    """Reconstruction and replay of the sources' actions."""
-    found = measures.action_replay(
-      self._with_vae(), self._state, self._sources(), self._key(2)
-    )
-    named = dict(zip(self.notes['sources'], found, strict=True))
-    variant = self._agent.variant
-    if variant.weights == 'single':  # The others' have not been learned.
-      task = self.notes['sources'][variant.domain]
+    agent = self._agent_with_vae()
+    args = agent, self._state, self._sources(), self._key(2)
+    named = self._by_source(measures.action_replay(*args))
+    if agent.variant.weights == 'single':  # The others' are not trained.
+      task = self.metadata['sources'][agent.variant.domain]
       return {task: named[task]}
     return named
 
   def guidance(self):
-    """How much the policy heeds it."""
-    agent = self._with_vae()
-    return measures.guidance_use(
-      agent, self._state, self._watch()[0], self._rng(2)
-    )
+    agent = self._agent_with_vae()
+    inputs, rng = self._followed[0], self._rng(2)
+    return measures.guidance_use(agent, self._state, inputs, rng)
 
   def similarity(self):
-    """Mean weights of the sources."""
-    weights = self._watch()[1].mean((0, 1), np.float64).tolist()
-    return dict(zip(self.notes['sources'], weights, strict=True))
+    weights = self._followed[1].mean((0, 1), np.float64)
+    return self._by_source(weights.tolist())
 
   def relation(self):
-    """Distance of the sources' views to the student's, and what they know."""
-    inputs, _, teacher = self._watch()
+    inputs, _, teacher = self._followed
     if len(inputs) < 2:
-      raise UserError('one sequence alone: there is none to hold it against')
+      raise UserError('one sequence alone: there is none to test it on')
     student = inputs[..., : self._agent.student.feat_dim]
-    found = relations.measure(self._agent, self._state, student, teacher)
-    return dict(zip(self.notes['sources'], found, strict=True))
+    args = self._agent, self._state, student, teacher
+    return self._by_source(measures.feature_similarity(*args))
 
   def pull(self):
-    """Distillation's part in the student's gradient."""
-    agent = self._with_teacher()
-    num = self.config.finetune.batch
-    batch = jax.tree.map(lambda x: x[:num], self._target())
-    return pull.measure(agent, self._state, batch, self._key(4))
+    agent, num = self._agent_with_teacher(), self.config.finetune.batch
+    batch = jax.tree.map(lambda x: x[:num], self._target)
+    return measures.grad_norms(agent, self._state, batch, self._key(4))
 
-  def _watch(self):
-    agent = self._with_teacher()
-    if self._watched is None:
-      self._watched = measures.follow(
-        agent, self._state, self._target(), self._key(3)
-      )
-    return self._watched
+  def _by_source(self, values):
+    return dict(zip(self.metadata['sources'], values, strict=True))
 
-  def _with_teacher(self):
+  @functools.cached_property
+  def _followed(self):
+    agent, key = self._agent_with_teacher(), self._key(3)
+    return measures.follow(agent, self._state, self._target, key)
+
+  def _agent_with_teacher(self):
     if not self._agent.teacher:
-      raise UserError(
-        f'the variant {self.config.variant} has no teacher beside the student'
-      )
+      raise UserError(f'the variant {self.config.variant} has no teacher')
     return self._agent
 
-  def _with_vae(self):
+  def _agent_with_vae(self):
     if not self._agent.replays:
       raise UserError(f'the variant {self.config.variant} has no action VAE')
     return self._agent
 
+  @functools.cached_property
   def _target(self):
     """Sequences of the newest episodes of the online replay."""
-    if self._found is None:
-      # Of several processes the first one's episodes stand for all.
-      folder = shards.folder_of(
-        self._run / 'replay', 0, len(self.notes['total_episodes'])
-      )
-      known = chunks.find(folder, _NEWEST)
-      self._found = chunks.draw(
-        known, self._num, self._length([known]), self._rng(0)
-      )
-    return self._found
+    # If several processes collected, those of the first.
+    num_shards = len(self.metadata['total_episodes'])
+    folder = shards.folder_of(self._run / 'replay', 0, num_shards)
+    found = dataset.find_episodes(folder)[-_NEWEST:]
+    return sample(found, self._num, self._length([found]), self._rng(0))
 
   def _sources(self):
     """Sequences of the source datasets, [B, N, L, ...]."""
-    folders = [
-      setup.source_folder(self.config, self._run, task)
-      for task in self.notes['sources']
-    ]
-    known = [chunks.find(folder) for folder in folders]
-    length, rng = self._length(known), self._rng(1)
-    width = max(self.notes['source_action_dims'])
-    each = [
-      chunks.draw(episodes, self._num, length, rng, width) for episodes in known
-    ]
+    folder = lambda task: setup.source_folder(self.config, self._run, task)
+    tasks = self.metadata['sources']
+    found = [dataset.find_episodes(folder(task)) for task in tasks]
+    length, rng = self._length(found), self._rng(1)
+    width = max(self.metadata['source_action_dims'])
+    each = [sample(x, self._num, length, rng, width) for x in found]
     return jax.tree.map(lambda *xs: np.stack(xs, 1), *each)
 
   def _length(self, datasets):
-    """That of training, or of the longest episode if all are shorter."""
-    longest = min(max(file.length for file in known) for known in datasets)
+    """The training's, or that of the longest episode if all are shorter."""
+    longest = min(max(file.length for file in found) for found in datasets)
     length = min(self.config.finetune.length, longest)
     if length <= open_loop.CONTEXT:
       raise UserError(
@@ -228,30 +197,64 @@ class _Subject:
     return np.random.default_rng((self._seed, stream))
 
 
+def sample(
+  found: Sequence[eps.EpisodeFile],
+  num: int,
+  length: int,
+  rng: np.random.Generator,
+  width: int | None = None,
+) -> Batch:
+  """Samples sequences, uniformly over all places where they can start.
+
+  Args:
+    found: the episodes, at least one of them that long.
+    num: B sequences.
+    length: L frames each.
+    rng: of the sampling.
+    width: A of the result, padded with zeros; None: that of the episodes.
+
+  Returns:
+    NumPy arrays [B, L, ...], by episode.
+
+  Raises:
+    UserError: an episode is damaged, or differs from the others.
+  """
+  ends = np.cumsum([max(0, file.length - length + 1) for file in found])
+  # Sorted, so that every episode is read once and then forgotten.
+  places = np.sort(rng.integers(0, ends[-1], num))
+  owners = np.searchsorted(ends, places, side='right')
+  sequences, size, dims = [], None, None
+  for owner in np.unique(owners):
+    path = found[owner].path
+    episode = eps.load(path)
+    eps.validate(episode, path, size, dims)
+    size, dims = episode['image'].shape[1], episode['action'].shape[1]
+    for first in places[owners == owner] - (ends[owner - 1] if owner else 0):
+      sequences.append([episode[x][first : first + length] for x in _KEYS])
+  arrays = map(np.stack, zip(*sequences, strict=True))
+  batch = Batch(**dict(zip(_KEYS, arrays, strict=True)))
+  margin = [(0, 0), (0, 0), (0, (width or dims) - dims)]
+  return batch.replace(action=np.pad(batch.action, margin))
+
+
 def _open_config(run):
-  """The run's config, with places that hold from here, too."""
+  """Returns the run's config, its paths valid in the current folder."""
   config = ConfigDict(runs.read_config_dict(run))
-  there = lambda task: lambda place: (place / task / dataset.FILE).exists()
   if config.source_dir and config.sources:
-    config.source_dir = _locate(
-      config.source_dir, run, there(config.sources[0])
-    )
-  origin = config.teacher_from
-  if origin.endswith(weights.SUFFIXES):
-    config.teacher_from = _locate(origin, run, pathlib.Path.exists)
-  elif origin:
-    config.teacher_from = _locate(
-      origin, run, lambda place: (place / runs.TEACHER).exists()
-    )
+    file = pathlib.Path(config.sources[0], dataset.FILE)
+    config.source_dir = _locate(config.source_dir, run, file)
+  if origin := config.teacher_from:
+    file = '' if origin.endswith(weight_files.ENDINGS) else runs.TEACHER
+    config.teacher_from = _locate(origin, run, file)
   return config
 
 
-def _locate(place, run, is_there):
-  """A place as the run's start saw it.
+def _locate(path, run, file):
+  """Finds a path that contains `file`, as it was when the run was started.
 
-  Where that was is not recorded: a relative path is looked for here, then from
-  the folders above the run, the nearest first.
+  The current folder of that time is not recorded: a relative path is tried
+  in the current one, then in the folders above the run, the nearest first.
   """
-  place = pathlib.Path(place).expanduser()
-  tried = [place, *(folder / place for folder in run.resolve().parents)]
-  return str(next(filter(is_there, tried), place))
+  path = pathlib.Path(path).expanduser()
+  tried = [path, *(folder / path for folder in run.resolve().parents)]
+  return str(next((x for x in tried if (x / file).exists()), path))

@@ -11,8 +11,8 @@ from vid2act_jax.loops import acting, logger, runs, setup
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
-_APART = 1_000_000  # Episodes are none of those that training saw.
-_MOST_ENVS = 8  # That act together.
+_SEED_OFFSET = 1_000_000  # No episode is one that training saw.
+_MAX_ENVS = 8
 
 
 def evaluate(
@@ -26,11 +26,10 @@ def evaluate(
 
   Args:
     run: the run's folder, with a checkpoint of the finetuning.
-    episodes: how many.
-    task: another one than the run's, such as a shifted one; with as many
-      actions.
-    seed: of the episodes; the same one gives the same figures.
-    video: where to write one episode, a .gif; None: nowhere.
+    episodes: their number.
+    task: one other than the run's, such as a shifted one, with as many actions.
+    seed: of the episodes; a seed always gives the same numbers.
+    video: the .gif file to write one episode to, or None.
 
   Returns:
     {run, task, seed, env_steps and updates (of the training), return,
@@ -43,23 +42,22 @@ def evaluate(
   if episodes < 1:
     raise UserError(f'{episodes} episodes: there must be at least 1')
   config = ConfigDict(runs.read_config_dict(run))
-  if video:  # Before the episodes are played: what they gave would be lost.
+  if video:  # Before the episodes are played: their results would be lost.
     files.make_folder(video.absolute().parent)
   agent, state = runs.load_agent(run)
-  _, notes, _ = Checkpoint(run / runs.STUDENT).restore_raw()
+  _, metadata, _ = Checkpoint(run / runs.STUDENT).restore_raw()
   task = task or config.task
   envs.check(task)
-  num = max(n for n in range(1, _MOST_ENVS + 1) if episodes % n == 0)
+  num = max(n for n in range(1, _MAX_ENVS + 1) if episodes % n == 0)
   settings = setup.env_settings(config)
-  with envs.VectorEnv(task, settings, num, _APART + seed, False) as found:
-    if found.action_dim != agent.action_dim:
+  with envs.VectorEnv(task, settings, num, _SEED_OFFSET + seed, False) as env:
+    if env.action_dim != agent.action_dim:
       raise UserError(
-        f'{task} has {found.action_dim} actions, but the policy of {run} has'
+        f'{task} has {env.action_dim} actions, but the policy of {run} has'
         f' {agent.action_dim}'
       )
-    key = jax.random.key(seed)
-    play = acting.Evaluator(agent, found, episodes, key)
-    values, frames = play(state, 0)
+    evaluator = acting.Evaluator(agent, env, episodes, jax.random.key(seed))
+    values, frames = evaluator(state, 0)
   if video:
     data = logger.encode_gif(frames)
     files.atomic_write(video, lambda file: file.write(data))
@@ -67,7 +65,7 @@ def evaluate(
     'run': str(run),
     'task': task,
     'seed': seed,
-    'env_steps': notes['agent_steps'] * config.env.action_repeat,
-    'updates': notes['updates'],
+    'env_steps': metadata['agent_steps'] * config.env.action_repeat,
+    'updates': metadata['updates'],
     **values,
   }

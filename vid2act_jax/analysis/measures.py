@@ -1,15 +1,19 @@
-"""What a trained agent's parts do, measured on sequences of frames.
+"""Measures of a trained agent's parts, on sequences of frames.
 
-B sequences, L frames, N domains, A action size. All measures take NumPy arrays
-and give plain numbers, a few sequences at a time.
+B sequences, L frames, N domains, A action size. `agent` is an `Agent` with the
+measured part, `state` its LearnerState, `batch` [B, L, ...] of the target, and
+`key` for the noise. All take NumPy arrays and return plain numbers, most of
+them computed on a few sequences at a time.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from vid2act_jax.learner import (
   finetune,
@@ -22,73 +26,66 @@ from vid2act_jax.nets import dists
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import Batch, FinetuneBatch, Normal, Params
 
-_CHUNK = 6  # Sequences at a time: all that an open-loop prediction shows.
+_BATCH = open_loop.ROWS  # Sequences at a time.
 _BINS = 20  # Of an action's range.
-_ACTIVE = 0.01  # Nats from which on a latent dimension tells something.
+_ACTIVE = 0.01  # Nats above which a latent dimension carries information.
+_RIDGE = 0.01  # Of the variance of standardised features.
 
 
-def in_chunks(fn: Callable, rows, key: jax.Array):
+def in_batches(fn: Callable, rows, key: jax.Array):
   """Applies fn(rows [b, ...], key) -> [b, ...] to a tree of [B, ...].
 
-  Every chunk has a key of its own. The last one is filled up with rows that
-  are dropped again, so that one compiled program serves all.
+  Every batch has its own key. The last one is padded with rows that are
+  dropped from the result, so that one compiled program serves all.
   """
   num = len(jax.tree.leaves(rows)[0])
   outs = []
-  for index, first in enumerate(range(0, num, _CHUNK)):
-    here = np.arange(first, first + _CHUNK) % num
-    part = jax.tree.map(lambda x, here=here: x[here], rows)
+  for index, first in enumerate(range(0, num, _BATCH)):
+    chosen = np.arange(first, first + _BATCH) % num
+    part = jax.tree.map(lambda x, chosen=chosen: x[chosen], rows)
     out = jax.device_get(fn(part, jax.random.fold_in(key, index)))
-    chex.assert_tree_shape_prefix(out, (_CHUNK,))
+    chex.assert_tree_shape_prefix(out, (_BATCH,))
     outs.append(jax.tree.map(lambda x, n=num - first: x[:n], out))
   return jax.tree.map(lambda *xs: np.concatenate(xs), *outs)
 
 
+def _swap(tree):
+  return jax.tree.map(lambda x: x.swapaxes(0, 1), tree)
+
+
 def prediction(agent, state, batch: Batch, key: jax.Array) -> list[float]:
-  """The student's open-loop error.
+  """Returns the student's open-loop error of each frame after the context.
 
-  Args:
-    agent: an `Agent`.
-    state: its LearnerState.
-    batch: [B, L, ...].
-    key: for the noise.
-
-  Returns:
-    Mean squared error of each frame after the context, pixels in 0..1.
+  Mean squared error, pixels in 0..1.
   """
   run = jax.jit(lambda state, *xs: _frame_errors(agent.open_loop(state, *xs)))
-  return _mean(in_chunks(lambda *xs: run(state, *xs), batch, key))
+  return _mean(in_batches(lambda *xs: run(state, *xs), batch, key))
 
 
 def teacher_predictions(
   agent, params: Params, batch: Batch, key: jax.Array
 ) -> list[list[float]]:
-  """As `prediction`, of the teacher under each of its N labels.
+  """Returns `prediction` for the teacher under each of its N labels.
 
-  Args:
-    agent: an `Agent` with a teacher.
-    params: the teacher's, with its decoder.
-    batch: [B, L, ...], of the target.
-    key: for the noise, the same for every label.
+  `params` are the teacher's, with its decoder; the noise is the same for every
+  label.
   """
 
   @jax.jit
   def run(params, batch, key, domain):
     action = teachers.fit_actions(batch.action, agent.source_mask)[domain]
-    label = jnp.full(len(action), domain)
-    draw, rows = agent.draws.latent, batch.replace(action=action)
-    return _frame_errors(
-      open_loop.open_loop(agent.teacher, params, draw, rows, key, label)
-    )
+    label, rows = jnp.full(len(action), domain), batch.replace(action=action)
+    args = agent.teacher, params, agent.draws.latent, rows, key, label
+    return _frame_errors(open_loop.open_loop(*args))
 
   return [
-    _mean(in_chunks(lambda b, k, i=i: run(params, b, k, i), batch, key))
+    _mean(in_batches(lambda b, k, i=i: run(params, b, k, i), batch, key))
     for i in range(agent.num_domains)
   ]
 
 
 def last_frame(batch: Batch) -> list[float]:
-  """As `prediction`, of repeating the last frame of the context."""
+  """Returns `prediction` for repeating the last frame of the context."""
   errors = []
   for row in batch.image:
     frames = row[open_loop.CONTEXT - 1 :].astype(np.float32) / 255
@@ -96,9 +93,9 @@ def last_frame(batch: Batch) -> list[float]:
   return _mean(np.stack(errors))
 
 
-def _frame_errors(picture):
-  """What `open_loop` shows, [B, L, ...] -> [B, L - context]."""
-  truth, guess, _ = jnp.split(picture[:, open_loop.CONTEXT :], 3, 2)
+def _frame_errors(image):
+  """Errors in what `open_loop` shows, [B, L, ...] -> [B, L - context]."""
+  truth, guess, _ = jnp.split(image[:, open_loop.CONTEXT :], 3, 2)
   return jnp.square(guess - truth).mean((2, 3, 4))
 
 
@@ -107,36 +104,31 @@ def _mean(rows):
 
 
 def action_replay(agent, state, sources: Batch, key: jax.Array) -> list[dict]:
-  """How the VAE reconstructs and replays the sources' actions.
+  """Returns `domain_replay` of each domain.
 
-  Args:
-    agent: an `Agent` with a VAE.
-    state: its LearnerState.
-    sources: [B, N, L, ...], every domain's own; actions zero-padded.
-    key: for the noise.
-
-  Returns:
-    For each domain what `domain_replay` tells.
+  `sources` is [B, N, L, ...], of each domain; its actions are zero-padded.
   """
 
   @jax.jit
-  def run(state, blank, sources, key):
-    sources = jax.tree.map(lambda x: x.swapaxes(0, 1), sources)
-    out = _replay(agent, state, FinetuneBatch(blank, sources), key)
-    return jax.tree.map(lambda x: x.swapaxes(0, 1), out)
+  def run(state, target, sources, key):
+    batch = FinetuneBatch(target, _swap(sources))
+    return _swap(_replay(agent, state, batch, key))
 
-  # An argument: the compiler would take minutes to fold constant frames.
-  blank = _blank(agent, sources)
-  found = in_chunks(lambda *xs: run(state, blank, *xs), sources, key)
-  recorded, recon, replayed, kl = found
-  dims = agent.source_action_dims
+  # The losses need a batch of the target, which the VAE does not see. An
+  # argument: the compiler would take minutes to fold constant frames.
+  lead = 1, sources.reward.shape[2]
+  target = Batch(
+    image=np.zeros((*lead, *sources.image.shape[3:]), np.uint8),
+    action=np.zeros((*lead, agent.action_dim), np.float32),
+    reward=np.zeros(lead, np.float32),
+    is_first=np.zeros(lead, bool),
+    discount=np.ones(lead, np.float32),
+  )
+  found = in_batches(lambda *xs: run(state, target, *xs), sources, key)
   flat = lambda x, i: x[:, i].reshape(-1, x.shape[-1])
   return [
-    domain_replay(
-      *(flat(x, i)[:, : dims[i]] for x in (recorded, recon, replayed)),
-      flat(kl, i),
-    )
-    for i in range(agent.num_domains)
+    domain_replay(*(flat(x, i)[:, :size] for x in found[:3]), flat(found[3], i))
+    for i, size in enumerate(agent.source_action_dims)
   ]
 
 
@@ -144,61 +136,39 @@ def _replay(agent, state, batch, key):
   """Actions [N, B, L - 1, A]: recorded, reconstructed, replayed; KL."""
   *keys, prior_key = jax.random.split(key, 3)
   model = state.params['model']
-  _, (_, _, extra) = finetune.model_loss(
-    agent, model, state.teacher, batch, keys
-  )
-  extra = extra.replay
+  args = agent, model, state.teacher, batch, keys
+  extra = finetune.model_loss(*args)[1][2].replay
   shape = extra.recon.shape[:-1]
   noise = agent.draws.latent(prior_key, (*shape, agent.vae.latent_dim))
   label = jnp.arange(agent.num_domains)[:, None, None]
   vae = lambda *xs, method: agent.vae.apply(
     {'params': model['transfer']['vae']}, *xs, method=method
   )
-  guidance = vae(
-    extra.distilled[:, :, :-1],
-    jnp.clip(noise, -0.5, 0.5),
-    jnp.broadcast_to(label, shape),
-    method='guidance',
-  )
+  feat, label = extra.distilled[:, :, :-1], jnp.broadcast_to(label, shape)
+  guidance = vae(feat, jnp.clip(noise, -0.5, 0.5), label, method='guidance')
   replayed = vae(guidance, method='decode')
   each = jax.tree.map(lambda x: x[..., None], extra.latent)
   unit = Normal(jnp.zeros_like(each.mean), jnp.ones_like(each.std))
-  return (
-    batch.sources.action[:, :, 1:],
-    extra.recon,
-    replayed,
-    dists.kl(each, unit),
-  )
-
-
-def _blank(agent, sources):
-  """The losses want a batch of the target, which the VAE does not see."""
-  lead = 1, sources.reward.shape[2]
-  return Batch(
-    image=np.zeros((*lead, *sources.image.shape[3:]), np.uint8),
-    action=np.zeros((*lead, agent.action_dim), np.float32),
-    reward=np.zeros(lead, np.float32),
-    is_first=np.zeros(lead, bool),
-    discount=np.ones(lead, np.float32),
-  )
+  recorded = batch.sources.action[:, :, 1:]
+  return recorded, extra.recon, replayed, dists.kl(each, unit)
 
 
 def domain_replay(
   recorded: np.ndarray, recon: np.ndarray, replayed: np.ndarray, kl: np.ndarray
 ) -> dict:
-  """Figures of one domain's VAE.
+  """Returns measures of the VAE on one domain.
 
   Args:
-    recorded: f32 [M, A], the domain's own action dimensions alone.
+    recorded: f32 [M, A], the domain's own action dimensions.
     recon: f32 [M, A], reconstructed from latents of the posterior.
-    replayed: f32 [M, A], decoded from latents of the prior, as guidance has it.
+    replayed: f32 [M, A], decoded from latents of the prior, as in guidance.
     kl: f32 [M, Z], of each latent dimension, nats.
 
   Returns:
-    error: mean squared error of an action dimension; variance: the same of
-    always guessing the mean; kl: mean of a latent dimension; active: how many
-    have more than 0.01 nats; latent: Z; edges: of the histograms' bins;
-    recorded, replayed: for each action dimension the densities in them.
+    error: mean squared error of an action dimension; variance: that of always
+    predicting the mean; kl: mean of a latent dimension; active: number with
+    more than 0.01 nats; latent: Z; edges: of the histograms' bins; recorded,
+    replayed: for each action dimension the densities in them.
   """
   edges = np.linspace(-1, 1, _BINS + 1)
   kl = kl.mean(0, np.float64)
@@ -223,16 +193,12 @@ def domain_replay(
 def follow(
   agent, state, batch: Batch, key: jax.Array
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Lets the agent watch sequences as it does in evaluation.
+  """Runs the policy on recorded sequences and actions, as in evaluation.
 
-  Args:
-    agent: an `Agent` with a teacher.
-    state: its LearnerState.
-    batch: [B, L, ...], of the target; the recorded actions are taken.
-    key: chooses a domain where all are equal.
+  `key` selects a domain if all weights are equal.
 
   Returns:
-    What the actor reads, f32 [B, L, F (+ guidance)], the similarity weights,
+    The actor's inputs, f32 [B, L, F (+ guidance)], the similarity weights,
     f32 [B, L, N], and the teachers' features, f32 [B, L, N, F_teacher].
   """
 
@@ -242,34 +208,30 @@ def follow(
       obs = {'image': frame.image, 'is_first': frame.is_first}
       carry = carry.replace(action=frame.action)
       carry, _, extras = agent.policy(state, carry, obs, key, explore=False)
-      told = carry.student, carry.teacher, extras['similarity']
-      return carry, told
+      return carry, (carry.student, carry.teacher, extras['similarity'])
 
-    frames = jax.tree.map(lambda x: x.swapaxes(0, 1), batch)
     carry = agent.initial_carry(batch.reward.shape[0])
-    _, (latent, teacher, weights) = jax.lax.scan(step, carry, frames)
+    _, (latent, teacher, weights) = jax.lax.scan(step, carry, _swap(batch))
     weights = weights.swapaxes(0, 1)  # [N, L, B]
-    chance = agent.draws.latent(key, weights.shape)
-    label = similarity.select_domain(agent, weights, chance)
+    noise = agent.draws.latent(key, weights.shape)
+    label = similarity.select_domain(agent, weights, noise)
     noise = jnp.zeros((*label.shape, agent.vae.latent_dim))
-    inputs = imagination.actor_input(
-      agent, state.params['model'], latent, label, noise
-    )
+    args = agent, state.params['model'], latent, label, noise
+    inputs = imagination.actor_input(*args)
     teacher = jnp.moveaxis(feature(teacher), 2, 0)  # Was [L, N, B, F].
     return inputs.swapaxes(0, 1), weights.swapaxes(0, 2), teacher
 
-  return in_chunks(lambda *xs: run(state, *xs), batch, key)
+  return in_batches(lambda *xs: run(state, *xs), batch, key)
 
 
 def guidance_use(
   agent, state, inputs: np.ndarray, rng: np.random.Generator
 ) -> dict:
-  """How much the policy's mean action depends on its guidance.
+  """Returns how much the policy's mean action depends on its guidance.
 
   Args:
-    agent: an `Agent` with a VAE.
-    state: its LearnerState.
-    inputs: what the actor reads, f32 [..., F + guidance].
+    agent, state: with a VAE.
+    inputs: of the actor, f32 [..., F + guidance].
     rng: shuffles the states.
 
   Returns:
@@ -281,17 +243,81 @@ def guidance_use(
   inputs = inputs.reshape(-1, inputs.shape[-1])
   feat, guidance = np.split(inputs, [agent.student.feat_dim], -1)
   other = rng.permutation(len(inputs))
-
-  @jax.jit
-  def act(params, inputs):
-    return agent.actor.apply({'params': params}, inputs).mean
-
-  params = state.params['actor']
-  action = np.asarray(act(params, inputs), np.float64)
-  mixed = np.concatenate([feat, guidance[other]], -1)
-  mixed = np.asarray(act(params, mixed), np.float64)
+  shuffled = np.concatenate([feat, guidance[other]], -1)
+  act = jax.jit(lambda *xs: agent.actor.apply({'params': xs[0]}, xs[1]).mean)
+  actions = (act(state.params['actor'], x) for x in (inputs, shuffled))
+  action, mixed = (np.asarray(x, np.float64) for x in actions)
   return {
     'shuffled': float(np.abs(mixed - action).mean()),
     'across_states': float(np.abs(action[other] - action).mean()),
     'dead_units': float((guidance == 0).all(0).mean()),
   }
+
+
+def feature_similarity(
+  agent, state, student: np.ndarray, teacher: np.ndarray
+) -> list[dict]:
+  """Returns what the weights depend on: how near and how informed sources are.
+
+  Args:
+    agent, state: with a teacher.
+    student: features, f32 [B, L, F], B at least 2.
+    teacher: features, f32 [B, L, N, F_teacher].
+
+  Returns:
+    For each source its distance, the mean of D_i, which the weights are
+    trained to minimise; and explained, the share of the variance of the
+    student's features that a linear map of the source's features predicts,
+    fitted to one half of the sequences and tested on the other.
+  """
+  params = state.params['model']['transfer']['distill']
+  distilled = agent.distill.apply({'params': params}, teacher)
+  distance = np.square(distilled - student[:, :, None]).mean((0, 1, 3))
+  half = len(student) // 2
+  flat = lambda x: x.reshape(-1, x.shape[-1]).astype(np.float64)
+  fitted, tested = flat(student[:half]), flat(student[half:])
+  spread = np.square(tested - fitted.mean(0)).mean()
+  out = []
+  for index, value in enumerate(np.asarray(distance)):
+    inputs = flat(teacher[:half, :, index]), flat(teacher[half:, :, index])
+    left = np.square(tested - _ridge(inputs[0], fitted, inputs[1])).mean()
+    explained = 1 - left / spread if spread else 0.0
+    out.append({'distance': float(value), 'explained': float(explained)})
+  return out
+
+
+def _ridge(x, y, inputs):
+  """Ridge regression of y [M, F] on x [M, G], at inputs [K, G]: [K, F]."""
+  center, scale = x.mean(0), x.std(0) + 1e-6
+  x, inputs = (x - center) / scale, (inputs - center) / scale
+  gram = x.T @ x + _RIDGE * len(x) * np.eye(x.shape[1])
+  return inputs @ np.linalg.solve(gram, x.T @ (y - y.mean(0))) + y.mean(0)
+
+
+def grad_norms(agent, state, batch: Batch, key: jax.Array) -> dict[str, float]:
+  """Returns global gradient norms of the student's world model, by loss.
+
+  Before clipping: distillation, of that loss alone, scaled as in the total;
+  others, of all other losses together. `batch` is as large as in one update.
+  """
+  # The action VAE's losses give the student no gradient.
+  variant = dataclasses.replace(agent.variant, replay=False)
+  agent = dataclasses.replace(agent, variant=variant)
+
+  @jax.jit
+  def norms(state, batch, keys):
+    model = state.params['model']
+
+    def losses(student):
+      params = {**model, 'world_model': student}
+      args = agent, params, state.teacher, FinetuneBatch(batch, None), keys
+      total, (metrics, *_) = finetune.model_loss(*args)
+      own = metrics['distillation_loss']
+      return {'distillation': own, 'others': total - own}
+
+    values, vjp = jax.vjp(losses, model['world_model'])
+    zero = dict.fromkeys(values, jnp.zeros(()))
+    cotangents = {name: {**zero, name: jnp.ones(())} for name in values}
+    return {name: optax.tree.norm(*vjp(x)) for name, x in cotangents.items()}
+
+  return jax.tree.map(float, norms(state, batch, jax.random.split(key)))

@@ -1,1 +1,1 @@
-"""Looks at a machine and says what is missing: python -m vid2act_jax.doctor."""
+"""Checks a machine and says what is missing: python -m vid2act_jax.doctor."""

@@ -1,82 +1,63 @@
-"""What this machine has, what it lacks, and what to type about it.
+"""What works on this machine, what is missing, and how to fix it.
 
-  python -m vid2act_jax.doctor
-  python -m vid2act_jax.doctor --only gl suites
-  python -m vid2act_jax.doctor --json --folder /scratch/runs
-
-The exit status is for scripts: 0, no problem (there may be notes); 1, at least
-one problem; 2, a command line that cannot be understood.
+python -m vid2act_jax.doctor
+python -m vid2act_jax.doctor --only gl suites
+python -m vid2act_jax.doctor --json --folder /scratch/runs
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
 
-from vid2act_jax.doctor import checks, rows
+from vid2act_jax.doctor import checks, results
 
 
 def _parser():
   parser = argparse.ArgumentParser(
     'python -m vid2act_jax.doctor',
-    description='Tells what works on this machine, and how to mend the rest.',
-    epilog='Exit status: 0 no problem, 1 a problem, 2 wrong usage.',
+    description='Reports what works on this machine, and how to fix the rest.',
+    epilog='Exit status: 0 no problem (perhaps notes), 1 a problem, 2 wrong'
+    ' usage.',
   )
-  parser.add_argument(
-    '--only',
-    nargs='+',
-    choices=checks.CHECKS,
-    metavar='NAME',
-    help='these checks alone, of: ' + ', '.join(checks.CHECKS),
-  )
+  text = 'these checks alone, of: ' + ', '.join(checks.CHECKS)
+  choices = {'choices': checks.CHECKS, 'metavar': 'NAME'}
+  parser.add_argument('--only', nargs='+', help=text, **choices)
   parser.add_argument('--list', action='store_true', help='name the checks')
-  parser.add_argument(
-    '--folder',
-    default='.',
-    help='where runs are to be kept (default: the current one)',
-  )
-  parser.add_argument(
-    '--json', action='store_true', help='print one JSON object'
-  )
+  text = 'where runs are to be kept (default: the current folder)'
+  parser.add_argument('--folder', default='.', help=text)
+  text = 'print one JSON object'
+  parser.add_argument('--json', action='store_true', help=text)
   return parser
 
 
-def _list():
-  for name, check in checks.CHECKS.items():
-    print(f'{name:<12}{check.__doc__.splitlines()[0]}')
-
-
 def main(arguments: list[str] | None = None) -> int:
-  """Runs the checks and tells what they found.
-
-  Args:
-    arguments: of the command line; None: this process's.
-
-  Returns:
-    The exit status: 0, or 1 when there is a problem.
+  """Runs the checks named by command-line arguments; returns the exit status.
 
   Raises:
-    SystemExit: with 2, for a command line that cannot be understood.
+    SystemExit: with 2, for wrong usage.
   """
   args = _parser().parse_args(arguments)
   if args.list:
-    _list()
+    for name, check in checks.CHECKS.items():
+      print(f'{name:<12}{check.__doc__.splitlines()[0]}')
     return 0
-  names = [n for n in checks.CHECKS if not args.only or n in args.only]
-  picked = {name: checks.CHECKS[name] for name in names}
+  names = [x for x in checks.CHECKS if not args.only or x in args.only]
+  chosen = {name: checks.CHECKS[name] for name in names}
   found = []
-  for row in rows.collect(picked, os.path.expanduser(args.folder)):
-    found.append(row)
+  for result in results.collect(chosen, os.path.expanduser(args.folder)):
+    found.append(result)
     if not args.json:
-      print(row, flush=True)  # At once: some checks take a while.
-  counts = {s: [r.status for r in found].count(s) for s in rows.STATUSES}
-  ok = not counts['problem']
+      print(result, flush=True)  # Immediately: some checks take a while.
+  statuses = [result.status for result in found]
+  ok = 'problem' not in statuses
   if args.json:
-    listed = [dataclasses.asdict(row) for row in found]
-    print(json.dumps({'checks': listed, 'ok': ok}, indent=2))
+    keys = {'name': 'name', 'status': 'status', 'text': 'text', 'remedy': 'fix'}
+    rows = [{k: getattr(x, field) for k, field in keys.items()} for x in found]
+    print(json.dumps({'checks': rows, 'ok': ok}, indent=2))
   else:
-    print('\n' + ', '.join(f'{n} {status}' for status, n in counts.items()))
+    counts = (f'{statuses.count(x)} {x}' for x in results.STATUSES)
+    print('\n' + ', '.join(counts))
   return 0 if ok else 1
 
 

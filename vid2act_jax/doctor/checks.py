@@ -1,20 +1,16 @@
-"""All checks, and those that try things in processes of their own."""
+"""All checks, and those that run probes in their own processes."""
 
 import importlib.util
 import os
-from collections.abc import Iterator
 
-from vid2act_jax.doctor import machine, packages, trial
-from vid2act_jax.doctor.rows import Row
+from vid2act_jax.doctor import machine, packages, probe
+from vid2act_jax.doctor.results import note, ok, problem
 
 # Seconds: a cold disk and a first compilation are slow, a broken driver hangs.
+# The choice of a GL backend tries each for up to a minute.
 LIMITS = {
-  'devices': 120,
-  'gl': 45,
-  'gl_choice': 240,  # It tries each for up to a minute.
-  'suite': 180,
-  'update': 400,
-}
+  'devices': 120, 'gl': 45, 'gl_choice': 240, 'suite': 180, 'update': 400,
+}  # fmt: skip
 _GL_LIBRARIES = {
   'egl': 'apt-get install libegl1 libgl1',
   'osmesa': 'apt-get install libosmesa6',
@@ -27,148 +23,126 @@ SUITES = {
   'metaworld': ('metaworld', 'metaworld', 'metaworld_reach'),
   'gym': ('gymnasium', 'gym', 'gym_Pendulum-v1'),
 }
-# Another program on the same accelerator keeps its memory.
-_SHARING = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
-_CLOSE = 1e-3  # Relative: float32 gives 1e-6, a wrong convolution 1.
+_MAX_ERROR = 1e-3  # Relative: float32 gives 1e-6, a wrong convolution 1.
 
 
-def devices(_) -> Iterator[Row]:
-  """What JAX computes on."""
+def _probe(name, *arguments, **variables):
+  # Another program may have the accelerator's memory.
+  variables['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
+  return probe.run(name, *arguments, limit=LIMITS[name], **variables)
+
+
+def devices(_):
+  """The devices that JAX computes on."""
   try:
-    found = trial.run('devices', limit=LIMITS['devices'], **_SHARING)
-  except trial.Failed as error:
-    remedy = 'JAX_PLATFORMS=cpu if the CPU will do; else mend the driver'
-    text = f'JAX finds no device: {error}'
-    yield Row('devices', 'problem', text, f"{remedy}, or pip install -e '.'")
+    found = _probe('devices')
+  except probe.Failed as error:
+    fix = 'JAX_PLATFORMS=cpu if the CPU is enough; else fix the driver, or'
+    fix += " pip install -e '.'"
+    yield problem('devices', f'JAX finds no device: {error}', fix)
     return
   text = f'{found["backend"]}: {found["count"]} x {found["kind"]}'
   if found['bytes']:
     text += f', JAX may take {found["bytes"] / machine.GB:.1f} GB of each'
   if found['processes'] > 1:
     text += f', in {found["processes"]} processes'
-  yield Row('devices', 'ok', text)
-  if found['backend'] == 'cpu':
-    yield from _unused_accelerators()
+  yield ok('devices', text)
+  unused = machine.accelerator_files() if found['backend'] == 'cpu' else {}
+  for kind, path in unused.items():
+    fix = "pip install -e '.[tpu]'"
+    if kind == 'nvidia':
+      fix = "pip install -e '.[cuda]'; if it is installed: nvidia-smi"
+    if platforms := os.environ.get('JAX_PLATFORMS'):
+      fix = f'unset JAX_PLATFORMS (it is {platforms})'
+    yield note(f'devices/{kind}', f'{path} exists, but JAX uses the CPU', fix)
 
 
-def _unused_accelerators():
-  for kind, path in machine.accelerator_files().items():
-    platforms = os.environ.get('JAX_PLATFORMS')
-    if platforms:
-      remedy = f'unset JAX_PLATFORMS (it is {platforms})'
-    elif kind == 'nvidia':
-      remedy = "pip install -e '.[cuda]'; if it is: nvidia-smi"
-    else:
-      remedy = "pip install -e '.[tpu]'"
-    text = f'there is {path}, but JAX sees the CPU alone'
-    yield Row(f'devices/{kind}', 'note', text, remedy)
-
-
-def gl(_) -> Iterator[Row]:
-  """GL backends tried, with frames a second, and the one that is chosen."""
+def gl(_):
+  """GL backends with their frames per second, and the one that is chosen."""
   if not is_installed('mujoco'):
     text = 'mujoco is not installed: no tasks of dmc and metaworld'
-    yield Row('gl', 'note', text, "pip install -e '.[dmc]'")
+    yield note('gl', text, "pip install -e '.[dmc]'")
     return
-  found, reasons = {}, {}
+  errors = {}
   for backend in _GL_LIBRARIES:
     if backend == 'glfw' and not os.environ.get('DISPLAY'):
-      reasons[backend] = 'not tried: there is no display'
+      errors[backend] = 'not tried: there is no display'
       continue
     try:
-      found[backend] = trial.run('gl', limit=LIMITS['gl'], MUJOCO_GL=backend)
-    except trial.Failed as error:
-      reasons[backend] = str(error)
-  for backend, answer in found.items():
-    yield from _rendering(backend, answer)
-  for backend, reason in reasons.items():
-    remedy = _GL_LIBRARIES[backend]
-    if found:
-      remedy = f'none needed; to have it: {remedy}'
-    yield Row(f'gl/{backend}', 'note', reason, remedy)
-  yield _choice()
-
-
-def _rendering(backend, answer):
-  text = f'{answer["rate"]:.0f} frames/s of 64 x 64, by {answer["driver"]}'
-  row = Row(f'gl/{backend}', 'ok', text)
-  slow = answer['driver'].lower().startswith(_SOFTWARE)
-  if backend == 'egl' and slow and 'nvidia' in machine.accelerator_files():
-    text += ': the graphics card is not used'
-    remedy = (
-      "install the GL part of the card's driver; in a container, start it"
-      ' with NVIDIA_DRIVER_CAPABILITIES=all'
-    )
-    row = Row(f'gl/{backend}', 'note', text, remedy)
-  yield row
-
-
-def _choice():
+      yield _rendering(backend, _probe('gl', MUJOCO_GL=backend))
+    except probe.Failed as error:
+      errors[backend] = str(error)
+  some_work = len(errors) < len(_GL_LIBRARIES)
+  for backend, error in errors.items():
+    fix = 'none needed; to have it: ' if some_work else ''
+    yield note(f'gl/{backend}', error, fix + _GL_LIBRARIES[backend])
   try:
-    backend = trial.run('gl_choice', limit=LIMITS['gl_choice'])['backend']
-  except trial.Failed as error:
-    install = 'bash launch/setup.sh, or apt-get install libegl1 libgl1'
-    if asked := os.environ.get('MUJOCO_GL'):
-      install = f'unset MUJOCO_GL (it is {asked}); {install}'
-    return Row('gl', 'problem', str(error), install)
-  return Row('gl', 'ok', f'environments are drawn with {backend}')
+    backend = _probe('gl_choice')['backend']
+    yield ok('gl', f'environments are rendered with {backend}')
+  except probe.Failed as error:
+    fix = 'bash launch/setup.sh, or apt-get install libegl1 libgl1'
+    if backend := os.environ.get('MUJOCO_GL'):
+      fix = f'unset MUJOCO_GL (it is {backend}); {fix}'
+    yield problem('gl', str(error), fix)
 
 
-def suites(_) -> Iterator[Row]:
-  """Suites of tasks: one task of each made, reset and stepped."""
-  missing = 0
-  for name, (package, extra, task) in SUITES.items():
-    remedy = f"pip install -e '.[{extra}]'"
-    if not is_installed(package):
-      missing += 1
-      text = f'{package} is not installed: no {name}_... tasks'
-      yield Row(f'suites/{name}', 'note', text, remedy)
+def _rendering(backend, found):
+  text = f'{found["rate"]:.0f} frames/s of 64 x 64, by {found["driver"]}'
+  slow = backend == 'egl' and found['driver'].lower().startswith(_SOFTWARE)
+  if not slow or 'nvidia' not in machine.accelerator_files():
+    return ok(f'gl/{backend}', text)
+  fix = "install the GL part of the card's driver; in a container, start it"
+  fix += ' with NVIDIA_DRIVER_CAPABILITIES=all'
+  return note(f'gl/{backend}', f'{text}: the graphics card is not used', fix)
+
+
+def suites(_):
+  """Suites of tasks: one task of each is made, reset and stepped."""
+  installed = {x: is_installed(package) for x, (package, *_) in SUITES.items()}
+  for suite, (package, extra, task) in SUITES.items():
+    name, fix = f'suites/{suite}', f"pip install -e '.[{extra}]'"
+    if not installed[suite]:
+      yield note(name, f'{package} is not installed: no {suite}_... tasks', fix)
       continue
     try:
-      answer = trial.run('suite', task, limit=LIMITS['suite'])
-    except trial.Failed as error:
-      remedy = f"first what 'gl' and 'packages' say, then {remedy}"
-      yield Row(f'suites/{name}', 'problem', f'{task}: {error}', remedy)
-      continue
-    versions = ', '.join(f'{k} {v}' for k, v in answer['versions'].items())
-    yield Row(f'suites/{name}', 'ok', f'{task} steps ({versions})')
-  if missing == len(SUITES):
+      versions = _probe('suite', task)['versions']
+      text = ', '.join(f'{key} {x}' for key, x in versions.items())
+      yield ok(name, f'{task} steps ({text})')
+    except probe.Failed as error:
+      fix = f"first the fixes of 'gl' and 'packages', then {fix}"
+      yield problem(name, f'{task}: {error}', fix)
+  if not any(installed.values()):
     text = 'no suite is installed: there is nothing to learn'
-    yield Row('suites', 'problem', text, "pip install -e '.[dmc,metaworld]'")
+    yield problem('suites', text, "pip install -e '.[dmc,metaworld]'")
 
 
-def update(_) -> Iterator[Row]:
-  """A small update: compiled, repeated for a second, its numbers looked at."""
+def update(_):
+  """A small update: compiled, repeated for a second, its metrics checked."""
   try:
-    found = trial.run('update', limit=LIMITS['update'], **_SHARING)
-  except trial.Failed as error:
-    remedy = "first what 'packages' and 'devices' say; JAX_PLATFORMS=cpu"
-    remedy += ' tells whether it is the device'
-    yield Row('update', 'problem', str(error), remedy)
+    found = _probe('update')
+  except probe.Failed as error:
+    fix = "first the fixes of 'packages' and 'devices'; JAX_PLATFORMS=cpu shows"
+    yield problem('update', str(error), f'{fix} whether it is the device')
     return
-  elsewhere = "try JAX_PLATFORMS=cpu; then pip install -e '.' in a fresh"
-  elsewhere += ' environment: bash launch/setup.sh'
-  text = (
-    f'{found["rate"]:.0f} updates/s of the sizes of experiments/debug.py,'
-    f' compiled in {found["compile_s"]:.1f} s (on a CPU with little'
-    ' optimization)'
-  )
-  if found['bad']:
-    bad = ', '.join(found['bad'])
-    text += f'; not finite: {bad}'
-    yield Row('update', 'problem', text, elsewhere)
+  fix = "try JAX_PLATFORMS=cpu; then pip install -e '.' in a fresh environment:"
+  fix += ' bash launch/setup.sh'
+  text = f'{found["rate"]:.0f} updates/s of the sizes of experiments/debug.py,'
+  text += f' compiled in {found["compile_s"]:.1f} s (on a CPU with little'
+  text += ' optimization); '
+  if bad := ', '.join(found['bad']):
+    yield problem('update', f'{text}not finite: {bad}', fix)
   else:
-    yield Row('update', 'ok', text + '; all metrics are finite')
+    yield ok('update', f'{text}all metrics are finite')
   error = found['conv_error']
   text = f'{found["form"]} is chosen; its two forms differ by {error:.0e}'
-  if error <= _CLOSE:  # Not so if it is not a number.
-    yield Row('update/conv', 'ok', text)
+  if error <= _MAX_ERROR:  # False for NaN.
+    yield ok('update/conv', text)
   else:
-    yield Row('update/conv', 'problem', text, elsewhere)
+    yield problem('update/conv', text, fix)
 
 
 def is_installed(package: str) -> bool:
-  """Whether a package can be found; it is not imported."""
+  """Returns whether a package can be found; it is not imported."""
   return importlib.util.find_spec(package) is not None
 
 

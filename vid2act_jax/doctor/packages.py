@@ -1,56 +1,49 @@
-"""Checks of Python and of the packages: are they those the code is for?"""
+"""Checks whether the versions of Python and packages are in range."""
 
 import configparser
 import pathlib
 import platform
-from collections.abc import Iterator
 from importlib import metadata
 
-from vid2act_jax.doctor.rows import Row
+from vid2act_jax.doctor.results import note, ok, problem
 
 _PROJECT = 'vid2act_jax'
 _ROOT = pathlib.Path(__file__).parents[2]
-# What an extra is for: without it, its pins are nobody's concern.
+# The package that an extra pins others for: without it, the pins do not matter.
+# Other mixes fail when an environment is made.
 _PINNED_FOR = {'dmc': 'dm_control', 'metaworld': 'metaworld'}
-# JAX's parts for accelerators fit the jaxlib of the same version.
-_PLUGINS = tuple(
-  f'jax-cuda{n}-{part}' for n in (12, 13) for part in ('plugin', 'pjrt')
-)
+# JAX's plugins need the jaxlib of the same version.
+_PLUGINS = [f'jax-cuda{n}-{x}' for n in (12, 13) for x in ('plugin', 'pjrt')]
 
 
-def packages(_) -> Iterator[Row]:
+def packages(_):
   """Versions of Python and the packages against the ranges of setup.cfg."""
   from packaging import requirements, specifiers
 
-  python, lines, is_installed = declared()
+  required, lines, is_installed = declared()
   if not is_installed:
-    text = f'{_PROJECT} is not installed: it works in its own folder alone'
-    remedy = f"pip install -e '{_ROOT}[dmc]'"
-    yield Row('packages', 'note', text, remedy)
+    text = f'{_PROJECT} is not installed: it works only in its own folder'
+    yield note('packages', text, f"pip install -e '{_ROOT}[dmc]'")
   version = platform.python_version()
-  if specifiers.SpecifierSet(python).contains(version, prereleases=True):
-    yield Row('python', 'ok', f'{version} (asked for: {python})')
+  if specifiers.SpecifierSet(required).contains(version, prereleases=True):
+    yield ok('python', f'{version} (required: {required})')
   else:
-    yield Row(
-      'python',
-      'problem',
-      f'{version}, but the code is for {python}',
-      'PYTHON=FILE VENV=.venv-new bash launch/setup.sh, with a newer Python',
-    )
+    fix = 'PYTHON=FILE VENV=.venv-new bash launch/setup.sh, with a newer Python'
+    yield problem('python', f'{version}, but the code is for {required}', fix)
   wanted = [requirements.Requirement(line) for line in lines]
-  base = [r for r in wanted if not _extra(r)]
-  bad = [row for r in base if (row := _judge(r, '', 'problem'))]
-  for extra in sorted({_extra(r) for r in wanted} - {''}):
-    bad += _judge_extra(extra, [r for r in wanted if _extra(r) == extra])
+  bad = [x for r in sorted(wanted, key=_extra) if (x := _judge(r, _extra(r)))]
   bad += _judge_plugins()
-  # One package of several extras: told once, as what comes first has it.
-  yield from {(row.name, row.text): row for row in reversed(bad)}.values()
-  if not any(row.status == 'problem' for row in bad):
-    yield Row('packages', 'ok', _versions(wanted))
+  # A package of several extras is reported once, as by the first of them.
+  yield from {(x.name, x.text): x for x in reversed(bad)}.values()
+  if not any(x.status == 'problem' for x in bad):
+    names = {r.name for r in wanted if _extra(r) != 'dev'} | {'jaxlib'}
+    found = {name: _version(name) for name in sorted(names)}
+    text = ', '.join(f'{name} {x}' for name, x in found.items() if x)
+    yield ok('packages', f'in range: {text}')
 
 
 def declared() -> tuple[str, list[str], bool]:
-  """What setup.cfg asks for.
+  """Reads what setup.cfg requires.
 
   Returns:
     The range of Python; requirements, each with its extra as a marker; and
@@ -60,78 +53,63 @@ def declared() -> tuple[str, list[str], bool]:
     FileNotFoundError: it is neither installed nor a checkout.
   """
   try:
-    about = metadata.metadata(_PROJECT)
+    installed = metadata.metadata(_PROJECT)
   except metadata.PackageNotFoundError:
-    about = None  # It runs from its folder.
+    installed = None  # It runs from its folder.
   config = configparser.ConfigParser()
-  # Of a checkout, the file: what was installed may be of an older commit.
+  # In a checkout, the file: what is installed may be of an older commit.
   config.read(_ROOT / 'setup.cfg')
   if config.get('metadata', 'name', fallback='') != _PROJECT:
-    if about is None:
+    if installed is None:
       raise FileNotFoundError(f'{_PROJECT} is not installed, and no setup.cfg')
-    return about['Requires-Python'], metadata.requires(_PROJECT), True
+    return installed['Requires-Python'], metadata.requires(_PROJECT), True
   options = config['options']
   lines = options['install_requires'].splitlines()
   for extra, text in config['options.extras_require'].items():
     for line in filter(None, text.splitlines()):
       joint = ' and' if ';' in line else ';'
       lines.append(f'{line}{joint} extra == "{extra}"')
-  return options['python_requires'], [*filter(None, lines)], about is not None
+  lines = list(filter(None, lines))
+  return options['python_requires'], lines, installed is not None
 
 
 def _extra(requirement):
-  """The extra a requirement belongs to, '' for none."""
+  """Returns the extra that a requirement belongs to, '' for none."""
   _, _, extra = str(requirement.marker or '').partition('extra == ')
   return extra.strip('"\'')
 
 
-def _judge(requirement, extra, status):
-  """The row of a package that is missing or out of range, or None."""
-  name, marker = requirement.name, requirement.marker
+def _version(name):
+  try:
+    return metadata.version(name)
+  except metadata.PackageNotFoundError:
+    return None
+
+
+def _judge(requirement, extra):
+  """Returns the result for a missing or unfit package, or None."""
+  name, version = requirement.name, _version(requirement.name)
+  marker, required = requirement.marker, requirement.specifier
+  pinned_for = _PINNED_FOR.get(extra)
   if marker and not marker.evaluate({'extra': extra}):
     return None  # For another Python or system.
-  spec = f'{name}{requirement.specifier}'
-  remedy = f"pip install -e '.[{extra}]'" if extra else f"pip install '{spec}'"
-  try:
-    version = metadata.version(name)
-  except metadata.PackageNotFoundError:
-    if extra:  # Optional; what its absence means, other checks tell.
-      return None
-    return Row(name, status, f'not installed; asked for: {spec}', remedy)
-  if requirement.specifier.contains(version, prereleases=True):
+  if extra and not version or pinned_for and not _version(pinned_for):
+    return None  # Optional: other checks report what is missing without it.
+  if version and required.contains(version, prereleases=True):
     return None
-  text = f'{version} is installed; asked for: {requirement.specifier}'
-  return Row(name, status, text, remedy)
-
-
-def _judge_extra(extra, wanted):
-  status, purpose = 'note', _PINNED_FOR.get(extra)
-  if purpose:
-    try:
-      metadata.version(purpose)
-    except metadata.PackageNotFoundError:
-      return []
-    status = 'problem'  # Other mixes fail when an environment is made.
-  return [row for r in wanted if (row := _judge(r, extra, status))]
+  text = f'{version} is installed; required: {required}'
+  if not version:
+    text = f'not installed; required: {name}{required}'
+  if extra:
+    report = problem if pinned_for else note
+    return report(name, text, f"pip install -e '.[{extra}]'")
+  return problem(name, text, f"pip install '{name}{required}'")
 
 
 def _judge_plugins():
+  jaxlib = _version('jaxlib')
   for name in _PLUGINS:
-    try:
-      plugin, jaxlib = metadata.version(name), metadata.version('jaxlib')
-    except metadata.PackageNotFoundError:
-      continue
-    if plugin != jaxlib:
+    plugin = _version(name)
+    if plugin and jaxlib and plugin != jaxlib:
       text = f'{plugin} is installed, but jaxlib is {jaxlib}'
-      yield Row(name, 'problem', text, f"pip install '{name}=={jaxlib}'")
-
-
-def _versions(wanted):
-  names = [r.name for r in wanted if _extra(r) != 'dev'] + ['jaxlib']
-  found = {}
-  for name in names:
-    try:
-      found[name] = metadata.version(name)
-    except metadata.PackageNotFoundError:
-      continue  # Of an extra.
-  return 'in range: ' + ', '.join(f'{k} {found[k]}' for k in sorted(found))
+      yield problem(name, text, f"pip install '{name}=={jaxlib}'")

@@ -43,50 +43,45 @@ def measure(seconds: float) -> dict:
   compiled = time.perf_counter() - start
   # The first is not counted: it loads the program.
   state, metrics = jax.block_until_ready(step(state, batch, key))
-  told, start = [metrics], time.perf_counter()
+  rows, start = [metrics], time.perf_counter()
   while (passed := time.perf_counter() - start) < seconds:
-    state, metrics = step(state, batch, jax.random.fold_in(key, len(told)))
-    told.append(jax.block_until_ready(metrics))
-  told = jax.device_get(told)
-  bad = {k for row in told for k in row if not np.isfinite(row[k]).all()}
-  return {
-    'compile_s': compiled,
-    'rate': (len(told) - 1) / passed,
-    'form': agent.student.conv_impl,
-    'bad': sorted(bad),
-  }
+    state, metrics = step(state, batch, jax.random.fold_in(key, len(rows)))
+    rows.append(jax.block_until_ready(metrics))
+  rows = jax.device_get(rows)
+  bad = {k for row in rows for k in row if not np.isfinite(row[k]).all()}
+  rate = (len(rows) - 1) / passed
+  form = agent.student.form
+  return {'compile_s': compiled, 'rate': rate, 'form': form, 'bad': sorted(bad)}
 
 
 def _compile(lowered):
-  if jax.default_backend() != 'cpu':
-    return lowered.compile()
+  options = _QUICK if jax.default_backend() == 'cpu' else {}
   try:
-    return lowered.compile(compiler_options=_QUICK)
+    return lowered.compile(compiler_options=options)
   except jax.errors.JaxRuntimeError:  # Another jax may not know an option.
     return lowered.compile()
 
 
 def _state(agent, key):
-  """A fresh state, its parameters drawn here: an `init` compiles for long."""
+  """A state with random parameters: compiling an `init` takes long."""
   shapes = jax.eval_shape(lambda k: agent.init(k, agent.teacher.init(k)), key)
   rng = np.random.default_rng(0)
   zero = lambda x: jnp.asarray(np.zeros(x.shape, x.dtype))
   draw = lambda x: jnp.asarray(rng.normal(0, 0.1, x.shape), x.dtype)
-  return jax.tree.map(zero, shapes).replace(
-    params=jax.tree.map(draw, shapes.params),
-    slow_critic=jax.tree.map(draw, shapes.slow_critic),
-    teacher=jax.tree.map(draw, shapes.teacher),
-  )
+  drawn = {
+    name: jax.tree.map(draw, getattr(shapes, name))
+    for name in ('params', 'slow_critic', 'teacher')
+  }
+  return jax.tree.map(zero, shapes).replace(**drawn)
 
 
 def conv_error() -> float:
-  """The largest relative difference between the two forms of a convolution.
+  """Returns the largest relative difference of a convolution's two forms.
 
   In values and in gradients, by norm. Computed as exactly as the device can:
   what it does by default, on GPU and TPU, is less than float32.
   """
-  image = _normal(0, 8, 32, 32, 16)
-  small = _normal(1, 8, 14, 14, 16)
+  image, small = _normal(0, 8, 32, 32, 16), _normal(1, 8, 14, 14, 16)
   cases = [
     (conv.conv, image, _normal(2, 4, 4, 16, 24)),
     (conv.conv, image[..., :3], _normal(3, 4, 4, 3, 24)),
@@ -96,22 +91,23 @@ def conv_error() -> float:
   errors = []
   with jax.default_matmul_precision('highest'):
     for function, x, kernel in cases:
-      native, subpixel = (_both(function, x, kernel, f) for f in conv.IMPLS)
+      native, subpixel = (_vjp(function, x, kernel, f) for f in conv.FORMS)
       for a, b in zip(native, subpixel, strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         errors.append(np.linalg.norm(a - b) / np.linalg.norm(a))
   return float(np.max(errors))  # Unlike max(): NaN when one is.
 
 
-def _both(function, x, kernel, form):
+def _vjp(function, x, kernel, form):
   """A convolution's value and its gradients."""
 
+  @jax.jit
   def run(x, kernel):
     pixels = lambda x, k: function(BlockedImage.of(x), k, form).pixels()
-    y, pull = jax.vjp(pixels, x, kernel)
-    return y, *pull(jnp.cos(y))
+    y, vjp = jax.vjp(pixels, x, kernel)
+    return y, *vjp(jnp.cos(y))
 
-  return jax.device_get(jax.jit(run)(x, kernel))
+  return jax.device_get(run(x, kernel))
 
 
 def _normal(seed, *shape):

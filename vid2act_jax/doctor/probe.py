@@ -1,8 +1,8 @@
-"""Trials in processes of their own: what they try may crash or hang.
+"""Probes that run in their own processes, because they may crash or hang.
 
-  python -m vid2act_jax.doctor.trial NAME [ARGUMENT]
+  python -m vid2act_jax.doctor.probe NAME [ARGUMENT]
 
-A trial's last line is a JSON object: what it found, or {"error": ...}.
+The last line of the output is a JSON object: the result, or {"error": ...}.
 """
 
 import json
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from vid2act_jax.doctor import rows
+from vid2act_jax.doctor.results import first_line
 
 _SCENE = """
 <mujoco>
@@ -29,41 +29,41 @@ _MEASURED = 1.0  # seconds
 
 
 class Failed(Exception):
-  """A trial came to nothing; the message is the reason, in one line."""
+  """A probe failed; the message is the reason, in one line."""
 
 
 def run(name: str, *arguments: str, limit: float, **variables: str) -> dict:
-  """Runs a trial in a process of its own.
+  """Runs a probe in its own process.
 
   Args:
-    name: one of `TRIALS`.
-    *arguments: of the trial.
+    name: one of `PROBES`.
+    *arguments: of the probe.
     limit: seconds after which it is killed.
-    **variables: of its environment, beside this process's.
+    **variables: of its environment, in addition to this process's.
 
   Returns:
-    What it found.
+    Its result.
 
   Raises:
     Failed: it raised, crashed, or gave no answer in time.
   """
+  pipes = {'capture_output': True, 'stdin': subprocess.DEVNULL}
+  pipes |= {'text': True, 'errors': 'replace'}
+  command, env = _command(name, *arguments), {**os.environ, **variables}
   try:
-    done = subprocess.run(
-      _command(name, *arguments),
-      capture_output=True,
-      text=True,
-      errors='replace',
-      timeout=limit,
-      stdin=subprocess.DEVNULL,
-      env={**os.environ, **variables},
-    )
+    done = subprocess.run(command, timeout=limit, env=env, **pipes)
   except subprocess.TimeoutExpired:
     raise Failed(f'no answer within {limit:g} s') from None
-  answer = _answer(done.stdout)
+  try:
+    # Libraries may print, too: also on the line before, without an end.
+    answer = json.loads(done.stdout.rstrip().rpartition('\n')[2])
+  except ValueError:
+    answer = None
+  answer = answer if isinstance(answer, dict) else {}
   if 'error' in answer:
     raise Failed(answer['error'])
-  if done.returncode or not answer:  # A crash on the way out is one, too.
-    raise Failed(_death(done))
+  if done.returncode or not answer:  # It may also crash when it exits.
+    raise Failed(_describe_exit(done))
   return answer
 
 
@@ -71,37 +71,23 @@ def _command(name, *arguments):
   return [sys.executable, '-m', __name__, name, *arguments]
 
 
-def _answer(output):
-  # Libraries may print, too: also on the line before, without an end.
-  last = output.rstrip().rpartition('\n')[2]
-  if not last.startswith('{'):
-    return {}
-  try:
-    return json.loads(last)
-  except ValueError:
-    return {}
-
-
-def _death(done):
+def _describe_exit(done):
+  text = f'exit status {done.returncode} without an answer'
   if done.returncode < 0:
-    how = f'it died of {signal.Signals(-done.returncode).name}'
-  else:
-    how = f'it ended with status {done.returncode} and without an answer'
-  said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-  return f'{how}: {said[-1][:200]}' if said else how
+    text = f'killed by {signal.Signals(-done.returncode).name}'
+  lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+  return ': '.join([text, *(line[:200] for line in lines[-1:])])
 
 
 def _devices():
   import jax
 
-  devices = jax.devices()
-  first = jax.local_devices()[0]
-  memory = (first.memory_stats() or {}).get('bytes_limit', 0)
+  memory = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit', 0)
   return {
     'backend': jax.default_backend(),
-    'kind': first.device_kind,
-    'count': len(devices),
-    'bytes': memory,  # of one device, as much as JAX may take; 0: not told
+    'kind': jax.local_devices()[0].device_kind,
+    'count': jax.device_count(),
+    'bytes': memory,  # of one device, as much as JAX may take; 0: unknown
     'processes': jax.process_count(),
   }
 
@@ -116,7 +102,7 @@ def _gl():
   with mujoco.Renderer(model, 64, 64) as renderer:
     renderer.update_scene(data, 0)
     if not renderer.render().any():
-      raise RuntimeError('it renders black pictures')
+      raise RuntimeError('it renders black images')
     driver = (GL.glGetString(GL.GL_RENDERER) or b'unknown').decode()
     frames, start = 0, time.perf_counter()
     while (seconds := time.perf_counter() - start) < _MEASURED:
@@ -142,7 +128,7 @@ def _suite(task):
   obs = env.step(np.zeros(env.action_dim, np.float32))
   env.close()
   if obs['image'].shape != (64, 64, 3) or not obs['image'].any():
-    raise RuntimeError(f'{task} shows no picture')
+    raise RuntimeError(f'{task} renders no image')
   return {'versions': env.description['versions']}
 
 
@@ -152,7 +138,7 @@ def _update():
   return {**update.measure(_MEASURED), 'conv_error': update.conv_error()}
 
 
-TRIALS = {
+PROBES = {
   'devices': _devices,
   'gl': _gl,
   'gl_choice': _gl_choice,
@@ -163,13 +149,12 @@ TRIALS = {
 
 def _main(name, *arguments):
   try:
-    answer = TRIALS[name](*arguments)
-  except Exception as error:  # Any: it is told to the process that asked.
-    # Those for users name no kind. Their class may not be importable here.
-    kind = type(error).__name__
-    whole = ' '.join(str(error).split())
-    told = whole if kind == 'UserError' else rows.first_line(error)
-    answer = {'error': told}
+    answer = PROBES[name](*arguments)
+  except Exception as error:  # Any: it is the answer.
+    # Errors for users have no type in front. The class may not be importable.
+    is_for_users = type(error).__name__ == 'UserError'
+    text = ' '.join(str(error).split()) if is_for_users else first_line(error)
+    answer = {'error': text}
   print('\n' + json.dumps(answer), flush=True)
 
 

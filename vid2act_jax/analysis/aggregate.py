@@ -1,0 +1,326 @@
+"""Aggregates runs into the results of a report, as plain data for results.json.
+
+Labels are scored on each task, over its seeds, and over several tasks, whose
+scores are normalised first.
+"""
+
+import functools
+import json
+import math
+import pathlib
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from vid2act_jax.analysis import findings, group_runs, statistics
+from vid2act_jax.analysis import model_sections as sections
+from vid2act_jax.analysis.load_runs import Run
+
+VERSION = 1
+# Share of the steps of a task's longest run. A run that got less far would
+# shorten all others to its length: it is left out of the means, and named.
+_MIN_REACH = 0.5
+_PUBLISHED = pathlib.Path(__file__).with_name('published.json')
+_PUBLISHED_REACH = 2.0  # Longer curves would squeeze ours into a corner.
+
+
+def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
+  """Compares runs and describes each.
+
+  Args:
+    found: all runs that were loaded.
+    problems: what was wrong before.
+    baseline: the variant that the others are compared with.
+
+  Returns:
+    {'version', 'baseline', 'tasks' and 'overall' (see `score_task` and
+    `score_overall`), 'published', 'similarity', 'relation', 'pull', 'errors',
+    'predictions', 'vae', 'guidance', 'undiagnosed' and 'costs' (each {task:
+    {label: ...}}), 'findings', 'runs', 'problems'}; 'tasks' is empty if no run
+    can be compared.
+  """
+  table = group_runs.run_table(found)
+  groups, texts = group_runs.group(table)
+  problems, tasks, by_label = [*problems, *texts], {}, {}
+  for task, runs in groups.groupby('task'):
+    labels = {label: runs[runs.label == label] for label in runs.label.unique()}
+    labels = {x: labels[x] for x in sort_labels(labels, baseline)}
+    by_label |= {(task, label): members for label, members in labels.items()}
+    members = {label: list(x.object) for label, x in labels.items()}
+    tasks[task], texts = score_task(task, members, baseline)
+    problems += texts
+  problems += [f'{run.path}: {text}' for run in found for text in run.problems]
+  if tasks and not any(x['baseline'] for x in tasks.values()):
+    problems.append(
+      f'no runs of the baseline {baseline}: nothing is compared with it'
+      ' (--baseline names another)'
+    )
+
+  def per_group(function, *args, column='object'):
+    out: dict[str, dict] = {}
+    for (task, label), runs in by_label.items():
+      runs = list(runs[column]) if column else runs
+      if value := function(runs, *args):
+        out.setdefault(task, {})[label] = value
+    return out
+
+  return {
+    'version': VERSION,
+    'baseline': baseline,
+    'tasks': tasks,
+    'overall': score_overall(tasks, baseline),
+    'published': {
+      task: published_curves(task, x['metric'], x['horizon'])
+      for task, x in tasks.items()
+    },
+    'similarity': per_group(sections.similarity_weights),
+    'relation': per_group(sections.diagnosed, 'relation', 'sources'),
+    'pull': per_group(sections.diagnosed, 'pull'),
+    'errors': per_group(sections.prediction_errors),
+    'predictions': per_group(sections.mean_predictions),
+    'vae': per_group(sections.diagnosed, 'vae', 'sources'),
+    'guidance': per_group(sections.diagnosed, 'guidance'),
+    'undiagnosed': per_group(sections.undiagnosed),
+    'costs': per_group(group_runs.mean_costs, column=''),
+    'findings': [
+      {'run': str(run.path), 'name': name, 'text': text}
+      for run in found
+      for name, text in findings.find(run).items()
+    ],
+    'runs': table[group_runs.DESCRIPTION].to_dict('records'),
+    'problems': list(dict.fromkeys(problems)),
+  }
+
+
+def sort_labels(labels: Iterable[str], baseline: str) -> list[str]:
+  """Sorts labels: the method, the baseline, the others; numbers by size."""
+  first = ['vid2act', baseline]
+
+  def key(label):
+    variant = label.split(',')[0]
+    rank = first.index(variant) if variant in first else len(first)
+    # Text and numbers alternate, so that like is compared with like.
+    parts = re.split(r'(\d+(?:\.\d+)?)', label)
+    return rank, [float(p) if i % 2 else p for i, p in enumerate(parts)]
+
+  return sorted(labels, key=key)
+
+
+@functools.cache
+def _published() -> list[dict]:
+  return json.loads(_PUBLISHED.read_text())
+
+
+def published_curves(task: str, metric: str, steps: float) -> list[dict]:
+  """Returns published curves of a task, up to twice as far as our env steps.
+
+  Means and standard deviations over seeds, each with its source and its
+  protocol, which differs from ours. A modified task ('@') has none.
+  """
+  out = []
+  for curve in _published():
+    count = sum(x <= _PUBLISHED_REACH * steps for x in curve['env_steps'])
+    if (curve['task'], curve['metric']) == (task, metric) and count:
+      cut = {key: curve[key][:count] for key in ('env_steps', 'mean', 'std')}
+      out.append({**curve, **cut})
+  return out
+
+
+def score_task(
+  task: str, labels: dict[str, list[Run]], baseline: str
+) -> tuple[dict, list[str]]:
+  """Scores and compares the runs of a task.
+
+  Args:
+    task: its name.
+    labels: runs by label.
+    baseline: the variant that the others are compared with.
+
+  Returns:
+    {'metric', 'scale' (of a perfect score; None: unknown), 'start', 'horizon'
+    (env steps of the first and last common value), 'grid', 'baseline' (its
+    label, or None), 'labels': {label: ...}}, and what was left out.
+  """
+  members = [run for runs in labels.values() for run in runs]
+  succeeds = all(len(run.series('eval/success')) for run in members)
+  is_metaworld = task.startswith('metaworld_')
+  metric = 'success' if is_metaworld and succeeds else 'return'
+  every = {run.path: run.series(f'eval/{metric}') for run in members}
+  counted, problems = _comparable(task, every)
+  if is_metaworld and metric == 'return':
+    problems.append(
+      f'{task}: some runs log no success: returns are compared, which have no'
+      ' known scale'
+    )
+  grid = statistics.common_grid(list(counted.values()))
+  start, horizon = float(grid[0]), float(grid[-1])
+  furthest = max(curve.index[-1] for curve in counted.values())
+  if furthest > horizon:
+    problems.append(
+      f'{task}: means and comparisons end at {horizon:.0f} env steps, where the'
+      f' shortest run ends; others continue to {furthest:.0f}'
+    )
+  scored = {}
+  for label, runs in labels.items():
+    kept = [run for run in runs if run.path in counted]
+    if not kept:
+      continue
+    randoms = [x for run in kept for x in run.series(f'random/{metric}')[-1:]]
+    curves = [counted[run.path] for run in kept]
+    scored[label] = {
+      'seeds': [run.seed for run in kept],
+      'runs': [str(run.path) for run in kept],
+      'each': [
+        {'seed': run.seed, 'counts': run.path in counted}
+        | sections.points(every[run.path])
+        for run in runs
+      ],
+      **_score([(curves, start, horizon, 1)], grid),
+      'random': float(np.mean(randoms)) if randoms else None,
+    }
+  return {
+    'metric': metric,
+    'scale': 1.0 if metric == 'success' else _return_scale(task, members),
+    'start': start,
+    'horizon': horizon,
+    'grid': grid.tolist(),
+    'labels': scored,
+    'baseline': _add_comparisons(scored, baseline),
+  }, problems
+
+
+def _return_scale(task, members):
+  """On DeepMind Control, a reward of at most 1 for each env step."""
+  limits = [run.config.get('env.time_limit', 1000) for run in members]
+  known = task.startswith('dmc_') and len(set(map(str, limits))) == 1
+  known = known and isinstance(limits[0], int | float) and limits[0] > 0
+  return float(limits[0]) if known else None
+
+
+def _comparable(task, every):
+  """Returns the curves with enough steps in common, and what is left out."""
+  last = {path: curve.index[-1] for path, curve in every.items()}
+  furthest = max(last.values())
+  far = [path for path in every if last[path] >= _MIN_REACH * furthest]
+  end = min(last[path] for path in far)
+  kept = {x: every[x] for x in far if every[x].index[0] <= end}
+  return kept, [
+    f'{path}: left out of means and comparisons: evaluated from'
+    f' {curve.index[0]:.0f} to {last[path]:.0f} env steps, others of {task} up'
+    f' to {furthest:.0f}'
+    for path, curve in every.items()
+    if path not in kept
+  ]
+
+
+def score_overall(tasks: dict[str, dict], baseline: str) -> dict | None:
+  """Scores labels over several tasks, normalised by the tasks' scales.
+
+  Only labels with runs in all of these tasks are averaged: of all sets of
+  tasks, the one with the most tasks times labels.
+
+  Args:
+    tasks: {task: result of `score_task`}.
+    baseline: the variant that the others are compared with.
+
+  Returns:
+    {'tasks', 'left_out' (labels), 'grid', 'baseline', 'labels': {label: {'iqm',
+    'low', 'high', 'final', 'area', 'improvement'}}}, or None without two tasks
+    of known scale.
+  """
+  having: dict[str, set] = {}
+  for task, result in tasks.items():
+    for label in result['labels'] if result['scale'] else ():
+      having.setdefault(label, set()).add(task)
+  sets = [have for have in having.values() if len(have) > 1]
+  if not sets:
+    return None
+  size = lambda have: len(have) * sum(have <= x for x in having.values())
+  best = max(sets, key=size)
+  chosen = {task: result for task, result in tasks.items() if task in best}
+  low = max(result['start'] for result in chosen.values())
+  high = min(result['horizon'] for result in chosen.values())
+  grid = np.linspace(low, high, 101) if high > low else np.zeros(0)
+  scored = {}
+  labels = [label for label, have in having.items() if best <= have]
+  for label in sort_labels(labels, baseline):
+    parts = []
+    for result in chosen.values():
+      each = result['labels'][label]['each']
+      curves = [pd.Series(x['values'], x['steps']) for x in each if x['counts']]
+      keys = 'start', 'horizon', 'scale'
+      parts.append((curves, *(result[key] for key in keys)))
+    seeds = [len(curves) for curves, *_ in parts]
+    scored[label] = {'seeds': seeds, **_score(parts, grid)}
+  return {
+    'tasks': list(chosen),
+    'left_out': sorted(set(having) - set(labels)),
+    'grid': grid.tolist(),
+    'labels': scored,
+    'baseline': _add_comparisons(scored, baseline),
+  }
+
+
+def _score(parts, grid):
+  """Scores a label; parts are (curves, start, horizon, scale) of each task."""
+  out = dict.fromkeys(('iqm', 'low', 'high'))
+  if len(grid):
+    curve = _summary([statistics.align(x, grid) / s for x, _, _, s in parts])
+    low, high = curve['interval'] or (None, None)
+    out = {'iqm': curve['iqm'], 'low': low, 'high': high}
+  final, areas = [], []
+  for curves, start, horizon, scale in parts:
+    final.append([statistics.final_score(x, horizon) / scale for x in curves])
+    areas.append([statistics.area(x, start, horizon) / scale for x in curves])
+  return {**out, 'final': _summary(final), 'area': _summary(areas)}
+
+
+def _summary(strata):
+  """Interquartile mean and interval of scores or curves, by task [S_m, ...]."""
+  strata = [np.array(scores) for scores in strata]
+  interval = statistics.iqm_interval(strata)
+  return {
+    'each': [values.tolist() for values in strata],
+    'iqm': statistics.iqm(np.concatenate(strata)).tolist(),
+    'interval': interval and [bound.tolist() for bound in interval],
+  }
+
+
+def _add_comparisons(scored, baseline):
+  """Adds 'improvement' over the baseline's label, which is returned.
+
+  If the baseline has several labels, the one with the most seeds.
+  """
+  finals = {
+    label: [np.array(x) for x in scores['final']['each']]
+    for label, scores in scored.items()
+  }
+  names = (x for x in scored if x == baseline or x.startswith(f'{baseline},'))
+  base = max(names, key=lambda x: sum(map(len, finals[x])), default=None)
+  for label, scores in scored.items():
+    compared = base and label != base
+    sides = (finals[label], finals[base]) if compared else ()
+    scores['improvement'] = _compare(*sides) if compared else None
+  return base
+
+
+def _compare(ours, theirs):
+  """Compares per-task scores: probability of improvement, and its verdict."""
+  interval = statistics.improvement_interval(ours, theirs)
+  p_value = statistics.p_value(ours, theirs)
+  pairs = zip(ours, theirs, strict=True)
+  assignments = math.prod(math.comb(len(x) + len(y), len(x)) for x, y in pairs)
+  verdict = 'undecided'
+  if interval and p_value <= statistics.ALPHA and interval[0] > 0.5:
+    verdict = 'better'
+  if interval and p_value <= statistics.ALPHA and interval[1] < 0.5:
+    verdict = 'worse'
+  return {
+    'probability': float(statistics.improvement(ours, theirs)),
+    'interval': interval and list(interval),
+    'chance': p_value,
+    'least_chance': min(1.0, 2 / assignments),
+    'verdict': verdict,
+  }

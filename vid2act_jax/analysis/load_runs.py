@@ -1,0 +1,229 @@
+"""Finds run folders and loads them as far as they can be read.
+
+A run may be unfinished, damaged, or written by other code. What is wrong with
+it is listed in `Run.problems`; everything else is used.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from vid2act_jax.data import dataset, limits
+from vid2act_jax.loops import config_keys, logger, runs
+
+DIAGNOSIS = 'diagnosis.json'
+_DEPTH = 3  # Folder levels below a given one: study/point/run.
+_MAX_LINE = 1 << 20  # Bytes; a row takes some thousand.
+_MAX_FILE = 256 << 20  # Bytes; a run of 500k steps logs some MB.
+# Numbers beyond these are damage: sums of them would overflow.
+_MAX_STEP, _MAX_VALUE = 1e12, 1e15
+_MAX_ITEMS, _MAX_LEVELS = 1000, 8  # Of lists and objects in a diagnosis.
+
+
+@dataclasses.dataclass
+class Run:
+  """A loaded run; what is unknown is None or empty."""
+
+  path: pathlib.Path
+  task: str | None
+  variant: str | None
+  seed: int | None
+  sources: list[str]  # Names of the source tasks.
+  metrics: pd.DataFrame  # See `metric_table`.
+  config: dict  # {dotted key: value}.
+  diagnosis: dict  # Written by `diagnose`; its numbers are finite floats.
+  commit: str  # Of the last start; 'unknown'.
+  machine: str  # Of the last start; 'unknown'.
+  problems: list[str]  # A sentence each.
+
+  def series(self, key: str, stage: str = 'finetune') -> pd.Series:
+    """Returns a key's finite values by ascending step."""
+    return series(self.metrics, stage, key)
+
+
+def metric_table(rows: list[dict]) -> pd.DataFrame:
+  """Returns logged rows in long form: stage, step, time, key and value.
+
+  A row's step is also one of its values, so that no row is lost.
+  """
+  table = pd.DataFrame(
+    (
+      (row['stage'], row['step'], row.get('time'), key, value)
+      for row in rows
+      for key, value in row.items()
+      if key not in ('stage', 'time')
+    ),
+    columns=['stage', 'step', 'time', 'key', 'value'],
+  )
+  return table.astype({'step': float, 'time': float, 'value': float})
+
+
+def series(metrics: pd.DataFrame, stage: str, key: str) -> pd.Series:
+  """Returns a key's finite values by ascending step."""
+  found = metrics[(metrics.stage == stage) & (metrics.key == key)]
+  found = found[np.isfinite(found.value)]
+  return found.set_index('step').value.sort_index(kind='stable')
+
+
+def find(folders: list[pathlib.Path]) -> tuple[list[pathlib.Path], list[str]]:
+  """Returns the runs at most three levels below folders, and what was wrong."""
+  found, problems = {}, []
+  for folder in folders:
+    if not folder.is_dir():
+      problems.append(f'{folder}: there is no such folder')
+      continue
+    paths = list(_search(folder, _DEPTH, problems))
+    if not paths:
+      problems.append(f'{folder}: no run in it, nor {_DEPTH} levels below')
+    found |= {path.resolve(): path for path in paths}
+  return list(found.values()), problems
+
+
+def _search(folder, depth, problems) -> Iterator[pathlib.Path]:
+  if any((folder / x).is_file() for x in (logger.METRICS, runs.STARTS)):
+    yield folder
+    return
+  # Agents that collected a dataset lie in its folder; they are not compared.
+  if depth == 0 or (folder / dataset.FILE).is_file():
+    return
+  try:
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+  except OSError as error:
+    problems.append(f'{folder}: cannot be read ({error.strerror})')
+    return
+  for entry in entries:
+    if entry.is_dir() and entry.name != 'agent' and entry.name[0] != '.':
+      yield from _search(pathlib.Path(entry.path), depth - 1, problems)
+
+
+def load(path: pathlib.Path) -> Run:
+  """Loads a run's folder; never fails, but lists `problems`."""
+  problems: list[str] = []
+  metrics = metric_table(_load_rows(path / logger.METRICS, problems))
+  config = _load_object(path / runs.CONFIG, problems, 'its task is unknown')
+  config = config_keys.leaves(config) if config else {}
+  diagnosis = {}
+  if (path / DIAGNOSIS).exists():
+    hint = 'make it again by python -m vid2act_jax.analysis diagnose'
+    diagnosis = _clean(_load_object(path / DIAGNOSIS, problems, hint))
+  starts = [x for x in _lines(path / runs.STARTS, []) if isinstance(x, dict)]
+  commits = [printable(x.get('commit')) or 'unknown' for x in starts]
+  if len(set(commits)) > 1:
+    problems.append(f'resumed with other code: {", ".join(sorted({*commits}))}')
+  seed, sources = config.get('seed'), config.get('sources')
+  sources = map(printable, sources if isinstance(sources, list) else ())
+  run = Run(
+    path=path,
+    task=printable(config.get('task')),
+    variant=printable(config.get('variant')),
+    seed=seed if type(seed) is int else None,
+    sources=[name for name in sources if name],
+    metrics=metrics,
+    config=config,
+    diagnosis=diagnosis,
+    commit=(commits or ['unknown'])[-1],
+    machine=printable((starts or [{}])[-1].get('machine')) or 'unknown',
+    problems=problems,
+  )
+  required = ('task', 'variant', 'seed') if config else ()
+  if missing := [key for key in required if getattr(run, key) is None]:
+    problems.append(f'config.json lacks its {" and ".join(missing)}')
+  steps, goal = (
+    run.series('eval/return').index,
+    config.get('finetune.env_steps'),
+  )
+  if not (metrics.stage == 'finetune').any():
+    pass  # Perhaps it is only a teacher.
+  elif not len(steps):
+    problems.append('finetuning logged no evaluation')
+  elif _is_number(goal) and steps[-1] < goal:
+    text = f'evaluated up to {steps[-1]:.0f} of {goal:.0f} env steps'
+    problems.append(f'unfinished: {text}')
+  return run
+
+
+def _load_rows(path, problems):
+  if not path.exists():
+    problems.append('no metrics.jsonl')
+    return []
+  rows, damaged, ignored = [], 0, 0
+  for record in _lines(path, problems):
+    record = record if isinstance(record, dict) else {}
+    step, stage = record.get('step'), record.pop('stage', None)
+    known = isinstance(stage, str) and _is_number(step)
+    if not known or not 0 <= step <= _MAX_STEP:
+      damaged += 1
+      continue
+    row = {'stage': printable(stage)}
+    for key, value in record.items():
+      if value is None or value != value or _is_number(value):
+        row[printable(key) or ''] = math.nan if value is None else float(value)
+      else:
+        ignored += 1
+    rows.append(row)
+  if damaged:
+    problems.append(f'metrics.jsonl: {damaged} lines are no rows, left out')
+  if ignored:
+    problems.append(f'metrics.jsonl: {ignored} values are no numbers, left out')
+  return rows
+
+
+def _lines(path, problems) -> Iterator:
+  """Yields the JSON value of each line; None for a damaged one.
+
+  The last line is skipped if it is torn, as a killed run leaves it.
+  """
+  try:
+    with open(path, 'rb') as file:
+      while line := file.readline(_MAX_LINE):
+        if file.tell() > _MAX_FILE:
+          problems.append(f'{path.name}: too long, its end was not read')
+          return
+        try:
+          yield limits.parse_json(line.decode())
+        except ValueError:
+          if line.endswith(b'\n') or len(line) == _MAX_LINE:
+            yield None
+  except OSError as error:
+    problems.append(f'{path.name} cannot be read ({error.strerror})')
+
+
+def _load_object(path, problems, consequence):
+  try:
+    value = limits.read_json(path)
+    if not isinstance(value, dict):
+      raise ValueError('no JSON object')
+    return value
+  except FileNotFoundError:
+    problems.append(f'no {path.name}: {consequence}')
+  except (OSError, ValueError) as error:
+    reason = str(error).split('\n')[0][:100]
+    problems.append(f'{path.name} is damaged ({reason}): {consequence}')
+  return {}
+
+
+def _clean(value, levels=_MAX_LEVELS):
+  """Replaces what no report can use by None, within lists and objects too."""
+  if isinstance(value, dict) and levels:
+    items = list(value.items())[:_MAX_ITEMS]
+    return {printable(key): _clean(x, levels - 1) for key, x in items}
+  if isinstance(value, list) and levels and len(value) <= _MAX_ITEMS:
+    return [_clean(x, levels - 1) for x in value]
+  return float(value) if _is_number(value) else printable(value)
+
+
+def _is_number(value):
+  good = isinstance(value, int | float) and not isinstance(value, bool)
+  return good and abs(value) <= _MAX_VALUE
+
+
+def printable(value) -> str | None:
+  """Returns text as one line that any font can show; else None."""
+  if not isinstance(value, str):
+    return None
+  return ''.join(c if c.isprintable() else '?' for c in value[:200]) or None

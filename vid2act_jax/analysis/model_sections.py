@@ -1,0 +1,313 @@
+"""The report's data about models: similarity weights and diagnosed parts.
+
+Functions of a run read its metrics and its diagnosis.json. Those of several
+runs, the seeds of a label, return plain data for results.json.
+"""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+
+from vid2act_jax.analysis import statistics
+from vid2act_jax.analysis.load_runs import DIAGNOSIS, Run
+from vid2act_jax.analysis.style import thin
+
+REPEATED = 'last context frame repeated'  # A prediction without any model.
+# Variants that set the weights: these are no evidence of anything.
+FIXED = ('uniform', 'frozen_weights', 'single')
+AS_EXPECTED = 'as expected'
+_NOISE = 'probe_noise'  # A source without any use.
+_FINAL_SHARE = 0.1  # Of the logged points, that a final weight is a mean of.
+# Difference, relative to the sum, of two sources with the same data: only the
+# teacher's label distinguishes them.
+_MAX_DUPLICATES = 0.2
+_TIE = 0.01  # Weights closer to each other than this are a tie.
+_HISTOGRAMS = 'edges', 'recorded', 'replayed'
+
+
+def weights(run: Run) -> pd.DataFrame:
+  """Returns logged weights: steps with all sources, a column per source."""
+  rows = run.metrics[run.metrics.stage == 'finetune']
+  rows = rows[rows.key.str.startswith('similarity/')]
+  num, rows = rows.key.nunique(), rows.dropna(subset='value')
+  rows = rows[rows.groupby('step').key.transform('nunique') == num]
+  table = rows.groupby(['step', 'key']).value.last().unstack()
+  table.columns = table.columns.str.removeprefix('similarity/')
+  ordered = [name for name in run.sources if name in table]
+  return table[ordered + sorted(set(table) - set(ordered))]
+
+
+def entropy(run: Run) -> tuple[pd.Series, bool]:
+  """Returns the weights' entropy by step, in nats, and whether it was logged.
+
+  If it was not, it is that of the mean weights, which is never lower.
+  """
+  logged = run.series('train/similarity_entropy')
+  if len(logged):
+    return logged, True
+  shares = weights(run).clip(1e-12, 1)
+  return -(shares * np.log(shares)).sum(axis=1), False
+
+
+def final_weights(run: Run) -> dict[str, float]:
+  """Returns each source's mean weight over the last tenth of the log."""
+  table = weights(run)
+  count = math.ceil(len(table) * _FINAL_SHARE)
+  return table.tail(count).mean().to_dict() if count else {}
+
+
+def is_fixed(run: Run) -> bool:
+  """Returns whether the variant sets the weights, so that they say nothing."""
+  return (run.variant or '').split(':')[0] in FIXED
+
+
+def canonical_task(task: str) -> str:
+  """Returns a task's name without modifiers that change nothing.
+
+  'a@copy=1,mass=1.0,gravity=2' is 'a@gravity=2'.
+  """
+  base, _, modifiers = task.partition('@')
+  kept = [x for x in modifiers.split(',') if x and not _changes_nothing(x)]
+  return '@'.join([base, ','.join(sorted(kept))] if kept else [base])
+
+
+def _changes_nothing(modifier):
+  key, _, value = modifier.partition('=')
+  try:
+    factor = float(value) if key in ('gravity', 'gain', 'mass') else None
+  except ValueError:
+    return False
+  return key == 'copy' or factor == 1
+
+
+def relevance(run: Run) -> list[dict[str, str]]:
+  """Compares the final weights with what is known in advance.
+
+  It is known if the sources include the target's own task, the same task twice,
+  or noise.
+
+  Returns:
+    Rows with what (the sources are), expected, seen and verdict; none without
+    learned weights.
+  """
+  final = final_weights(run)
+  if len(final) < 2 or is_fixed(run):
+    return []
+  alike: dict[str, list[str]] = {}
+  for name in final:
+    alike.setdefault(canonical_task(name), []).append(name)
+  # Not sums: a softmax gives a source its weight relative to each other one
+  # whether or not there is a second of its kind.
+  own = alike.get(canonical_task(run.task or ''), [])
+  what = 'same task as the target', 'its weight is the largest', 'next'
+  rows = [_against_others(own, final, max, *what)]
+  limit = f'weights differ by less than {_MAX_DUPLICATES:.0%} of their sum'
+  for names in alike.values():
+    for first, second in itertools.combinations(names, 2):
+      a, b = final[first], final[second]
+      share = abs(a - b) / max(a + b, 1e-12)
+      seen = f'{first} {a:.3f}, {second} {b:.3f}: {share:.0%}'
+      agrees = share < _MAX_DUPLICATES
+      rows.append(_row('the same data twice', limit, seen, agrees))
+  what = 'pure noise', 'its weight is the lowest', 'lowest other'
+  rows.append(_against_others(alike.get(_NOISE, []), final, min, *what))
+  return [row for row in rows if row]
+
+
+def _against_others(own, final, extreme, what, expected, other):
+  """Compares the heaviest of some sources with the extreme of the others."""
+  others = [name for name in final if name not in own]
+  if not own or not others:
+    return None
+  ours, theirs = max(own, key=final.get), extreme(others, key=final.get)
+  seen = f'{ours} {final[ours]:.3f}, {other} {theirs} {final[theirs]:.3f}'
+  agrees = extreme((ours, theirs), key=final.get) == ours
+  tie = abs(final[ours] - final[theirs]) < _TIE
+  return _row(what, expected, seen, agrees, tie)
+
+
+def _row(what, expected, seen, agrees, tie=False):
+  verdict = AS_EXPECTED if agrees else 'NOT as expected'
+  if tie:
+    verdict = f'too close to call (less than {_TIE} apart)'
+  return {'what': what, 'expected': expected, 'seen': seen, 'verdict': verdict}
+
+
+def read_diagnosis(run: Run, name: str) -> dict:
+  """Reads a part of the diagnosis; {} if it is missing or damaged.
+
+  Args:
+    run: diagnosed or not.
+    name: of the part in diagnosis.json:
+      prediction: {model: [error of each predicted frame, (0..1 pixel)²]}.
+      relation: {source: {'weight', 'distance', 'explained'}}.
+      pull: {'distillation', 'others': gradient norms, 'share': their ratio}.
+      vae: {source: {'unexplained': error / variance, 'kl': nats per latent
+        dimension, 'active': dimensions, 'latent': out of how many, 'edges':
+        [E + 1], 'recorded', 'replayed': densities per action dimension [[E]]}}.
+      guidance: {'share': change of actions when guidance is shuffled, relative
+        to that from state to state, 'dead': share of units always zero}.
+  """
+  try:
+    part = run.diagnosis[name]
+    return _READERS[name](part, run.diagnosis) if part else {}
+  except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
+    return {}
+
+
+def _floats(part, *keys):
+  if not all(isinstance(part[key], float) for key in keys):
+    raise TypeError
+  return {key: part[key] for key in keys}
+
+
+def _prediction(part, _):
+  curves = {'student': part['student'], REPEATED: part['last_frame']}
+  for name, curve in (part.get('teachers') or {}).items():
+    curves[f'teacher {name}'] = curve
+  for curve in curves.values():
+    _floats(dict(enumerate(curve)), *range(len(curve)))
+  return curves
+
+
+def _relation(part, diagnosis):
+  weights = diagnosis['similarity']
+  return {
+    name: {'weight': weights[name], **_floats(entry, 'distance', 'explained')}
+    for name, entry in part.items()
+  }
+
+
+def _pull(part, _):
+  norms = _floats(part, 'distillation', 'others')
+  return {**norms, 'share': part['distillation'] / part['others']}
+
+
+def _vae(part, _):
+  out = {}
+  for name, entry in part.items():
+    edges, *tables = (np.array(entry[key], float) for key in _HISTOGRAMS)
+    shape = len(tables[0]), len(edges) - 1
+    fits = all(x.shape == shape and np.isfinite(x).all() for x in tables)
+    if not fits or not (np.diff(edges) > 0).all():
+      raise ValueError
+    error, variance = _floats(entry, 'error', 'variance').values()
+    numbers = _floats(entry, 'kl', 'active', 'latent')
+    out[name] = {'unexplained': error / variance if variance else None}
+    out[name] |= numbers | {key: entry[key] for key in _HISTOGRAMS}
+  return out
+
+
+def _guidance(part, _):
+  share = part['shuffled'] / part['across_states']
+  return {'share': share, 'dead': part.get('dead_units')}
+
+
+_READERS = {
+  'prediction': _prediction,
+  'relation': _relation,
+  'pull': _pull,
+  'vae': _vae,
+  'guidance': _guidance,
+}
+
+
+def undiagnosed(runs: list[Run]) -> dict[str, str]:
+  """Returns {part of the diagnosis: why the first run without it has none}."""
+  out = {}
+  for name in _READERS:
+    if lacking := [run for run in runs if not read_diagnosis(run, name)]:
+      out[name] = _why_missing(lacking[0].diagnosis, name)
+  return out
+
+
+def _why_missing(diagnosis, name):
+  if not diagnosis:
+    return 'python -m vid2act_jax.analysis diagnose RUN makes it'
+  state = 'damaged' if diagnosis.get(name) else 'not'
+  reason = diagnosis.get(f'{name}_missing')
+  return reason if isinstance(reason, str) else f'{state} in {DIAGNOSIS}'
+
+
+def diagnosed(runs: list[Run], name: str, key: str = '') -> list[dict]:
+  """Returns a part of each run's diagnosis, as its items or under a key."""
+  parts = [(run, read_diagnosis(run, name)) for run in runs]
+  return [
+    _run(run) | ({key: part} if key else part) for run, part in parts if part
+  ]
+
+
+def _run(run):
+  return {'run': str(run.path), 'seed': run.seed}
+
+
+def mean_predictions(runs: list[Run]) -> dict[str, list[float]]:
+  """Returns the runs' mean errors: {model: [error of each frame]}."""
+  curves: dict[str, list] = {}
+  for run in runs:
+    for name, errors in read_diagnosis(run, 'prediction').items():
+      curves.setdefault(name, []).append(errors)
+  # As far as all of them go.
+  frames = {k: list(zip(*each, strict=False)) for k, each in curves.items()}
+  return {name: np.mean(each, 1).tolist() for name, each in frames.items()}
+
+
+def points(curve: pd.Series, *names: str) -> dict[str, list[float]]:
+  """Returns {'steps', 'values'} of a curve, or under other names."""
+  keys = names or ('steps', 'values')
+  return dict(zip(keys, (curve.index.tolist(), curve.tolist()), strict=True))
+
+
+def prediction_errors(runs: list[Run]) -> dict | None:
+  """Returns the student's prediction error during the training."""
+  curves = [(run, run.series('open_loop/error')) for run in runs]
+  curves = [(run, curve) for run, curve in curves if len(curve)]
+  each = [curve for _, curve in curves]
+  grid = statistics.common_grid(each) if each else ()
+  if not len(grid):
+    return None
+  middle = (grid[0] + grid[-1]) / 2
+  halves = (grid[0], middle), (middle, grid[-1])
+  areas = [[statistics.area(x, *half) for x in each] for half in halves]
+  return {
+    'grid': grid.tolist(),
+    'mean': statistics.align(each, grid).mean(0).tolist(),
+    # Means over the two halves of the steps that all runs have.
+    'halves': np.mean(areas, 1).tolist(),
+    'runs': [_run(run) | points(thin(curve)) for run, curve in curves],
+  }
+
+
+def similarity_weights(runs: list[Run]) -> dict | None:
+  """Returns the weights of each run, and their means at common steps."""
+  tables = [(run, thin(weights(run))) for run in runs]
+  tables = [(run, table) for run, table in tables if len(table)]
+  each = [table for _, table in tables]
+  # Runs of a label have the same sources, unless their metrics are damaged.
+  names = [x for x in each[0] if all(x in y for y in each)] if each else ()
+  if not len(names):
+    return None
+  grid = statistics.common_grid(each)
+  means = (statistics.align([x[name] for x in each], grid) for name in names)
+  return {
+    'grid': grid.tolist(),
+    'mean': {n: x.mean(0).tolist() for n, x in zip(names, means, strict=True)},
+    'runs': [_describe_weights(run, table) for run, table in tables],
+  }
+
+
+def _describe_weights(run, table):
+  values, logged = entropy(run)
+  return {
+    **_run(run),
+    'given': is_fixed(run),
+    'steps': table.index.tolist(),
+    'weights': table.to_dict('list'),
+    **points(thin(values), 'entropy_steps', 'entropy'),
+    'entropy_of_means': not logged,
+    'most': math.log(len(table.columns)) or 1.0,  # One source: 0 of nothing.
+    'end': final_weights(run),
+    'relevance': relevance(run),
+  }

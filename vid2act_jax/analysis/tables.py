@@ -1,0 +1,167 @@
+"""The report's tables as DataFrames, and how their values are written."""
+
+import pandas as pd
+
+from vid2act_jax.analysis.model_sections import AS_EXPECTED
+
+
+def cells(table: pd.DataFrame, columns: str = '') -> list[tuple]:
+  """Returns (heading, 'text' or 'number', formatted values) of the columns.
+
+  Args:
+    table: any.
+    columns: 'name | name=heading | ...'; '': all.
+  """
+  if columns:
+    pairs = [column.partition('=') for column in columns.split(' | ')]
+    table = table[[name for name, *_ in pairs]]
+    table.columns = [heading or name for name, _, heading in pairs]
+  is_text = lambda values: any(isinstance(x, str) for x in values)
+  return [
+    (name, 'text' if is_text(values) else 'number', [*map(_format, values)])
+    for name, values in table.items()
+  ]
+
+
+def _format(value):
+  if isinstance(value, str) or pd.isna(value):
+    return value if isinstance(value, str) else '–'
+  return f'{value:,.0f}' if abs(value) >= 1000 else f'{value:.4g}'
+
+
+def number(value: float | None) -> str:
+  """Returns three digits, or all of a large number's."""
+  if value is None:
+    return '–'
+  return f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'
+
+
+def interval(score: dict) -> str:
+  """Returns a mean with its interval: '512 [430, 590]'."""
+  bounds = ', '.join(map(number, score['interval'] or ()))
+  return number(score['iqm']) + (f' [{bounds}]' if bounds else '')
+
+
+def probability(better: dict) -> str:
+  """Returns the probability of improvement with its interval."""
+  bounds = ', '.join(f'{x:.2f}' for x in better['interval'] or ())
+  bounds = f'[{bounds}]' if bounds else '(no interval)'
+  return f'{better["probability"]:.2f} {bounds}'
+
+
+def rows(part: dict | list) -> pd.DataFrame:
+  """Returns a row per dict of a list, or of {task: {label: dict or list}}.
+
+  In the latter, one per source of a dict with 'sources'.
+  """
+  if isinstance(part, list):
+    return pd.DataFrame(part)
+  out = []
+  for task, labels in part.items():
+    for label, values in labels.items():
+      for value in values if isinstance(values, list) else [values]:
+        row = {'task': task, 'kind': label, **value}
+        if not isinstance(value.get('sources'), dict):
+          out.append(row)
+          continue
+        by_source = row.pop('sources').items()
+        out += [{**row, 'source': x, **entry} for x, entry in by_source]
+  return pd.json_normalize(out, max_level=1)
+
+
+def mean_by_source(table: pd.DataFrame) -> pd.DataFrame:
+  """Returns the means of the runs of a label, with their number."""
+  groups = table.groupby(['task', 'kind', 'source'], sort=False)
+  means = groups[['unexplained', 'kl', 'active', 'latent']].mean()
+  return means.assign(runs=groups.size()).reset_index()
+
+
+def scores(result: dict) -> pd.DataFrame:
+  """Returns each label's scores, and their comparison with the baseline."""
+  out = []
+  for label, x in result['labels'].items():
+    better, seeds = x['improvement'] or {}, ', '.join(map(str, x['seeds']))
+    if None in x['seeds']:
+      seeds = f'{len(x["seeds"])} (unknown)'
+    seeds = seeds if len(x['seeds']) > 1 else '1 (one: no interval)'
+    versus = 'the baseline' if label == result['baseline'] else '–'
+    row = {'kind': label, 'seeds': seeds, 'final score': interval(x['final'])}
+    row |= {'area': interval(x['area']), 'random': number(x.get('random'))}
+    row['better than baseline'] = probability(better) if better else versus
+    row['p-value'] = number(better.get('chance'))
+    out.append({**row, 'verdict': better.get('verdict', '–')})
+  return pd.DataFrame(out)
+
+
+def last_points(curves: list[dict]) -> pd.DataFrame:
+  """Returns published curves, of their values the last one."""
+  columns = ['env_steps', 'mean', 'std']
+  table = pd.DataFrame(curves)
+  return table.assign(**{key: table[key].str[-1] for key in columns})
+
+
+def final_weights(labels: dict) -> pd.DataFrame:
+  """Returns means over the seeds; those of single ones are in results.json."""
+  sources = list(dict.fromkeys(x for y in labels.values() for x in y['mean']))
+  mean = lambda values: pd.Series(values, dtype=float).mean()
+  out = []
+  for label, x in labels.items():
+    runs = x['runs']
+    ends = [mean([one['end'].get(name) for one in runs]) for name in sources]
+    entropy = mean([y['entropy'][-1] / y['most'] for y in runs if y['entropy']])
+    fixed = 'set by the variant' if runs[0]['given'] else ''
+    out.append([label, len(runs), *ends, entropy, fixed])
+  return pd.DataFrame(
+    out, columns=['kind', 'runs', *sources, 'entropy / ln N', '']
+  )
+
+
+def halves(labels: dict) -> pd.DataFrame:
+  """Returns mean prediction errors in both halves of the training."""
+  columns = ['kind', 'runs', 'mean error, first half', 'second half']
+  out = [(label, len(x['runs']), *x['halves']) for label, x in labels.items()]
+  return pd.DataFrame(out, columns=columns)
+
+
+def horizons(labels: dict) -> pd.DataFrame:
+  """Returns each model's error of the first and last predicted frame."""
+  columns = ['kind', 'model', 'error of the first', 'of the last', 'mean']
+  out = [
+    (label, name, errors[0], errors[-1], sum(errors) / len(errors))
+    for label, models in labels.items()
+    for name, errors in models.items()
+  ]
+  return pd.DataFrame(out, columns=columns)
+
+
+def relevance(results: dict) -> pd.DataFrame:
+  """Returns what is known in advance about weights, and what was seen."""
+  return pd.DataFrame(
+    {'task': task, 'run': f'{label}, seed {one["seed"]}', **known}
+    for task, labels in results['similarity'].items()
+    for label, x in labels.items()
+    for one in x['runs']
+    for known in one['relevance']
+  )
+
+
+def relevance_counts(results: dict) -> list[tuple[str, int, int]]:
+  """Returns (what sources are, how often as expected, out of how many)."""
+  table = relevance(results)
+  if table.empty:
+    return []
+  agrees = (table.verdict == AS_EXPECTED).groupby(table.what, sort=False)
+  return list(agrees.agg(['sum', 'size']).itertuples())
+
+
+def missing(undiagnosed: dict, part: str) -> list[tuple[str, str]]:
+  """Returns (why a part of the diagnosis is missing, for which labels)."""
+  found: dict[str, dict[str, list[str]]] = {}
+  for task, labels in undiagnosed.items():
+    for label, reasons in labels.items():
+      if part in reasons:
+        found.setdefault(reasons[part], {}).setdefault(task, []).append(label)
+  return [
+    (why, '; '.join(f'{task}: {", ".join(x)}' for task, x in tasks.items()))
+    for why, tasks in found.items()
+  ]
