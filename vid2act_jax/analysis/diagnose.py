@@ -244,7 +244,7 @@ def _open_config(run):
     file = pathlib.Path(config.sources[0], dataset.FILE)
     config.source_dir = _locate(config.source_dir, run, file)
   if origin := config.teacher_from:
-    file = '' if origin.endswith(weight_files.ENDINGS) else runs.TEACHER
+    file = '' if origin.endswith(weight_files.SUFFIXES) else runs.TEACHER
     config.teacher_from = _locate(origin, run, file)
   return config
 

@@ -91,7 +91,7 @@ def conv_error() -> float:
   errors = []
   with jax.default_matmul_precision('highest'):
     for function, x, kernel in cases:
-      native, subpixel = (_vjp(function, x, kernel, f) for f in conv.FORMS)
+      native, subpixel = (_vjp(function, x, kernel, f) for f in conv.IMPLS)
       for a, b in zip(native, subpixel, strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         errors.append(np.linalg.norm(a - b) / np.linalg.norm(a))
