@@ -50,7 +50,7 @@ def measure(seconds: float) -> dict:
   rows = jax.device_get(rows)
   bad = {k for row in rows for k in row if not np.isfinite(row[k]).all()}
   rate = (len(rows) - 1) / passed
-  form = agent.student.form
+  form = agent.student.conv_impl
   return {'compile_s': compiled, 'rate': rate, 'form': form, 'bad': sorted(bad)}
 
 
