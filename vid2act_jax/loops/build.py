@@ -8,7 +8,7 @@ import numpy as np
 from vid2act_jax import envs as environments
 from vid2act_jax import learner, sharding
 from vid2act_jax.data import shards
-from vid2act_jax.data.replay import Replay
+from vid2act_jax.data.replay import Replay, ReplayOptions
 from vid2act_jax.loops import acting, embedding, finetune, runs, setup
 from vid2act_jax.loops.logger import Logger, NullLogger
 from vid2act_jax.loops.train_step import TrainStep
@@ -59,14 +59,16 @@ def finetuner(
     shards.folder_of(root, devices.process_index, devices.process_count),
     config.replay.online_gb * 1e9,
     config.seed,
-    envs.action_dim,
-    config.env.size,
+    ReplayOptions(
+      action_dim=envs.action_dim,
+      size=config.env.size,
+      scratch=setup.scratch_folder(config, workdir),
+      cross_episodes=config.replay.cross_episodes,
+      keep_all=config.replay.keep_all,
+      embed=embedding.target_column(agent, teacher, config.replay.embeddings),
+    ),
     owner=True,
     keep_episodes=written[devices.process_index],
-    scratch=setup.scratch_folder(config, workdir),
-    cross_episodes=config.replay.cross_episodes,
-    keep_all=config.replay.keep_all,
-    embed=embedding.target_column(agent, teacher, config.replay.embeddings),
   )
   schedule = finetune.Schedule(
     **config.finetune,

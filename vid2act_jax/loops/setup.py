@@ -7,6 +7,7 @@ import jax
 from vid2act_jax import envs as environments
 from vid2act_jax import learner
 from vid2act_jax.data import dataset, quarantine, sources, weights
+from vid2act_jax.data.replay import ReplayOptions
 from vid2act_jax.learner import open_loop, torch_import
 from vid2act_jax.loops import embedding, policies, runs
 from vid2act_jax.loops.checkpoint import Checkpoint
@@ -168,9 +169,11 @@ def load_sources(config, workdir: pathlib.Path, embeds=None):
     folders,
     config.replay.source_gb * 1e9,
     config.seed,
-    config.env.size,
-    scratch_folder(config, workdir),
-    config.replay.cross_episodes,
+    ReplayOptions(
+      size=config.env.size,
+      scratch=scratch_folder(config, workdir),
+      cross_episodes=config.replay.cross_episodes,
+    ),
     embeds,
   )
   return replays
