@@ -17,7 +17,8 @@ from ml_collections import config_flags
 from vid2act_jax import sharding
 from vid2act_jax.analysis import summary
 from vid2act_jax.data import files
-from vid2act_jax.loops import flag_errors, runs, setup, stages
+from vid2act_jax.loops import flag_errors, runs, stages
+from vid2act_jax.loops.config_checks import check_config
 from vid2act_jax.loops.preemption import (
   EXIT_STATUS,
   Preempted,
@@ -77,11 +78,7 @@ def run(
     UserError: an error that the user can fix.
     Preempted: the run was asked to stop; run again, it resumes.
   """
-  unknown = [stage for stage in config.stages if stage not in _STAGES]
-  if unknown:
-    known = ', '.join(_STAGES)
-    raise UserError(f'config.stages has {unknown}; stages are {known}')
-  setup.check_config(config, workdir)
+  check_config(config, workdir)
   is_first = jax.process_index() == 0
   with files.lock(workdir) if is_first else contextlib.nullcontext():
     if is_first:

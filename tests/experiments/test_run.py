@@ -20,9 +20,17 @@ from vid2act_jax.analysis import __main__
 from vid2act_jax.data import dataset
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.__main__ import main
-from vid2act_jax.loops import build, finetune, preemption, runs
+from vid2act_jax.loops import (
+  batches,
+  finetune,
+  interaction,
+  preemption,
+  runs,
+  sources,
+)
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import read_metrics
+from vid2act_jax.loops.schedule import Counters
 from vid2act_jax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -244,15 +252,15 @@ def test_too_many_updates_that_are_not_finite_end_the_run(
     stages=('finetune',),
     skip_limit=3,
   )
-  sample_batch = finetune.Finetuner._sample_batch
+  sample = batches.FinetuneBatches._sample
 
   def with_nan(self, index):
-    batch = sample_batch(self, index)
+    batch = sample(self, index)
     if index >= 6:
       batch.target.reward[:] = np.nan
     return batch
 
-  monkeypatch.setattr(finetune.Finetuner, '_sample_batch', with_nan)
+  monkeypatch.setattr(batches.FinetuneBatches, '_sample', with_nan)
   with pytest.raises(UserError, match='4 updates in a row.*lower') as error:
     run.run(config, tmp_path)
   (path,) = (tmp_path / 'not_finite' / 'finetune').glob('*.npz')
@@ -428,15 +436,29 @@ def test_prefill_statistics_are_logged(finished):
     ([{'return': 3.0}], {'random/return': 3.0}),
   ):
     values = {}
-    finetuner = types.SimpleNamespace(
-      counters=finetune.Counters(),
-      env_steps=8,
-      logger=types.SimpleNamespace(scalars=lambda _, x, v=values: v.update(x)),
-      _prefill_episodes=episodes,
-      _policy=types.SimpleNamespace(reset=lambda: None),
+    acting = interaction.Interaction(
+      types.SimpleNamespace(num=1, action_dim=2, faults=[]),
+      types.SimpleNamespace(reset=lambda: None),
+      replay=None,
+      counters=Counters(agent_steps=7),
+      prefill=8,
+      seed=0,
+      profiler=None,
     )
-    finetune.Finetuner._end_prefill(finetuner)
-    assert values == expected
+    acting._prefill_episodes, acting._hosts_ready = episodes, 1
+    acting.step = lambda state: []
+    loop = types.SimpleNamespace(
+      _interaction=acting,
+      _logger=types.SimpleNamespace(scalars=lambda _, x, v=values: v.update(x)),
+      _log_worker_failures=lambda: None,
+      _policy_state=lambda: None,
+      env_steps=8,
+    )
+    finetune.Finetuner._act(loop)
+    assert values == {} and acting.counters.warm == -1
+    acting.counters.agent_steps = 8
+    finetune.Finetuner._act(loop)
+    assert values == expected and acting.counters.warm == 8
 
 
 def test_evaluation_of_a_finished_run(finished, tmp_path, capsys):
@@ -462,10 +484,10 @@ def test_another_teacher_than_the_checkpoints(finished):
   _, state = runs.load_agent(finished)
   teacher = {**state.teacher, 'decoder': {}}  # The state has no decoder.
   checkpoint = Checkpoint(finished / runs.STUDENT)
-  build._check_same_teacher(state, teacher, checkpoint)
+  sources.check_same_teacher(state, teacher, checkpoint)
   other = jax.tree.map(lambda x: x + 1, teacher['rssm'])
   with pytest.raises(UserError, match='differs from the one that .*student'):
-    build._check_same_teacher(state, {**teacher, 'rssm': other}, checkpoint)
+    sources.check_same_teacher(state, {**teacher, 'rssm': other}, checkpoint)
 
 
 def test_another_config_in_the_folder(finished):

@@ -20,7 +20,7 @@ from vid2act_jax.analysis import chunks, measures, pull, reading
 from vid2act_jax.analysis import relation as relations
 from vid2act_jax.data import dataset, files, shards, weights
 from vid2act_jax.learner import open_loop
-from vid2act_jax.loops import runs, setup
+from vid2act_jax.loops import runs, sources
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
@@ -113,7 +113,7 @@ class _Subject:
     }
 
   def _teachers(self, batch):
-    params = setup.load_teacher(self.config, self._run, self._with_teacher())
+    params = sources.load_teacher(self.config, self._run, self._with_teacher())
     if 'decoder' not in params:
       raise UserError(
         f'{self.config.teacher_from}: a public teacher comes without decoder'
@@ -199,7 +199,7 @@ class _Subject:
   def _sources(self):
     """Sequences of the source datasets, [B, N, L, ...]."""
     folders = [
-      setup.source_folder(self.config, self._run, task)
+      sources.source_folder(self.config, self._run, task)
       for task in self.notes['sources']
     ]
     known = [chunks.find(folder) for folder in folders]
