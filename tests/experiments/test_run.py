@@ -1,6 +1,6 @@
 """End to end: every stage, skipping, resuming after a kill, and errors."""
 
-import collections
+import functools
 import json
 import pathlib
 import shutil
@@ -33,6 +33,8 @@ from vid2act_jax.loops.logger import read_metrics
 from vid2act_jax.loops.schedule import Counters
 from vid2act_jax.types import UserError
 
+pytestmark = pytest.mark.usefixtures('share_compiled_steps')
+
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = sorted(
   p.stem
@@ -48,27 +50,6 @@ def config_with(**overrides):
     {k.replace('__', '.'): v for k, v in overrides.items()}
   )
   return config.lock()
-
-
-@pytest.fixture(scope='module')
-def compilations():
-  """Number of compilations of each function in the `finished` run."""
-  return collections.Counter()
-
-
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory, compilations):
-  """A finished run of the debug experiment."""
-
-  def on_event(event, _, fun_name='', **__):
-    if event == '/jax/core/compile/backend_compile_duration':
-      compilations[fun_name.removeprefix('jit(').removesuffix(')')] += 1
-
-  workdir = tmp_path_factory.mktemp('run') / 'debug'
-  jax.monitoring.register_event_duration_secs_listener(on_event)
-  run.run(config_with(), workdir)
-  jax.monitoring.unregister_event_duration_listener(on_event)
-  return workdir
 
 
 def test_each_step_is_compiled_once(finished, compilations):
@@ -185,6 +166,7 @@ def test_resumes_after_a_kill(finished, tmp_path, monkeypatch, capsys):
   assert kill_runs.differences(finished, workdir) == []
 
 
+@pytest.mark.slow
 def test_metrics_at_the_step_of_a_checkpoint_are_logged_once(
   finished, tmp_path, monkeypatch
 ):
@@ -214,6 +196,7 @@ def test_metrics_at_the_step_of_a_checkpoint_are_logged_once(
   assert kill_runs.differences(finished, workdir) == []
 
 
+@pytest.mark.slow
 def test_preempted_run_saves_and_resumes(finished, tmp_path):
   """In prefill, in an evaluation, between updates, and in pretraining."""
   workdir = tmp_path / 'stopped'
@@ -282,7 +265,7 @@ def _reproducible_metrics(workdir):
   ]
 
 
-def _finetune_again(finished, workdir, **overrides):
+def _finetune_again(finished, workdir, profile=False, **overrides):
   """Finetunes with the teacher and the datasets of the finished run."""
   config = config_with(
     source_dir=str(finished / 'sources'),
@@ -290,14 +273,15 @@ def _finetune_again(finished, workdir, **overrides):
     stages=('finetune',),
     **overrides,
   )
-  run.run(config, workdir, profile=True)
+  run.run(config, workdir, profile)
   return _reproducible_metrics(workdir)
 
 
+@pytest.mark.slow
 def test_worker_processes_and_profiling_change_nothing(
   finished, tmp_path, capsys
 ):
-  metrics = _finetune_again(finished, tmp_path, env__parallel=True)
+  metrics = _finetune_again(finished, tmp_path, True, env__parallel=True)
   assert metrics == _reproducible_metrics(finished)
   table = capsys.readouterr().out.split('finetune: where the time went')[1]
   for section in ('stepping', 'acting', 'sampling', 'updating', 'evaluating'):
@@ -305,6 +289,7 @@ def test_worker_processes_and_profiling_change_nothing(
   assert list((tmp_path / 'profile' / 'finetune').rglob('*.xplane.pb'))
 
 
+@pytest.mark.slow
 def test_cached_embeddings_differ_only_by_rounding(finished, tmp_path):
   computed = _finetune_again(finished, tmp_path, replay__embeddings='none')
   for left, right in zip(
@@ -333,15 +318,15 @@ def test_finished_run_acts(finished):
     'probe_action', envs.Settings(time_limit=20), 2, 0, False
   ) as env:
     obs, carry = env.step(None), agent.initial_carry(2)
-    carry, action, extras = agent.policy(
-      state, carry, obs, jax.random.key(0), explore=False
-    )
+    policy = jax.jit(functools.partial(agent.policy, explore=False))
+    carry, action, extras = policy(state, carry, obs, jax.random.key(0))
     obs = env.step(np.asarray(action))
   assert action.shape == (2, 2) and np.abs(action).max() <= 1
   np.testing.assert_allclose(extras['similarity'].sum(0), 1, rtol=1e-5)
   assert not obs['is_first'].any()
 
 
+@pytest.mark.slow
 def test_agent_collects_and_checkpoint_collects(tmp_path):
   overrides = {
     'sources': ('probe_action',),
@@ -528,6 +513,7 @@ def test_teacher_of_other_domains(finished, tmp_path):
     run.run(config, tmp_path / 'run')
 
 
+@pytest.mark.slow
 def test_student_smaller_than_its_teacher(finished, tmp_path):
   config = config_with(
     source_dir=str(finished / 'sources'),
@@ -535,6 +521,9 @@ def test_student_smaller_than_its_teacher(finished, tmp_path):
     learner__student__deter=8,
     learner__student__stoch=3,
     learner__student__units=8,
+    finetune__env_steps=60,
+    finetune__video_every=0,
+    evaluate__every=0,
   )
   run.run(config, tmp_path / 'run')
   assert Checkpoint(tmp_path / 'run' / runs.STUDENT).finished()
