@@ -101,13 +101,16 @@ def test_failure_ends_all_processes(multiprocess):
 
 
 def start_processes(script, *do):
+  # A shell inherits an ignored signal and cannot reset it. Not by preexec_fn:
+  # that forks, and this process has JAX's threads.
+  handler = signal.signal(signal.SIGINT, signal.default_int_handler)
   process = subprocess.Popen(
     ['bash', script, '2', '--do', *do],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
   )
+  signal.signal(signal.SIGINT, handler)
   lines = sorted(process.stdout.readline() for _ in range(2))
   assert lines == ['[0] waiting\n', '[1] waiting\n']
   return process
