@@ -53,11 +53,6 @@ _PROCESS_ID = flags.DEFINE_integer(
 _HEARTBEAT = flags.DEFINE_integer(
   'heartbeat_seconds', 60, 'Timeout for the heartbeat of a process.'
 )
-_STAGES = {
-  'collect': stages.run_collect,
-  'pretrain': stages.run_pretrain,
-  'finetune': stages.run_finetune,
-}
 
 
 def run(
@@ -87,7 +82,7 @@ def run(
       print(f'run folder: {workdir}', flush=True)
     for stage in config.stages:
       preemption.check()
-      _STAGES[stage](config, workdir, profile, preemption)
+      stages.STAGES[stage](config, workdir, profile, preemption)
     if is_first:
       path = summary.write_summary(workdir, summary.title(config))
       print(f'summary: {path}', flush=True)

@@ -5,10 +5,9 @@ import pathlib
 from vid2act_jax import envs as environments
 from vid2act_jax.data import dataset
 from vid2act_jax.learner import open_loop
-from vid2act_jax.loops import embedding, policies, sources
+from vid2act_jax.loops import embedding, policies, sources, stages
 from vid2act_jax.types import UserError
 
-STAGES = 'collect', 'pretrain', 'finetune'
 _PERIODS = 'updates_per_call', 'log_every', 'save_every'
 _POSITIVE = {'pretrain': _PERIODS, 'finetune': (*_PERIODS, 'update_every')}
 
@@ -23,29 +22,11 @@ def check_config(config, workdir: pathlib.Path) -> None:
   Raises:
     UserError: names the key and its valid values.
   """
-  unknown = [stage for stage in config.stages if stage not in STAGES]
+  unknown = [stage for stage in config.stages if stage not in stages.STAGES]
   if unknown:
-    known = ', '.join(STAGES)
+    known = ', '.join(stages.STAGES)
     raise UserError(f'config.stages has {unknown}; stages are {known}')
-  tasks = [config.task]
-  if sources.uses_sources(config):
-    if not config.sources:
-      raise UserError(
-        f'config.sources is empty, but config.variant={config.variant} needs'
-        ' source tasks: name tasks, or set --config.variant=dreamerv2'
-      )
-    # An existing dataset needs no environment: it may be imported.
-    tasks += [
-      task
-      for task in config.sources
-      if not (
-        sources.source_folder(config, workdir, task) / dataset.FILE
-      ).exists()
-    ]
-    if config.collect.policy not in ('auto', 'agent'):
-      policies.parse(config.collect.policy)
-  for task in tasks:
-    environments.check(task)
+  _check_tasks(config, workdir)
   if config.env.size != 64:
     raise UserError(
       f'config.env.size={config.env.size}: the networks are made for 64'
@@ -79,3 +60,25 @@ def check_config(config, workdir: pathlib.Path) -> None:
       'config.env.timeout must be positive, config.env.replacements and'
       f' config.skip_limit not negative; they are {limits}'
     )
+
+
+def _check_tasks(config, workdir):
+  tasks = [config.task]
+  if sources.uses_sources(config):
+    if not config.sources:
+      raise UserError(
+        f'config.sources is empty, but config.variant={config.variant} needs'
+        ' source tasks: name tasks, or set --config.variant=dreamerv2'
+      )
+    # An existing dataset needs no environment: it may be imported.
+    tasks += [
+      task
+      for task in config.sources
+      if not (
+        sources.source_folder(config, workdir, task) / dataset.FILE
+      ).exists()
+    ]
+    if config.collect.policy not in ('auto', 'agent'):
+      policies.parse(config.collect.policy)
+  for task in tasks:
+    environments.check(task)

@@ -13,7 +13,7 @@ from vid2act_jax import envs as environments
 from vid2act_jax import learner, sharding
 from vid2act_jax.data import shards
 from vid2act_jax.data.replay import Replay
-from vid2act_jax.loops import acting, embedding, runs, sources
+from vid2act_jax.loops import acting, runs, sources
 from vid2act_jax.loops.batches import FinetuneBatches, PretrainBatches
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.interaction import Interaction
@@ -110,7 +110,6 @@ def setup_pretrain(
   state, extra = runs.init_or_restore(
     checkpoint, pretrainer.init, config.seed, metadata, 'pretrain', devices
   )
-  extra = extra or {}
   step_key, video_key = jax.random.split(jax.random.key(config.seed))
   with (
     open_log(
@@ -166,6 +165,7 @@ def setup_finetune(
 
 
 def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
+  """Builds the objects; what must be closed is entered into the stack."""
   c, seed = config.finetune, config.seed
   devices = sharding.Devices(config.mesh.data)
   devices.rows(c.batch, 'config.finetune.batch')  # Fails before envs are made.
@@ -178,7 +178,7 @@ def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
     tuple(metadata['source_action_dims']),
     variant=learner.parse(config.variant, config.sources),
   )
-  teacher, replays, embed = _load_teacher_and_sources(config, workdir, agent)
+  teacher, replays, embed = sources.load_for_student(config, workdir, agent)
   metadata = {'task': config.task, 'action_dim': envs.action_dim, **metadata}
   checkpoint = Checkpoint(workdir / runs.STUDENT)
 
@@ -190,7 +190,6 @@ def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
   )
   if agent.teacher:
     sources.check_same_teacher(state, teacher, checkpoint)
-  extra = extra or {}
   counters = Counters.restore(extra) if extra else Counters()
   options = sources.replay_options(config, workdir, envs.action_dim, embed)
   replay = _open_replay(config, replay_dir, devices, extra, options)
@@ -234,7 +233,7 @@ def env_settings(config) -> environments.Settings:
 
 
 def _open_envs(config, num, stream):
-  """Environments of the target task; every stream has its own seeds."""
+  """Makes environments of the target task; every stream has its own seeds."""
   return environments.VectorEnv(
     config.task,
     env_settings(config),
@@ -246,20 +245,8 @@ def _open_envs(config, num, stream):
   )
 
 
-def _load_teacher_and_sources(config, workdir, agent):
-  """The teacher, the sources' replays and the target's embedding column."""
-  teacher, replays, dtype = None, [], config.replay.embeddings
-  if agent.pretrained:
-    teacher = sources.load_teacher(config, workdir, agent)
-  if agent.replays:
-    cache_dir = sources.scratch_folder(config, workdir) / 'embeddings'
-    embeds = embedding.source_columns(agent, teacher, dtype, cache_dir)
-    replays = sources.load_replays(config, workdir, embeds)
-  return teacher, replays, embedding.target_column(agent, teacher, dtype)
-
-
 def _open_replay(config, replay_dir, devices, extra, options):
-  """The online replay, with the episodes of the checkpoint."""
+  """Opens the online replay, with the episodes of the checkpoint."""
   processes, process = devices.process_count, devices.process_index
   written = [0] * processes
   if devices.is_main_process:
@@ -295,7 +282,7 @@ def _intervals(stage) -> Intervals:
 
 
 def _train_step(config, workdir, stage, step, key, devices):
-  """The compiled train step of a stage."""
+  """Returns the compiled train step of a stage."""
   return TrainStep(
     step,
     Batch if stage == 'pretrain' else FinetuneBatch,
@@ -311,7 +298,7 @@ def _train_step(config, workdir, stage, step, key, devices):
 def open_log(
   workdir: pathlib.Path, stage: str, resume_step: int | None, extra: dict
 ) -> Logger | NullLogger:
-  """A logger on the first process; the others log nothing.
+  """Opens the log of a stage on the first process; the others log nothing.
 
   Args:
     workdir: the run's folder.

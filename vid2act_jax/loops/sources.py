@@ -10,7 +10,7 @@ from vid2act_jax.data import dataset, quarantine, weights
 from vid2act_jax.data.replay import DerivedColumn, ReplayOptions
 from vid2act_jax.data.sources import load_sources
 from vid2act_jax.learner import torch_import
-from vid2act_jax.loops import runs
+from vid2act_jax.loops import embedding, runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
@@ -99,6 +99,26 @@ def load_replays(config, workdir: pathlib.Path, embeds=None):
     embeds,
   )
   return replays
+
+
+def load_for_student(config, workdir: pathlib.Path, agent):
+  """Loads what the student learns from, if its variant uses it.
+
+  Returns:
+    The teacher's parameters or None, the sources' N `Replay`s or [], and the
+    embedding column of the online replay or None.
+
+  Raises:
+    UserError: the teacher or a dataset is missing, damaged or does not fit.
+  """
+  teacher, replays, dtype = None, [], config.replay.embeddings
+  if agent.pretrained:
+    teacher = load_teacher(config, workdir, agent)
+  if agent.replays:
+    cache_dir = scratch_folder(config, workdir) / 'embeddings'
+    embeds = embedding.source_columns(agent, teacher, dtype, cache_dir)
+    replays = load_replays(config, workdir, embeds)
+  return teacher, replays, embedding.target_column(agent, teacher, dtype)
 
 
 def load_teacher(config, workdir: pathlib.Path, agent):

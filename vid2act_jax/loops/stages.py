@@ -197,6 +197,13 @@ def run_finetune(
     env.close()
 
 
+STAGES = {
+  'collect': run_collect,
+  'pretrain': run_pretrain,
+  'finetune': run_finetune,
+}
+
+
 def _report(text):
   if jax.process_index() == 0:
     print(text, flush=True)
