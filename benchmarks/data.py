@@ -23,7 +23,7 @@ import numpy as np
 
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data import files, formats, importing, store
-from vid2act_jax.data.replay import Replay
+from vid2act_jax.data.replay import Replay, ReplayOptions
 
 _LENGTH = 500  # Frames per episode.
 _SIZE, _ACTIONS = 64, 6
@@ -67,7 +67,8 @@ def make_dataset(folder: pathlib.Path, frames: int) -> int:
 def measure_replay(folder: pathlib.Path, bound: float, repeats: int) -> dict:
   """Loads a replay from a dataset folder and samples from it."""
   started = time.perf_counter()
-  replay = Replay(folder, bound, 0, _ACTIONS, _SIZE, scratch=folder)
+  options = ReplayOptions(_ACTIONS, _SIZE, scratch=folder)
+  replay = Replay(folder, bound, 0, options)
   load_time = time.perf_counter() - started
   frames = replay.episodes_on_disk * _LENGTH
   out = replay.empty_batch(_BATCH)

@@ -21,6 +21,7 @@ from ml_collections import config_flags
 from benchmarks import measure
 from vid2act_jax.loops import runs, stages
 from vid2act_jax.loops.logger import read_metrics
+from vid2act_jax.loops.profile import PARTS
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', 'experiments/quickstart.py', 'The experiment file.'
@@ -37,7 +38,7 @@ def main(_):
     stages.run_collect(config, workdir)
     stages.run_pretrain(config, workdir)
     stages.run_finetune(config, workdir, profile=True)
-    parts = workdir / 'profile' / 'finetune' / stages.PARTS
+    parts = workdir / 'profile' / 'finetune' / PARTS
     seconds = json.loads(parts.read_text())
     last = read_metrics(workdir, 'finetune')[-1]
   # One-time costs, independent of the length of the run.

@@ -17,7 +17,8 @@ from ml_collections import config_flags
 from vid2act_jax import sharding
 from vid2act_jax.analysis import summary
 from vid2act_jax.data import files
-from vid2act_jax.loops import flag_errors, runs, setup, stages
+from vid2act_jax.loops import flag_errors, runs, stages
+from vid2act_jax.loops.config_checks import check_config
 from vid2act_jax.loops.preemption import (
   EXIT_STATUS,
   Preempted,
@@ -52,11 +53,6 @@ _PROCESS_ID = flags.DEFINE_integer(
 _HEARTBEAT = flags.DEFINE_integer(
   'heartbeat_seconds', 60, 'Timeout for the heartbeat of a process.'
 )
-_STAGES = {
-  'collect': stages.run_collect,
-  'pretrain': stages.run_pretrain,
-  'finetune': stages.run_finetune,
-}
 
 
 def run(
@@ -77,11 +73,7 @@ def run(
     UserError: an error that the user can fix.
     Preempted: the run was asked to stop; run again, it resumes.
   """
-  unknown = [stage for stage in config.stages if stage not in _STAGES]
-  if unknown:
-    known = ', '.join(_STAGES)
-    raise UserError(f'config.stages has {unknown}; stages are {known}')
-  setup.check_config(config, workdir)
+  check_config(config, workdir)
   is_first = jax.process_index() == 0
   with files.lock(workdir) if is_first else contextlib.nullcontext():
     if is_first:
@@ -90,7 +82,7 @@ def run(
       print(f'run folder: {workdir}', flush=True)
     for stage in config.stages:
       preemption.check()
-      _STAGES[stage](config, workdir, profile, preemption)
+      stages.STAGES[stage](config, workdir, profile, preemption)
     if is_first:
       path = summary.write_summary(workdir, summary.title(config))
       print(f'summary: {path}', flush=True)

@@ -7,7 +7,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from vid2act_jax.data import dataset
-from vid2act_jax.loops import flag_errors, runs, setup
+from vid2act_jax.loops import flag_errors, runs, sources
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
@@ -51,14 +51,14 @@ def is_finished(config, workdir: pathlib.Path) -> bool:
   if stage == 'finetune':
     done = Checkpoint(workdir / runs.STUDENT).finished()
     return bool(done) and done['env_steps'] >= config.finetune.env_steps
-  if not setup.uses_sources(config):
+  if not sources.uses_sources(config):
     return True
   if stage == 'pretrain' and not config.teacher_from:
     done = Checkpoint(workdir / runs.TEACHER).finished()
     return bool(done) and done['step'] >= config.pretrain.steps
   if stage == 'collect':
     folders = [
-      setup.source_folder(config, workdir, task) for task in config.sources
+      sources.source_folder(config, workdir, task) for task in config.sources
     ]
     return all(map(_is_complete, folders))
   return True

@@ -17,7 +17,8 @@ import pathlib
 import re
 
 from experiments.grid.configs import is_finished, load, override
-from vid2act_jax.loops import config_keys, runs, setup
+from vid2act_jax import learner
+from vid2act_jax.loops import config_keys, runs, sources
 from vid2act_jax.types import UserError
 
 KINDS = 'datasets', 'teachers', 'runs'  # In the order of dependencies.
@@ -69,7 +70,7 @@ class Job:
     folders = [self.workdir]
     if self.kind == 'datasets':
       (task,) = self.config.sources
-      folders.append(setup.source_folder(self.config, self.workdir, task))
+      folders.append(sources.source_folder(self.config, self.workdir, task))
     return folders
 
 
@@ -139,7 +140,7 @@ class Sweep:
     )
     values = {**changes, 'seed': seed, 'stages': ('finetune',)}
     config, deps = self._load(values), []
-    if setup.uses_sources(config):
+    if sources.uses_sources(config):
       values['source_dir'] = self._source_dir(config)
       deps += [self._dataset(changes, task) for task in config.sources]
       if not config.teacher_from:
@@ -184,7 +185,7 @@ class Sweep:
 
   def _teacher(self, changes, seed, config, deps):
     """Returns the job that pretrains the teacher of a run."""
-    actions = setup.variant(config).actions
+    actions = learner.parse(config.variant, config.sources).actions
     values = {
       **_select(changes, config_keys.TEACHER, config_keys.STUDENT_ONLY),
       'seed': seed,

@@ -20,6 +20,7 @@ from tests.episode_data import (
 from vid2act_jax.data import dataset, sources
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.prefetch import prefetch
+from vid2act_jax.data.replay import ReplayOptions
 from vid2act_jax.types import UserError
 
 
@@ -36,7 +37,8 @@ class TestSources:
     folders = [
       self.make(tmp_path / str(dim), [12, 15], dim) for dim in (2, 4, 1)
     ]
-    replays, metadata = sources.load_sources(folders, 1e6, seed=0, size=4)
+    options = ReplayOptions(size=4)
+    replays, metadata = sources.load_sources(folders, 1e6, 0, options)
     assert [m['action_dim'] for m in metadata] == [2, 4, 1]
     batch = sources.sample_sources(replays, 5, batch=6, length=4)
     assert batch['image'].shape == (3, 6, 4, 4, 4, 3)
@@ -61,7 +63,7 @@ class TestSources:
       sources.load_sources([tmp_path / 'nowhere'], 1e6, 0)
     folder = self.make(tmp_path / 'a', [5])
     with pytest.raises(UserError, match='a: its frames are 4x4.*64x64'):
-      sources.load_sources([folder], 1e6, 0, size=64)
+      sources.load_sources([folder], 1e6, 0, ReplayOptions(size=64))
     eps.save(folder, 1, make_episode(6))
     with pytest.raises(UserError, match='says 1 episodes, there are 2'):
       sources.load_sources([folder], 1e6, 0)

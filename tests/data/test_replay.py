@@ -11,7 +11,7 @@ from tests.episode_data import (
 )
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data import files, store
-from vid2act_jax.data.replay import Replay
+from vid2act_jax.data.replay import Replay, ReplayOptions
 from vid2act_jax.types import UserError
 
 # Bytes per frame of the episodes in these tests.
@@ -134,7 +134,8 @@ class TestReplay:
       play(replay, [21], first=8)
 
   def test_keep_all_keeps_evicted_episodes(self, tmp_path):
-    replay = Replay(tmp_path, 20 * FRAME, 0, owner=True, keep_all=True)
+    options = ReplayOptions(keep_all=True)
+    replay = Replay(tmp_path, 20 * FRAME, 0, options, owner=True)
     play(replay, [15, 15, 15])
     replay.delete_evicted()
     assert (replay.num_episodes, len(eps.list_episodes(tmp_path))) == (1, 3)
@@ -143,7 +144,8 @@ class TestReplay:
     """With `cross_episodes`, every frame with enough after it is a start."""
     lengths, length = [3, 2, 4, 9], 5
     fill(tmp_path, lengths, terminal=True)
-    replay = Replay(tmp_path, 1000 * FRAME, 0, cross_episodes=True)
+    options = ReplayOptions(cross_episodes=True)
+    replay = Replay(tmp_path, 1000 * FRAME, 0, options)
     assert replay.num_starts(length) == sum(lengths) - length + 1
     assert replay.num_starts(sum(lengths) + 1) == 0
     batch = replay.sample(0, 300, length)
@@ -185,7 +187,7 @@ class TestReplay:
     with pytest.raises(UserError, match=r"000002-5.npz: 'action' has 3"):
       Replay(tmp_path / 'short', 100 * FRAME, 0)
     with pytest.raises(UserError, match=r'000000-4.npz: .* should be 64x64'):
-      Replay(tmp_path / 'short', 5 * FRAME, 0, size=64)
+      Replay(tmp_path / 'short', 5 * FRAME, 0, ReplayOptions(size=64))
     path = tmp_path / 'short' / 'episodes' / '000002-5.npz'
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match='000002-5.npz: damaged'):
@@ -205,7 +207,8 @@ class TestReplay:
     assert eps.list_episodes(tmp_path) == []
 
   def test_invalid_new_episode(self, tmp_path):
-    replay = Replay(tmp_path, 99 * FRAME, 0, owner=True, size=8)
+    options = ReplayOptions(size=8)
+    replay = Replay(tmp_path, 99 * FRAME, 0, options, owner=True)
     with pytest.raises(UserError, match='new episode 0: .* should be 8x8'):
       play(replay, [3])
     assert eps.list_episodes(tmp_path) == []

@@ -18,9 +18,9 @@ from experiments.grid import configs, runner
 from experiments.grid.jobs import KINDS, make_jobs
 from experiments.grid.runner import Runner, job_states
 from experiments.studies import shift, sources
-from vid2act_jax import envs
+from vid2act_jax import envs, learner
 from vid2act_jax.data import dataset, files
-from vid2act_jax.loops import runs, setup
+from vid2act_jax.loops import runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import read_metrics
 from vid2act_jax.types import UserError
@@ -83,7 +83,7 @@ def test_studies_make_valid_jobs(name, tmp_path):
   for index, job in enumerate(jobs):
     assert set(job.deps) <= set(names[:index])
     config = job.config
-    variant = setup.variant(config)
+    variant = learner.parse(config.variant, config.sources)
     if job.kind != 'runs' or not variant.pretrained:
       assert job.kind == 'datasets' or variant.pretrained or not job.deps
       continue
@@ -94,7 +94,10 @@ def test_studies_make_valid_jobs(name, tmp_path):
     assert config.teacher_from == str(teacher.workdir)
     assert teacher.config.sources == config.sources
     assert teacher.config.seed == config.seed
-    assert setup.variant(teacher.config).actions == variant.actions
+    assert (
+      learner.parse(teacher.config.variant, teacher.config.sources).actions
+      == variant.actions
+    )
     assert len(job.deps) == 1 + len(config.sources)
     assert config.source_dir == str(tmp_path / 'sources')
   seeds = {j.config.seed for j in jobs if j.kind == 'runs'}

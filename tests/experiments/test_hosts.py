@@ -78,6 +78,7 @@ def single(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_one_resumes(single, tmp_path):
   workdir, cache = tmp_path / 'run', tmp_path / 'compiled'
   shutil.copytree(single / 'sources', workdir / 'sources')

@@ -1,6 +1,6 @@
 """End to end: every stage, skipping, resuming after a kill, and errors."""
 
-import collections
+import functools
 import json
 import pathlib
 import shutil
@@ -20,10 +20,20 @@ from vid2act_jax.analysis import __main__
 from vid2act_jax.data import dataset
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.__main__ import main
-from vid2act_jax.loops import build, finetune, preemption, runs
+from vid2act_jax.loops import (
+  batches,
+  finetune,
+  interaction,
+  preemption,
+  runs,
+  sources,
+)
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import read_metrics
+from vid2act_jax.loops.schedule import Counters
 from vid2act_jax.types import UserError
+
+pytestmark = pytest.mark.usefixtures('share_compiled_steps')
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = sorted(
@@ -40,27 +50,6 @@ def config_with(**overrides):
     {k.replace('__', '.'): v for k, v in overrides.items()}
   )
   return config.lock()
-
-
-@pytest.fixture(scope='module')
-def compilations():
-  """Number of compilations of each function in the `finished` run."""
-  return collections.Counter()
-
-
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory, compilations):
-  """A finished run of the debug experiment."""
-
-  def on_event(event, _, fun_name='', **__):
-    if event == '/jax/core/compile/backend_compile_duration':
-      compilations[fun_name.removeprefix('jit(').removesuffix(')')] += 1
-
-  workdir = tmp_path_factory.mktemp('run') / 'debug'
-  jax.monitoring.register_event_duration_secs_listener(on_event)
-  run.run(config_with(), workdir)
-  jax.monitoring.unregister_event_duration_listener(on_event)
-  return workdir
 
 
 def test_each_step_is_compiled_once(finished, compilations):
@@ -177,6 +166,7 @@ def test_resumes_after_a_kill(finished, tmp_path, monkeypatch, capsys):
   assert kill_runs.differences(finished, workdir) == []
 
 
+@pytest.mark.slow
 def test_metrics_at_the_step_of_a_checkpoint_are_logged_once(
   finished, tmp_path, monkeypatch
 ):
@@ -206,6 +196,7 @@ def test_metrics_at_the_step_of_a_checkpoint_are_logged_once(
   assert kill_runs.differences(finished, workdir) == []
 
 
+@pytest.mark.slow
 def test_preempted_run_saves_and_resumes(finished, tmp_path):
   """In prefill, in an evaluation, between updates, and in pretraining."""
   workdir = tmp_path / 'stopped'
@@ -244,15 +235,15 @@ def test_too_many_updates_that_are_not_finite_end_the_run(
     stages=('finetune',),
     skip_limit=3,
   )
-  sample_batch = finetune.Finetuner._sample_batch
+  sample = batches.FinetuneBatches._sample
 
   def with_nan(self, index):
-    batch = sample_batch(self, index)
+    batch = sample(self, index)
     if index >= 6:
       batch.target.reward[:] = np.nan
     return batch
 
-  monkeypatch.setattr(finetune.Finetuner, '_sample_batch', with_nan)
+  monkeypatch.setattr(batches.FinetuneBatches, '_sample', with_nan)
   with pytest.raises(UserError, match='4 updates in a row.*lower') as error:
     run.run(config, tmp_path)
   (path,) = (tmp_path / 'not_finite' / 'finetune').glob('*.npz')
@@ -274,7 +265,7 @@ def _reproducible_metrics(workdir):
   ]
 
 
-def _finetune_again(finished, workdir, **overrides):
+def _finetune_again(finished, workdir, profile=False, **overrides):
   """Finetunes with the teacher and the datasets of the finished run."""
   config = config_with(
     source_dir=str(finished / 'sources'),
@@ -282,14 +273,15 @@ def _finetune_again(finished, workdir, **overrides):
     stages=('finetune',),
     **overrides,
   )
-  run.run(config, workdir, profile=True)
+  run.run(config, workdir, profile)
   return _reproducible_metrics(workdir)
 
 
+@pytest.mark.slow
 def test_worker_processes_and_profiling_change_nothing(
   finished, tmp_path, capsys
 ):
-  metrics = _finetune_again(finished, tmp_path, env__parallel=True)
+  metrics = _finetune_again(finished, tmp_path, True, env__parallel=True)
   assert metrics == _reproducible_metrics(finished)
   table = capsys.readouterr().out.split('finetune: where the time went')[1]
   for section in ('stepping', 'acting', 'sampling', 'updating', 'evaluating'):
@@ -297,6 +289,7 @@ def test_worker_processes_and_profiling_change_nothing(
   assert list((tmp_path / 'profile' / 'finetune').rglob('*.xplane.pb'))
 
 
+@pytest.mark.slow
 def test_cached_embeddings_differ_only_by_rounding(finished, tmp_path):
   computed = _finetune_again(finished, tmp_path, replay__embeddings='none')
   for left, right in zip(
@@ -325,15 +318,15 @@ def test_finished_run_acts(finished):
     'probe_action', envs.Settings(time_limit=20), 2, 0, False
   ) as env:
     obs, carry = env.step(None), agent.initial_carry(2)
-    carry, action, extras = agent.policy(
-      state, carry, obs, jax.random.key(0), explore=False
-    )
+    policy = jax.jit(functools.partial(agent.policy, explore=False))
+    carry, action, extras = policy(state, carry, obs, jax.random.key(0))
     obs = env.step(np.asarray(action))
   assert action.shape == (2, 2) and np.abs(action).max() <= 1
   np.testing.assert_allclose(extras['similarity'].sum(0), 1, rtol=1e-5)
   assert not obs['is_first'].any()
 
 
+@pytest.mark.slow
 def test_agent_collects_and_checkpoint_collects(tmp_path):
   overrides = {
     'sources': ('probe_action',),
@@ -428,15 +421,29 @@ def test_prefill_statistics_are_logged(finished):
     ([{'return': 3.0}], {'random/return': 3.0}),
   ):
     values = {}
-    finetuner = types.SimpleNamespace(
-      counters=finetune.Counters(),
-      env_steps=8,
-      logger=types.SimpleNamespace(scalars=lambda _, x, v=values: v.update(x)),
-      _prefill_episodes=episodes,
-      _policy=types.SimpleNamespace(reset=lambda: None),
+    acting = interaction.Interaction(
+      types.SimpleNamespace(num=1, action_dim=2, faults=[]),
+      types.SimpleNamespace(reset=lambda: None),
+      replay=None,
+      counters=Counters(agent_steps=7),
+      prefill=8,
+      seed=0,
+      profiler=None,
     )
-    finetune.Finetuner._end_prefill(finetuner)
-    assert values == expected
+    acting._prefill_episodes, acting._hosts_ready = episodes, 1
+    acting.step = lambda state: []
+    loop = types.SimpleNamespace(
+      _interaction=acting,
+      _logger=types.SimpleNamespace(scalars=lambda _, x, v=values: v.update(x)),
+      _log_worker_failures=lambda: None,
+      _policy_state=lambda: None,
+      env_steps=8,
+    )
+    finetune.Finetuner._act(loop)
+    assert values == {} and acting.counters.warm == -1
+    acting.counters.agent_steps = 8
+    finetune.Finetuner._act(loop)
+    assert values == expected and acting.counters.warm == 8
 
 
 def test_evaluation_of_a_finished_run(finished, tmp_path, capsys):
@@ -462,10 +469,10 @@ def test_another_teacher_than_the_checkpoints(finished):
   _, state = runs.load_agent(finished)
   teacher = {**state.teacher, 'decoder': {}}  # The state has no decoder.
   checkpoint = Checkpoint(finished / runs.STUDENT)
-  build._check_same_teacher(state, teacher, checkpoint)
+  sources.check_same_teacher(state, teacher, checkpoint)
   other = jax.tree.map(lambda x: x + 1, teacher['rssm'])
   with pytest.raises(UserError, match='differs from the one that .*student'):
-    build._check_same_teacher(state, {**teacher, 'rssm': other}, checkpoint)
+    sources.check_same_teacher(state, {**teacher, 'rssm': other}, checkpoint)
 
 
 def test_another_config_in_the_folder(finished):
@@ -506,6 +513,7 @@ def test_teacher_of_other_domains(finished, tmp_path):
     run.run(config, tmp_path / 'run')
 
 
+@pytest.mark.slow
 def test_student_smaller_than_its_teacher(finished, tmp_path):
   config = config_with(
     source_dir=str(finished / 'sources'),
@@ -513,6 +521,9 @@ def test_student_smaller_than_its_teacher(finished, tmp_path):
     learner__student__deter=8,
     learner__student__stoch=3,
     learner__student__units=8,
+    finetune__env_steps=60,
+    finetune__video_every=0,
+    evaluate__every=0,
   )
   run.run(config, tmp_path / 'run')
   assert Checkpoint(tmp_path / 'run' / runs.STUDENT).finished()

@@ -101,6 +101,9 @@ def test_failure_ends_all_processes(multiprocess):
 
 
 def start_processes(script, *do):
+  # A shell inherits an ignored signal and cannot reset it. Not by preexec_fn:
+  # that forks, and this process has JAX's threads.
+  handler = signal.signal(signal.SIGINT, signal.default_int_handler)
   process = subprocess.Popen(
     # A background job may have been started with SIGINT ignored.
     ['env', '--default-signal=INT', 'bash', script, '2', '--do', *do],
@@ -108,6 +111,7 @@ def start_processes(script, *do):
     stderr=subprocess.PIPE,
     text=True,
   )
+  signal.signal(signal.SIGINT, handler)
   lines = sorted(process.stdout.readline() for _ in range(2))
   assert lines == ['[0] waiting\n', '[1] waiting\n']
   return process

@@ -8,7 +8,7 @@ import pytest
 from tests import small
 from tests.episode_data import fill, make_episode
 from vid2act_jax import learner
-from vid2act_jax.data.replay import Replay
+from vid2act_jax.data.replay import Replay, ReplayOptions
 from vid2act_jax.learner import teachers
 from vid2act_jax.loops import embedding
 
@@ -122,7 +122,7 @@ def test_replay_samples_embeddings_with_their_frames(setup, tmp_path):
   fill(tmp_path, [6, 9, 7], size=64)
   teacher = setup.state.teacher
   target = embedding.target_column(setup.agent, teacher, 'float32')
-  replay = Replay(tmp_path, 1e6, 0, embed=target)
+  replay = Replay(tmp_path, 1e6, 0, ReplayOptions(embed=target))
   # Embeddings do not count towards the bound.
   assert replay.frame_bytes == Replay(tmp_path, 1e6, 0).frame_bytes
   batch = replay.sample(0, 5, 4)
@@ -136,7 +136,7 @@ def test_replay_samples_embeddings_with_their_frames(setup, tmp_path):
     setup.agent, teacher, 'float32', tmp_path / 'cache'
   )[1]
   # Without images, ten times as many frames fit.
-  small_replay = Replay(tmp_path, 1e6, 0, embed=source)
+  small_replay = Replay(tmp_path, 1e6, 0, ReplayOptions(embed=source))
   assert small_replay.frame_bytes < replay.frame_bytes / 10
   rows = small_replay.sample(0, 5, 4)
   assert 'image' not in rows

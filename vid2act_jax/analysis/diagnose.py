@@ -22,7 +22,7 @@ from vid2act_jax.data import dataset, files, shards
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data import weights as weight_files
 from vid2act_jax.learner import open_loop
-from vid2act_jax.loops import runs, setup
+from vid2act_jax.loops import runs, sources
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import Batch, UserError
 
@@ -103,7 +103,7 @@ class _Subject:
 
   def _teachers(self):
     agent = self._agent_with_teacher()
-    params = setup.load_teacher(self.config, self._run, agent)
+    params = sources.load_teacher(self.config, self._run, agent)
     if 'decoder' not in params:
       raise UserError(
         f'{self.config.teacher_from}: a public teacher comes without decoder'
@@ -171,7 +171,7 @@ class _Subject:
 
   def _sources(self):
     """Sequences of the source datasets, [B, N, L, ...]."""
-    folder = lambda task: setup.source_folder(self.config, self._run, task)
+    folder = lambda task: sources.source_folder(self.config, self._run, task)
     tasks = self.metadata['sources']
     found = [dataset.find_episodes(folder(task)) for task in tasks]
     length, rng = self._length(found), self._rng(1)

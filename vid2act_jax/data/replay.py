@@ -1,5 +1,6 @@
 """Replay: episodes of a dataset folder, for sampling chunks."""
 
+import dataclasses
 import os
 import pathlib
 import tempfile
@@ -20,6 +21,32 @@ class DerivedColumn(NamedTuple):
   column: store.Column
   compute: Callable[[np.ndarray], np.ndarray]  # u8 [T, ...] -> [T, *shape]
   replaces_image: bool  # if True, the images are not held
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplayOptions:
+  """Shapes and storage of a `Replay`.
+
+  action_dim: A of the actions; None: that of the first episode.
+  size: height and width of the frames; None: those of the first episode.
+  scratch: folder for the files of the ring buffer; None: the system's temporary
+    folder.
+  cross_episodes: whether a chunk may continue into the next episode, where
+    `is_first` is set.
+  keep_all: whether evicted episodes stay on disk.
+  embed: computes the column `embed` from every episode's images; None: no such
+    column.
+  """
+
+  action_dim: int | None = None
+  size: int | None = None
+  scratch: str | os.PathLike | None = None
+  cross_episodes: bool = False
+  keep_all: bool = False
+  embed: DerivedColumn | None = None
+
+
+_DEFAULTS = ReplayOptions()
 
 
 class _HeldEpisode(NamedTuple):
@@ -50,14 +77,9 @@ class Replay:
     directory: str | os.PathLike,
     capacity_bytes: float,
     seed: int,
-    action_dim: int | None = None,
-    size: int | None = None,
+    options: ReplayOptions = _DEFAULTS,
     owner: bool = False,
     keep_episodes: int | None = None,
-    scratch: str | os.PathLike | None = None,
-    cross_episodes: bool = False,
-    keep_all: bool = False,
-    embed: DerivedColumn | None = None,
   ):
     """Loads and validates the episodes of the folder.
 
@@ -65,18 +87,10 @@ class Replay:
       directory: a dataset folder; an owner creates it.
       capacity_bytes: upper bound on the held frames, `frame_bytes` per frame.
       seed: of the batches, not negative.
-      action_dim: A of the actions; None: that of the first episode.
-      size: height and width of the frames; None: those of the first episode.
+      options: shapes and storage.
       owner: whether episodes may be added and deleted.
       keep_episodes: the `total_episodes` of the checkpoint to resume from;
         an owner deletes all later episodes. None: all are kept.
-      scratch: folder for the files of the ring buffer; None: the system's
-        temporary folder.
-      cross_episodes: whether a chunk may continue into the next episode, where
-        `is_first` is set.
-      keep_all: whether evicted episodes stay on disk.
-      embed: computes the column `embed` from every episode's images; None: no
-        such column.
 
     Raises:
       UserError: the folder has no episodes (not an owner), an episode is
@@ -91,15 +105,15 @@ class Replay:
     if keep_episodes is not None and not owner:
       raise ValueError('Only an owner may drop episodes.')
     self.directory = pathlib.Path(directory)
-    self.action_dim = action_dim
+    self.action_dim = options.action_dim
     self._capacity_bytes = capacity_bytes
     self._seed = seed
-    self._size = size
+    self._size = options.size
     self._owner = owner
-    self._scratch = pathlib.Path(scratch or tempfile.gettempdir())
-    self._cross = cross_episodes
-    self._keep_all = keep_all
-    self._embed = embed
+    self._scratch = pathlib.Path(options.scratch or tempfile.gettempdir())
+    self._cross = options.cross_episodes
+    self._keep_all = options.keep_all
+    self._embed = options.embed
     self._builder = EpisodeBuilder()
     self._ring: store.RingBuffer | None = None  # Created once sizes are known.
     self._written = 0  # Records in total: the next position.

@@ -1,12 +1,13 @@
 """Source datasets: loading, and batches of all domains."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from vid2act_jax.data import dataset
-from vid2act_jax.data.replay import DerivedColumn, Replay
+from vid2act_jax.data.replay import DerivedColumn, Replay, ReplayOptions
 from vid2act_jax.types import UserError
 
 
@@ -14,9 +15,7 @@ def load_sources(
   directories: Sequence[str | os.PathLike],
   capacity_bytes: float,
   seed: int,
-  size: int | None = None,
-  scratch: str | os.PathLike | None = None,
-  cross_episodes: bool = False,
+  options: ReplayOptions | None = None,
   embeds: Sequence[DerivedColumn | None] | None = None,
 ) -> tuple[list[Replay], list[dict]]:
   """Opens source datasets, which are only read.
@@ -25,10 +24,8 @@ def load_sources(
     directories: the N dataset folders, in the order of the domains.
     capacity_bytes: capacity of each domain's replay.
     seed: of the batches.
-    size: height and width of the frames; None: those of the first dataset.
-    scratch: see `Replay`.
-    cross_episodes: see `Replay`.
-    embeds: `embed` of each `Replay`; None: no embeddings.
+    options: of every replay; without a size, that of the first dataset.
+    embeds: `embed` of each replay's options; None: no embeddings.
 
   Returns:
     The replays and the metadata of the N domains.
@@ -42,6 +39,8 @@ def load_sources(
       'There are no source datasets: name at least one task in config.sources.'
     )
   replays, all_metadata = [], []
+  options = options or ReplayOptions()
+  size = options.size
   embeds = embeds or [None] * len(directories)
   for directory, embed in zip(directories, embeds, strict=True):
     metadata = dataset.read_metadata(directory)
@@ -53,16 +52,10 @@ def load_sources(
         f'{size}x{size}; import it with --size {size} into another folder, or '
         'collect it again.'
       )
-    replay = Replay(
-      directory,
-      capacity_bytes,
-      seed,
-      metadata['action_dim'],
-      size,
-      scratch=scratch,
-      cross_episodes=cross_episodes,
-      embed=embed,
+    own_options = dataclasses.replace(
+      options, action_dim=metadata['action_dim'], size=size, embed=embed
     )
+    replay = Replay(directory, capacity_bytes, seed, own_options)
     if replay.episodes_on_disk != metadata['episodes']:
       raise UserError(
         f'{directory}: {dataset.FILE} says {metadata["episodes"]} episodes, '

@@ -1,4 +1,4 @@
-"""Acting in environments: random actions, a policy and its evaluation."""
+"""Acting in environments: stepping them, a policy and its evaluation."""
 
 import functools
 from collections.abc import Callable
@@ -60,14 +60,6 @@ class Driver:
     self._actions = np.asarray(policy_fn(obs), np.float32)
     self.envs.send(self._actions)
     return obs, prev_action
-
-
-def random_actions(
-  seed: int, step: int, shape: tuple[int, ...], process: int = 0
-) -> np.ndarray:
-  """Uniform in [-1, 1]; a function of seed, step and process alone."""
-  rng = np.random.default_rng([seed, step, process])
-  return rng.uniform(-1, 1, shape).astype(np.float32)
 
 
 class PolicyRunner:

@@ -179,13 +179,9 @@ def _collect_episodes(
       collector.close()
     return
   others = multiprocessing.active_children()
-  pool = concurrent.futures.ProcessPoolExecutor(
-    workers,
-    multiprocessing.get_context(
-      'spawn'
-    ),  # JAX's threads do not survive a fork.
-    _init_worker,
-  )
+  # JAX's threads do not survive a fork.
+  context = multiprocessing.get_context('spawn')
+  pool = concurrent.futures.ProcessPoolExecutor(workers, context, _init_worker)
   try:
     pending = {pool.submit(_collect_one, plan, folder, i) for i in indices}
     while pending:

@@ -94,6 +94,21 @@ def last_batch(batch, count: int):
   return batch if count == 1 else jax.tree.map(lambda x: x[-1], batch)
 
 
+def log_evaluation(logger, step: int, values: dict, video: np.ndarray):
+  """Logs an evaluation.
+
+  Args:
+    logger: of the stage.
+    step: env steps.
+    values: {name: float}, from `Evaluator`.
+    video: u8 [T, H, W, 3].
+  """
+  logger.scalars(step, {f'eval/{k}': v for k, v in values.items()})
+  logger.video(step, 'eval', video)
+  text = ', '.join(f'{k} {v:.1f}' for k, v in values.items())
+  logger.message(f'evaluation at {step} env steps: {text}')
+
+
 def log_open_loop(logger, step: int, video: np.ndarray):
   """Logs open-loop predictions, and their mean squared error.
 

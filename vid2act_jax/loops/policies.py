@@ -6,6 +6,15 @@ from vid2act_jax.types import UserError
 
 BEHAVIOURS = ('scripted', 'noisy', 'random')
 _CHECKPOINT = 'checkpoint'
+# The policy 'auto', by suite.
+_AUTO = {'dmc': 'agent', 'metaworld': 'scripted:0.5,noisy:0.3,random:0.2'}
+
+
+def resolve(policy: str, task: str) -> str:
+  """Policy that collects a task's dataset, with 'auto' resolved."""
+  if policy != 'auto':
+    return policy
+  return _AUTO.get(task.split('_')[0], 'random')
 
 
 def parse(policy: str) -> dict[str, float]:

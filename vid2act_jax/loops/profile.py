@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import json
 import pathlib
 import threading
 import time
@@ -9,6 +10,9 @@ from collections.abc import Iterator
 
 import jax
 
+from vid2act_jax.data import files
+
+PARTS = 'parts.json'  # Seconds of a stage by section, in its profile.
 # JAX's events of tracing, lowering, and compiling or loading from the cache.
 _COMPILING = '/jax/core/compile/'
 _TRACED = range(5, 15)  # Updates of a stage, after the compilations.
@@ -100,3 +104,29 @@ class Profiler:
       self._totals['compiling'] += end - begin
     self._compilations.clear()
     self._last_time = now
+
+
+@contextlib.contextmanager
+def open_profiler(
+  workdir: pathlib.Path, stage: str, profile: bool
+) -> Iterator[Profiler]:
+  """Opens a stage's profiler; reports its results at the end.
+
+  Args:
+    workdir: the run's folder.
+    stage: its name.
+    profile: whether to write a trace and report. Only the first host does so.
+  """
+  folder = workdir / 'profile' / stage
+  profile = profile and jax.process_index() == 0
+  profiler = Profiler(folder if profile else None)
+  try:
+    yield profiler
+  finally:
+    profiler.close()
+  if profile:
+    text = json.dumps(profiler.seconds())
+    (files.make_folder(folder) / PARTS).write_text(text + '\n')
+    print(f'{stage}: where the time went\n{profiler.table()}')
+    text = f'{stage}: this table and a trace of some updates are in {folder}'
+    print(text, flush=True)

@@ -18,10 +18,7 @@ class ProgressLine:
     self._console = rich.console.Console()
     self._bar = None
     self._history = []  # (seconds, step), about one a second.
-    self._last_plain = (
-      -math.inf,
-      -1,
-    )  # (seconds, step) of the last plain line.
+    self._last_plain = -math.inf, -1  # (seconds, step), of a plain line.
 
   def show(self, step, total, unit, text):
     """Shows step of total (ints), the unit (str) and {name: value} of text."""

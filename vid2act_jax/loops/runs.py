@@ -176,7 +176,7 @@ def init_or_restore(
       of devices.
 
   Returns:
-    The state, and the checkpoint's extra dictionary (None for a fresh state).
+    The state, and the checkpoint's extra dictionary ({} for a fresh state).
 
   Raises:
     UserError: the checkpoint does not fit.
@@ -185,7 +185,7 @@ def init_or_restore(
   checkpoint.recover()
   _check_same_step(checkpoint, checkpoint.latest())
   if checkpoint.latest() is None:
-    return devices.init(init, key), None
+    return devices.init(init, key), {}
   target = devices.replicated_structs(jax.eval_shape(init, key))
   state, extra, step = checkpoint.restore(target)
   _check_same_step(checkpoint, step)

@@ -1,100 +1,227 @@
-"""Settings, datasets and the teacher of a run, from its config."""
+"""Builds what the training loops use from a config, fresh or restored."""
 
+import contextlib
+import dataclasses
+import functools
 import pathlib
+from collections.abc import Callable, Iterator
 
 import jax
+import numpy as np
 
 from vid2act_jax import envs as environments
-from vid2act_jax import learner
-from vid2act_jax.data import dataset, quarantine, sources, weights
-from vid2act_jax.learner import open_loop, torch_import
-from vid2act_jax.loops import embedding, policies, runs
+from vid2act_jax import learner, sharding
+from vid2act_jax.data import shards
+from vid2act_jax.data.replay import Replay
+from vid2act_jax.loops import acting, runs, sources
+from vid2act_jax.loops.batches import FinetuneBatches, PretrainBatches
 from vid2act_jax.loops.checkpoint import Checkpoint
-from vid2act_jax.types import UserError
+from vid2act_jax.loops.interaction import Interaction
+from vid2act_jax.loops.logger import Logger, NullLogger
+from vid2act_jax.loops.metrics import MetricAverager
+from vid2act_jax.loops.preemption import PreemptionHandler
+from vid2act_jax.loops.profile import Profiler, open_profiler
+from vid2act_jax.loops.schedule import (
+  Counters,
+  FinetuneSchedule,
+  Intervals,
+  PretrainSchedule,
+)
+from vid2act_jax.loops.train_step import TrainStep
+from vid2act_jax.types import Batch, FinetuneBatch, LearnerState
 
-# The policy of config.collect.policy='auto', by suite.
-_POLICIES = {'dmc': 'agent', 'metaworld': 'scripted:0.5,noisy:0.3,random:0.2'}
 
-_PERIODS = 'updates_per_call', 'log_every', 'save_every'
-_POSITIVE = {'pretrain': _PERIODS, 'finetune': (*_PERIODS, 'update_every')}
+@dataclasses.dataclass(frozen=True)
+class RunContext:
+  """Where a stage runs, logs, saves and stops.
 
-_WITH = {True: 'with', False: 'without'}
-
-
-def uses_sources(config) -> bool:
-  """Whether this config uses source tasks."""
-  return variant(config).pretrained
-
-
-def variant(config) -> learner.Variant:
-  """Returns the variant of the method that this config uses.
-
-  Raises:
-    UserError: the variant is unknown.
+  averager: averages the metrics of the updates since the last log.
+  metadata: written into every checkpoint; what is needed to build the agent
+    again.
   """
-  return learner.parse(config.variant, config.sources)
+
+  devices: sharding.Devices
+  logger: Logger | NullLogger
+  averager: MetricAverager
+  checkpoint: Checkpoint
+  metadata: dict
+  profiler: Profiler
+  preemption: PreemptionHandler
 
 
-def check_config(config, workdir: pathlib.Path) -> None:
-  """Finds errors that would otherwise appear only after hours.
+@dataclasses.dataclass(frozen=True)
+class PretrainSetup:
+  """All that the offline loop uses.
+
+  open_loop: (state, batch) -> open-loop videos, compiled.
+  """
+
+  context: RunContext
+  schedule: PretrainSchedule
+  state: LearnerState
+  train_step: TrainStep
+  open_loop: Callable
+  batches: PretrainBatches
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneSetup:
+  """All that the online loop uses.
+
+  open_loop: (state, target batch) -> open-loop videos, compiled.
+  """
+
+  context: RunContext
+  schedule: FinetuneSchedule
+  state: LearnerState
+  train_step: TrainStep
+  open_loop: Callable
+  batches: FinetuneBatches
+  interaction: Interaction
+  evaluator: acting.Evaluator
+
+
+@contextlib.contextmanager
+def setup_pretrain(
+  config, workdir: pathlib.Path, profile: bool, preemption: PreemptionHandler
+) -> Iterator[PretrainSetup]:
+  """Builds the objects of the offline stage; closes them at the end.
 
   Args:
     config: the run's.
-    workdir: the run's folder; it may be missing.
+    workdir: the run's folder.
+    profile: whether to profile the stage.
+    preemption: checked where the stage can save and stop.
 
   Raises:
-    UserError: names the key and its valid values.
+    UserError: a dataset or the checkpoint is damaged or does not fit.
   """
-  tasks = [config.task]
-  if uses_sources(config):
-    if not config.sources:
-      raise UserError(
-        f'config.sources is empty, but config.variant={config.variant} needs'
-        ' source tasks: name tasks, or set --config.variant=dreamerv2'
+  c, variant = config.pretrain, learner.parse(config.variant, config.sources)
+  metadata = sources.source_metadata(config, workdir)
+  metadata['actions'] = variant.actions
+  devices = sharding.Devices(config.mesh.data)
+  size = -(-c.batch // len(config.sources))
+  rows = devices.rows(size, 'config.pretrain.batch', len(config.sources))
+  replays = sources.load_replays(config, workdir)
+  pretrainer = learner.build_pretrainer(
+    config.learner, tuple(metadata['source_action_dims']), variant=variant
+  )
+  checkpoint = Checkpoint(workdir / runs.TEACHER)
+  state, extra = runs.init_or_restore(
+    checkpoint, pretrainer.init, config.seed, metadata, 'pretrain', devices
+  )
+  step_key, video_key = jax.random.split(jax.random.key(config.seed))
+  with (
+    open_log(
+      workdir, 'pretrain', int(state.step) if extra else None, extra
+    ) as logger,
+    open_profiler(workdir, 'pretrain', profile) as profiler,
+  ):
+    averager = MetricAverager(snapshot=extra.get('tally'))
+    yield PretrainSetup(
+      context=RunContext(
+        devices, logger, averager, checkpoint, metadata, profiler, preemption
+      ),
+      schedule=PretrainSchedule(c.steps, _intervals(c)),
+      state=state,
+      train_step=_train_step(
+        config, workdir, 'pretrain', pretrainer.pretrain_step, step_key, devices
+      ),
+      open_loop=functools.partial(jax.jit(pretrainer.open_loop), key=video_key),
+      batches=PretrainBatches(replays, size, c.length, rows, devices),
+    )
+
+
+@contextlib.contextmanager
+def setup_finetune(
+  config,
+  workdir: pathlib.Path,
+  profile: bool,
+  preemption: PreemptionHandler,
+  replay_dir: pathlib.Path,
+) -> Iterator[FinetuneSetup]:
+  """Builds the objects of the online stage; closes them at the end.
+
+  Args:
+    config: the run's.
+    workdir: the run's folder.
+    profile: whether to profile the stage.
+    preemption: checked where the stage can save and stop.
+    replay_dir: of the online episodes.
+
+  Raises:
+    UserError: a dataset, the teacher or the checkpoint is missing, damaged or
+      does not fit.
+  """
+  with (
+    open_profiler(workdir, 'finetune', profile) as profiler,
+    contextlib.ExitStack() as stack,
+  ):
+    with profiler.section('setting up'):
+      setup = _build_finetune(
+        config, workdir, profiler, preemption, replay_dir, stack
       )
-    # An existing dataset needs no environment: it may be imported.
-    tasks += [
-      task
-      for task in config.sources
-      if not (source_folder(config, workdir, task) / dataset.FILE).exists()
-    ]
-    if config.collect.policy not in ('auto', 'agent'):
-      policies.parse(config.collect.policy)
-  for task in tasks:
-    environments.check(task)
-  if config.env.size != 64:
-    raise UserError(
-      f'config.env.size={config.env.size}: the networks are made for 64'
-    )
-  if min(config.env.num, config.evaluate.envs, config.evaluate.episodes) < 1:
-    raise UserError(
-      'config.env.num, config.evaluate.envs and config.evaluate.episodes must'
-      ' be positive'
-    )
-  if config.replay.embeddings not in embedding.DTYPES:
-    raise UserError(
-      f'config.replay.embeddings={config.replay.embeddings!r}: must be one of'
-      f' {", ".join(embedding.DTYPES)}'
-    )
-  for stage in ('pretrain', 'finetune'):
-    settings = config[stage]
-    if settings.batch < 1 or settings.length <= open_loop.CONTEXT:
-      raise UserError(
-        f'config.{stage}: batch={settings.batch} must be positive and'
-        f' length={settings.length} more than {open_loop.CONTEXT}, the context'
-        ' frames of an open-loop prediction'
-      )
-    for key in _POSITIVE[stage]:
-      if settings[key] < 1:
-        raise UserError(
-          f'config.{stage}.{key}={settings[key]}: it must be at least 1'
-        )
-  limits = config.env.timeout, config.env.replacements, config.skip_limit
-  if limits[0] <= 0 or min(limits) < 0:
-    raise UserError(
-      'config.env.timeout must be positive, config.env.replacements and'
-      f' config.skip_limit not negative; they are {limits}'
-    )
+    yield setup
+
+
+def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
+  """Builds the objects; what must be closed is entered into the stack."""
+  c, seed = config.finetune, config.seed
+  devices = sharding.Devices(config.mesh.data)
+  devices.rows(c.batch, 'config.finetune.batch')  # Fails before envs are made.
+  metadata = sources.source_metadata(config, workdir)
+  envs = stack.enter_context(_open_envs(config, config.env.num, 0))
+  eval_envs = stack.enter_context(_open_envs(config, config.evaluate.envs, 1))
+  agent = learner.build_agent(
+    config.learner,
+    envs.action_dim,
+    tuple(metadata['source_action_dims']),
+    variant=learner.parse(config.variant, config.sources),
+  )
+  teacher, replays, embed = sources.load_for_student(config, workdir, agent)
+  metadata = {'task': config.task, 'action_dim': envs.action_dim, **metadata}
+  checkpoint = Checkpoint(workdir / runs.STUDENT)
+
+  def init(key):
+    return agent.init(key, teacher)
+
+  state, extra = runs.init_or_restore(
+    checkpoint, init, seed, metadata, 'finetune', devices
+  )
+  if agent.teacher:
+    sources.check_same_teacher(state, teacher, checkpoint)
+  counters = Counters.restore(extra) if extra else Counters()
+  options = sources.replay_options(config, workdir, envs.action_dim, embed)
+  replay = _open_replay(config, replay_dir, devices, extra, options)
+  schedule = _finetune_schedule(config)
+  env_steps = schedule.env_steps_done(counters) if extra else None
+  logger = stack.enter_context(open_log(workdir, 'finetune', env_steps, extra))
+  act_key, step_key, video_key = jax.random.split(jax.random.key(seed), 3)
+  # Hosts share the key of the updates; each has another key to act with.
+  act_key = jax.random.fold_in(act_key, devices.process_index)
+  policy = acting.PolicyRunner(agent, envs.num, act_key, explore=True)
+  interaction = Interaction(
+    envs, policy, replay, counters, c.prefill, seed, profiler
+  )
+  interaction.restore(extra)
+  averager = MetricAverager(metadata['sources'], extra.get('tally'))
+  eval_key = jax.random.key(seed + 1)
+  return FinetuneSetup(
+    context=RunContext(
+      devices, logger, averager, checkpoint, metadata, profiler, preemption
+    ),
+    schedule=schedule,
+    state=state,
+    train_step=_train_step(
+      config, workdir, 'finetune', agent.finetune_step, step_key, devices
+    ),
+    open_loop=functools.partial(jax.jit(agent.open_loop), key=video_key),
+    batches=FinetuneBatches(replay, replays, c.batch, c.length, devices),
+    interaction=interaction,
+    evaluator=acting.Evaluator(
+      agent, eval_envs, config.evaluate.episodes, eval_key, preemption.check
+    ),
+  )
 
 
 def env_settings(config) -> environments.Settings:
@@ -105,121 +232,80 @@ def env_settings(config) -> environments.Settings:
   )
 
 
-def collect_policy(config, task: str) -> str:
-  """Policy that collects this task's dataset, with 'auto' resolved."""
-  if config.collect.policy != 'auto':
-    return config.collect.policy
-  return _POLICIES.get(task.split('_')[0], 'random')
+def _open_envs(config, num, stream):
+  """Makes environments of the target task; every stream has its own seeds."""
+  return environments.VectorEnv(
+    config.task,
+    env_settings(config),
+    num,
+    2 * config.seed + stream,
+    config.env.parallel,
+    num * jax.process_index(),
+    environments.Limits(config.env.timeout, config.env.replacements),
+  )
 
 
-def scratch_folder(config, workdir: pathlib.Path) -> pathlib.Path:
-  """Folder that holds frames on disk for sampling."""
-  return pathlib.Path(config.replay.scratch or workdir).expanduser()
+def _open_replay(config, replay_dir, devices, extra, options):
+  """Opens the online replay, with the episodes of the checkpoint."""
+  processes, process = devices.process_count, devices.process_index
+  written = [0] * processes
+  if devices.is_main_process:
+    before = extra.get('total_episodes', [])
+    written = shards.reshard(replay_dir, processes, before)
+  # The other processes wait here until process 0 has moved the files.
+  written = sharding.all_gather(np.array(written))[0].tolist()
+  return Replay(
+    shards.folder_of(replay_dir, process, processes),
+    config.replay.online_gb * 1e9,
+    config.seed,
+    options,
+    owner=True,
+    keep_episodes=written[process],
+  )
 
 
-def source_folder(config, workdir: pathlib.Path, task: str) -> pathlib.Path:
-  """Folder of the dataset of a source task; it may not exist yet."""
-  root = config.source_dir or workdir / 'sources'
-  return pathlib.Path(root).expanduser() / task
+def _finetune_schedule(config) -> FinetuneSchedule:
+  c = config.finetune
+  return FinetuneSchedule(
+    env_steps=c.env_steps,
+    prefill=c.prefill,
+    first_updates=c.first_updates,
+    update_every=c.update_every,
+    evaluate_every=config.evaluate.every,
+    action_repeat=config.env.action_repeat,
+    intervals=_intervals(c),
+  )
 
 
-def source_metadata(config, workdir: pathlib.Path) -> dict:
-  """Metadata of every checkpoint: the sources' names and action sizes.
-
-  Raises:
-    UserError: a dataset is missing, or has another action repeat.
-  """
-  dims = []
-  for task in config.sources if uses_sources(config) else ():
-    folder = source_folder(config, workdir, task)
-    metadata = dataset.read_metadata(folder)
-    dims.append(metadata['action_dim'])
-    # None: not known for some imports.
-    if metadata['action_repeat'] not in (None, config.env.action_repeat):
-      raise UserError(
-        f'{folder}: collected with action_repeat={metadata["action_repeat"]},'
-        f' but config.env.action_repeat={config.env.action_repeat}; set it to'
-        ' the same, or collect again into another folder (config.source_dir)'
-      )
-  names = list(config.sources) if dims else []
-  return {'sources': names, 'source_action_dims': dims}
+def _intervals(stage) -> Intervals:
+  return Intervals(stage.log_every, stage.video_every, stage.save_every)
 
 
-def load_sources(config, workdir: pathlib.Path, embeds=None):
-  """Opens the source datasets, in the order of the labels.
+def _train_step(config, workdir, stage, step, key, devices):
+  """Returns the compiled train step of a stage."""
+  return TrainStep(
+    step,
+    Batch if stage == 'pretrain' else FinetuneBatch,
+    key,
+    devices,
+    config[stage].updates_per_call,
+    _intervals(config[stage]),
+    config.skip_limit,
+    workdir / 'not_finite' / stage,
+  )
+
+
+def open_log(
+  workdir: pathlib.Path, stage: str, resume_step: int | None, extra: dict
+) -> Logger | NullLogger:
+  """Opens the log of a stage on the first process; the others log nothing.
 
   Args:
-    config: the run's.
     workdir: the run's folder.
-    embeds: the embedding column of each `Replay`.
-
-  Returns:
-    N `Replay`s.
-
-  Raises:
-    UserError: a dataset is missing or damaged.
+    stage: its name.
+    resume_step: see `Logger`.
+    extra: of the checkpoint, with the number of lines logged by then; or {}.
   """
-  folders = [source_folder(config, workdir, t) for t in config.sources]
-  for folder in folders:
-    if reasons := quarantine.read_reasons(folder):
-      text = f'{folder}: {len(reasons)} episodes in quarantine are not used'
-      print(text, flush=True)
-  replays, _ = sources.load_sources(
-    folders,
-    config.replay.source_gb * 1e9,
-    config.seed,
-    config.env.size,
-    scratch_folder(config, workdir),
-    config.replay.cross_episodes,
-    embeds,
-  )
-  return replays
-
-
-def load_teacher(config, workdir: pathlib.Path, agent):
-  """Loads the frozen teacher's parameters.
-
-  They are from this run, another run or a public checkpoint.
-
-  Raises:
-    UserError: it is missing, has other sizes, or was pretrained on other
-      domains.
-  """
-  origin = config.teacher_from
-  if origin.endswith(weights.SUFFIXES):
-    return torch_import.load_teacher(weights.read(origin), agent)
-  folder = pathlib.Path(origin).expanduser() if origin else workdir
-  dims = agent.source_action_dims
-  pretrainer = learner.build_pretrainer(
-    config.learner, dims, variant=agent.variant
-  )
-  target = jax.eval_shape(pretrainer.init, jax.random.key(0))
-  checkpoint = Checkpoint(folder / runs.TEACHER)
-  if checkpoint.latest() is None:
-    raise UserError(
-      f'no teacher in {checkpoint.directory}: run the stage that trains it'
-      " (--config.stages=\"('pretrain','finetune')\"), or name a run folder"
-      ' or a public .npz with --config.teacher_from=...'
-    )
-  metadata = checkpoint.finished()
-  # Older versions always pretrained with actions, and did not record it.
-  if metadata and metadata.get('actions', True) != agent.variant.actions:
-    raise UserError(
-      f'the teacher in {folder} was pretrained'
-      f' {_WITH[not agent.variant.actions]} actions, but'
-      f' config.variant={config.variant} needs one pretrained'
-      f' {_WITH[agent.variant.actions]} them; pretrain it in another folder'
-    )
-  state, metadata, step = checkpoint.restore(target)
-  if not checkpoint.finished():
-    raise UserError(
-      f'the teacher in {checkpoint.directory} is not complete ({step} updates):'
-      ' finish its stage first (--config.stages="(\'pretrain\',)")'
-    )
-  if metadata['sources'] != list(config.sources):
-    raise UserError(
-      f'the teacher in {folder} was pretrained on {metadata["sources"]}, but'
-      f' config.sources is {list(config.sources)}: its labels mean other'
-      ' domains; set config.sources to the same tasks in the same order'
-    )
-  return state.params['model']
+  if jax.process_index():
+    return NullLogger()
+  return Logger(workdir, stage, resume_step, extra.get('lines'))

@@ -3,8 +3,6 @@
 A complete stage is skipped, a partial one is resumed.
 """
 
-import contextlib
-import json
 import os
 import pathlib
 import sys
@@ -12,17 +10,22 @@ import sys
 import jax
 
 from vid2act_jax import envs as environments
-from vid2act_jax import learner, sharding
 from vid2act_jax.data import dataset, files, shards
-from vid2act_jax.loops import build, collect, pretrain, runs, setup
+from vid2act_jax.loops import (
+  collect,
+  finetune,
+  policies,
+  pretrain,
+  runs,
+  setup,
+  sources,
+)
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import read_metrics
 from vid2act_jax.loops.preemption import PreemptionHandler
-from vid2act_jax.loops.profile import Profiler
 from vid2act_jax.types import UserError
 
 NO_PREEMPTION = PreemptionHandler()  # Not entered: no signals, no stops.
-PARTS = 'parts.json'  # Seconds of a stage by section, in its profile.
 
 
 def run_collect(
@@ -42,11 +45,11 @@ def run_collect(
   Raises:
     Preempted: the run was asked to stop; finished episodes are kept.
   """
-  if not setup.uses_sources(config):
+  if not sources.uses_sources(config):
     _report('collect: nothing to do without transfer')
     return
   for task in config.sources:
-    folder = setup.source_folder(config, workdir, task)
+    folder = sources.source_folder(config, workdir, task)
     if (folder / dataset.FILE).exists():
       metadata = dataset.read_metadata(folder, partial=True)
       if metadata['complete']:
@@ -57,13 +60,13 @@ def run_collect(
         f'{folder}: missing or not complete, and only a single process can'
         ' collect; run one process first with --config.stages="(\'collect\',)"'
       )
-    policy = setup.collect_policy(config, task)
+    policy = policies.resolve(config.collect.policy, task)
     if policy == 'agent':
       with files.lock(folder):
         _collect_by_agent(config, task, folder, profile, preemption)
       continue
     # Several datasets share one log: this removes nothing from it.
-    with build.open_log(workdir, 'collect', sys.maxsize) as logger:
+    with setup.open_log(workdir, 'collect', sys.maxsize, {}) as logger:
       _collect_by_policy(config, task, folder, policy, logger, preemption)
 
 
@@ -130,57 +133,20 @@ def run_pretrain(
   Raises:
     Preempted: the run was asked to stop; a checkpoint has been written.
   """
-  if not setup.uses_sources(config):
+  if not sources.uses_sources(config):
     _report('pretrain: nothing to do without transfer')
     return
   if config.teacher_from:
     _report(f'pretrain: nothing to do, the teacher is {config.teacher_from}')
     return
-  checkpoint = Checkpoint(workdir / runs.TEACHER)
   steps = config.pretrain.steps
-  done = checkpoint.finished()
+  done = Checkpoint(workdir / runs.TEACHER).finished()
   if done and done['step'] >= steps:
     _report(f'pretrain: done, {done["step"]} updates')
     return
-  variant = setup.variant(config)
-  metadata = setup.source_metadata(config, workdir)
-  metadata['actions'] = variant.actions
-  devices = sharding.Devices(config.mesh.data)
-  each = -(-config.pretrain.batch // len(config.sources))
-  rows = devices.rows(each, 'config.pretrain.batch', len(config.sources))
-  replays = setup.load_sources(config, workdir)
-  dims = tuple(metadata['source_action_dims'])
-  pretrainer = learner.build_pretrainer(config.learner, dims, variant=variant)
-  state, restored = runs.init_or_restore(
-    checkpoint, pretrainer.init, config.seed, metadata, 'pretrain', devices
-  )
-  schedule = pretrain.Schedule(seed=config.seed, **config.pretrain)
-  with (
-    build.open_log(
-      workdir,
-      'pretrain',
-      restored and int(state.step),
-      (restored or {}).get('lines'),
-    ) as logger,
-    _profiling(workdir, 'pretrain', profile) as profiler,
-  ):
-    pretrain.pretrain(
-      pretrainer,
-      state,
-      replays,
-      logger,
-      checkpoint,
-      schedule,
-      metadata,
-      profiler,
-      build.train_step(
-        config, workdir, pretrainer.pretrain_step, devices, 'pretrain'
-      ),
-      rows,
-      preemption,
-      (restored or {}).get('tally'),
-    )
-  checkpoint.finish(steps, metadata)
+  with setup.setup_pretrain(config, workdir, profile, preemption) as built:
+    pretrain.pretrain(built)
+  built.context.checkpoint.finish(steps, built.context.metadata)
 
 
 def run_finetune(
@@ -204,25 +170,22 @@ def run_finetune(
   Raises:
     Preempted: the run was asked to stop; a checkpoint has been written.
   """
-  checkpoint = Checkpoint(workdir / runs.STUDENT)
-  done = checkpoint.finished()
+  root = replay_dir or workdir / 'replay'
+  done = Checkpoint(workdir / runs.STUDENT).finished()
   needs_training = not done or done['env_steps'] < config.finetune.env_steps
   if not needs_training:
     _report(f'finetune: done, {done["env_steps"]} env steps of {config.task}')
   else:
-    with contextlib.ExitStack() as stack:
-      profiler = stack.enter_context(_profiling(workdir, 'finetune', profile))
-      with profiler.section('setting up'):
-        loop = build.finetuner(
-          config, workdir, replay_dir, checkpoint, profiler, preemption, stack
-        )
+    with setup.setup_finetune(
+      config, workdir, profile, preemption, root
+    ) as built:
+      loop = finetune.Finetuner(built)
       loop.run()
-      done = {'env_steps': loop.env_steps}
-    checkpoint.finish(loop.counters.updates, done)
+    done = {'env_steps': loop.env_steps}
+    built.context.checkpoint.finish(loop.counters.updates, done)
     if jax.process_index() == 0:
-      shards.clean(replay_dir or workdir / 'replay', jax.process_count())
+      shards.clean(root, jax.process_count())
   # Also if it is missing: the run may have been stopped before this line.
-  root = replay_dir or workdir / 'replay'
   folder = shards.folder_of(root, jax.process_index(), jax.process_count())
   if needs_training or not (folder / dataset.FILE).exists():
     provenance = provenance or {'method': 'online replay', 'seed': config.seed}
@@ -234,21 +197,11 @@ def run_finetune(
     env.close()
 
 
-@contextlib.contextmanager
-def _profiling(workdir, stage, profile):
-  """The stage's profiler; reports its results at the end."""
-  folder = workdir / 'profile' / stage
-  profile = profile and jax.process_index() == 0
-  profiler = Profiler(folder if profile else None)
-  try:
-    yield profiler
-  finally:
-    profiler.close()
-  if profile:
-    text = json.dumps(profiler.seconds())
-    (files.make_folder(folder) / PARTS).write_text(text + '\n')
-    _report(f'{stage}: where the time went\n{profiler.table()}')
-    _report(f'{stage}: this table and a trace of some updates are in {folder}')
+STAGES = {
+  'collect': run_collect,
+  'pretrain': run_pretrain,
+  'finetune': run_finetune,
+}
 
 
 def _report(text):

@@ -1,13 +1,16 @@
 """The compiled train step of both loops, with a check for finite losses."""
 
+import dataclasses
 import json
 import pathlib
 
 import jax
 import numpy as np
 
+from vid2act_jax import sharding
 from vid2act_jax.data import files
 from vid2act_jax.learner.update import multi_step
+from vid2act_jax.loops.schedule import Intervals
 from vid2act_jax.types import UserError
 
 
@@ -17,10 +20,11 @@ class TrainStep:
   def __init__(
     self,
     step,
-    devices,
-    specs,
+    batch_type: type,
+    key: jax.Array,
+    devices: sharding.Devices,
     per_call: int,
-    intervals: tuple[int, ...],
+    intervals: Intervals,
     skip_limit: int,
     folder: pathlib.Path,
   ):
@@ -28,18 +32,19 @@ class TrainStep:
 
     Args:
       step: the pure step function.
-      devices: a `sharding.Devices`.
-      specs: partition specs of its batch.
+      batch_type: `Batch` or `FinetuneBatch`.
+      key: root key of all updates; the step folds the update's number into it.
+      devices: that the updates run on.
       per_call: number of updates a call, when at least that many are due.
-      intervals: in updates; no call crosses a multiple of one, so that logs and
-        checkpoints do not depend on `per_call`. 0: never.
+      intervals: no call crosses a multiple of one, so that logs and checkpoints
+        do not depend on `per_call`.
       skip_limit: updates in a row that may be not finite; one more ends the
         run.
       folder: for the batch and metrics of the last of them.
     """
-    self._devices, self._specs = devices, specs
-    self._per_call = per_call
-    self._intervals = [interval for interval in intervals if interval]
+    specs = sharding.specs(batch_type)
+    self._key, self._per_call = key, per_call
+    self._intervals = [n for n in dataclasses.astuple(intervals) if n]
     self._single_step = devices.jit(step, specs)
     self._multi_step = devices.jit(multi_step(step), specs, leading_axes=1)
     self._skip_limit, self._folder = skip_limit, folder
@@ -51,20 +56,12 @@ class TrainStep:
     limits = [due - done, *(n - done % n for n in self._intervals)]
     return self._per_call if min(limits) >= self._per_call else 1
 
-  def device_put(self, batches: list):
-    """Puts the batches of a call, NumPy arrays, on the devices."""
-    if len(batches) == 1:
-      return self._devices.device_put(batches[0], self._specs)
-    stacked = jax.tree.map(lambda *xs: np.stack(xs), *batches)
-    return self._devices.device_put(stacked, self._specs, leading_axes=1)
-
-  def __call__(self, state, batch, key, done: int, count: int):
+  def __call__(self, state, batch, done: int, count: int):
     """Makes `count` updates.
 
     Args:
       state: the LearnerState; donated.
-      batch: from `device_put`.
-      key: the root key.
+      batch: on the devices, with a leading [count] if it is not 1.
       done: updates before this call.
       count: from `num_steps`.
 
@@ -75,7 +72,7 @@ class TrainStep:
       UserError: too many updates in a row were not finite.
     """
     fn = self._single_step if count == 1 else self._multi_step
-    state, metrics = fn(state, batch, key)
+    state, metrics = fn(state, batch, self._key)
     # Checks the call before, so that the device works in the meantime.
     self.check_finite()
     self._unchecked = done + count, metrics, batch

@@ -25,13 +25,12 @@ Where = str | os.PathLike
 
 @dataclasses.dataclass
 class Steps:
-  """An episode of T frames as stored in the source, in the source's alignment.
+  """An episode of T frames without its images, in the source's alignment.
 
-  Per frame: image, state, is_first, is_last. The others are per row: R = T, or
-  T - 1 if an 'at' source has no action for the last frame. Any numeric dtypes.
+  Per frame: state, is_first, is_last. The others are per row: R = T, or T - 1
+  if an 'at' source has no action for the last frame. Any numeric dtypes.
   """
 
-  image: np.ndarray  # u8 [T, H, W, 3], from `prepare_images`
   action: Any  # [R, A]
   reward: Any = None  # [R]; None: zeros
   discount: Any = None  # [R]; None: 0 at a terminal, else 1
@@ -74,12 +73,17 @@ def prepare_images(
 
 
 def build_episode(
-  steps: Steps, options: Options, metadata: Mapping, where: Where
+  image: np.ndarray,
+  steps: Steps,
+  options: Options,
+  metadata: Mapping,
+  where: Where,
 ) -> dict[str, np.ndarray]:
   """Builds a valid episode of the schema.
 
   Args:
-    steps: the source's episode, with the alignment of `metadata`.
+    image: u8 [T, H, W, 3], from `prepare_images`.
+    steps: the rest of the source's episode, with the alignment of `metadata`.
     options: whether to scale the actions.
     metadata: of the source: 'alignment' and, if known, the action bounds.
     where: name of the episode for error messages.
@@ -88,7 +92,7 @@ def build_episode(
     UserError: an array is missing, not finite, out of range or of the wrong
       shape or dtype.
   """
-  frames, is_prev = len(steps.image), metadata['alignment'] == 'led'
+  frames, is_prev = len(image), metadata['alignment'] == 'led'
   action = to_numbers(steps.action, 'action', where, 2)
   allowed = (frames,) if is_prev else (frames, frames - 1)
   if len(action) not in allowed:
@@ -97,7 +101,7 @@ def build_episode(
       f'{" or ".join(map(str, allowed))} actions; restore or remove it.'
     )
   episode = {
-    'image': steps.image,
+    'image': image,
     'action': _to_prev(
       _scale(action, options, metadata, where), frames, is_prev
     ),

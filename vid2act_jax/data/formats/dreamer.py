@@ -83,8 +83,10 @@ class Folder:
       arrays['state'] = convert.to_state(arrays['state'], len(image))
       if arrays['state'] is None:
         core.record_dropped(self.metadata, 'state')
-    steps = convert.Steps(image, **arrays)
-    return convert.build_episode(steps, self._options, self.metadata, path)
+    steps = convert.Steps(**arrays)
+    return convert.build_episode(
+      image, steps, self._options, self.metadata, path
+    )
 
 
 def export(

@@ -73,13 +73,14 @@ class Folder:
         if state is None:
           core.record_dropped(self.metadata, _STATE)
       steps = convert.Steps(
-        image,
         action=table.get('action'),
         reward=table.get(_REWARD),
         success=table.get(_SUCCESS),
         state=state,
       )
-      return convert.build_episode(steps, self._options, self.metadata, where)
+      return convert.build_episode(
+        image, steps, self._options, self.metadata, where
+      )
 
   def close(self) -> None:
     pass

@@ -96,7 +96,6 @@ class Dataset:
         'more frame than steps; restore or remove it.'
       )
     steps = convert.Steps(
-      image,
       action=source.actions,
       reward=source.rewards,
       is_terminal=source.terminations,
@@ -108,7 +107,9 @@ class Dataset:
     per_frame = success is not None and len(success) == len(image)
     if not per_frame:
       steps.success = success
-    episode = convert.build_episode(steps, self._options, self.metadata, where)
+    episode = convert.build_episode(
+      image, steps, self._options, self.metadata, where
+    )
     if per_frame:
       episode['success'] = convert.to_bools(success, 'success', where)
     core.record_dropped(

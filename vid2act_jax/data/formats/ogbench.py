@@ -66,8 +66,10 @@ class Trajectories:
         k: v.read(start, self._stops[index]) for k, v in self._rows.items()
       }
       image = convert.prepare_images(rows.pop('image'), self._options, where)
-      steps = convert.Steps(image, **rows)
-      return convert.build_episode(steps, self._options, self.metadata, where)
+      steps = convert.Steps(**rows)
+      return convert.build_episode(
+        image, steps, self._options, self.metadata, where
+      )
 
   def close(self) -> None:
     for rows in self._rows.values():

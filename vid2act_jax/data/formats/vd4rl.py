@@ -101,8 +101,10 @@ class Shards:
       image = arrays[self._image_key][rows]
       image = convert.prepare_images(image, self._options, where)
       values = {key: arrays[key][rows] for key in keys}
-      steps = convert.Steps(image, **values)
-      return convert.build_episode(steps, self._options, self.metadata, where)
+      steps = convert.Steps(**values)
+      return convert.build_episode(
+        image, steps, self._options, self.metadata, where
+      )
 
   def close(self) -> None:
     if self._file is not None:

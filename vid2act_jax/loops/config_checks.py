@@ -1,0 +1,84 @@
+"""Checks of a config before a run starts."""
+
+import pathlib
+
+from vid2act_jax import envs as environments
+from vid2act_jax.data import dataset
+from vid2act_jax.learner import open_loop
+from vid2act_jax.loops import embedding, policies, sources, stages
+from vid2act_jax.types import UserError
+
+_PERIODS = 'updates_per_call', 'log_every', 'save_every'
+_POSITIVE = {'pretrain': _PERIODS, 'finetune': (*_PERIODS, 'update_every')}
+
+
+def check_config(config, workdir: pathlib.Path) -> None:
+  """Finds errors that would otherwise appear only after hours.
+
+  Args:
+    config: the run's.
+    workdir: the run's folder; it may be missing.
+
+  Raises:
+    UserError: names the key and its valid values.
+  """
+  unknown = [stage for stage in config.stages if stage not in stages.STAGES]
+  if unknown:
+    known = ', '.join(stages.STAGES)
+    raise UserError(f'config.stages has {unknown}; stages are {known}')
+  _check_tasks(config, workdir)
+  if config.env.size != 64:
+    raise UserError(
+      f'config.env.size={config.env.size}: the networks are made for 64'
+    )
+  if min(config.env.num, config.evaluate.envs, config.evaluate.episodes) < 1:
+    raise UserError(
+      'config.env.num, config.evaluate.envs and config.evaluate.episodes must'
+      ' be positive'
+    )
+  if config.replay.embeddings not in embedding.DTYPES:
+    raise UserError(
+      f'config.replay.embeddings={config.replay.embeddings!r}: must be one of'
+      f' {", ".join(embedding.DTYPES)}'
+    )
+  for stage in ('pretrain', 'finetune'):
+    settings = config[stage]
+    if settings.batch < 1 or settings.length <= open_loop.CONTEXT:
+      raise UserError(
+        f'config.{stage}: batch={settings.batch} must be positive and'
+        f' length={settings.length} more than {open_loop.CONTEXT}, the context'
+        ' frames of an open-loop prediction'
+      )
+    for key in _POSITIVE[stage]:
+      if settings[key] < 1:
+        raise UserError(
+          f'config.{stage}.{key}={settings[key]}: it must be at least 1'
+        )
+  limits = config.env.timeout, config.env.replacements, config.skip_limit
+  if limits[0] <= 0 or min(limits) < 0:
+    raise UserError(
+      'config.env.timeout must be positive, config.env.replacements and'
+      f' config.skip_limit not negative; they are {limits}'
+    )
+
+
+def _check_tasks(config, workdir):
+  tasks = [config.task]
+  if sources.uses_sources(config):
+    if not config.sources:
+      raise UserError(
+        f'config.sources is empty, but config.variant={config.variant} needs'
+        ' source tasks: name tasks, or set --config.variant=dreamerv2'
+      )
+    # An existing dataset needs no environment: it may be imported.
+    tasks += [
+      task
+      for task in config.sources
+      if not (
+        sources.source_folder(config, workdir, task) / dataset.FILE
+      ).exists()
+    ]
+    if config.collect.policy not in ('auto', 'agent'):
+      policies.parse(config.collect.policy)
+  for task in tasks:
+    environments.check(task)

@@ -1,0 +1,77 @@
+"""Schedules of the training loops, and the progress that they apply to."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+  """Updates between two logs, videos and checkpoints; 0: never."""
+
+  log: int
+  video: int
+  save: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainSchedule:
+  """Length of the offline stage, in updates, and its intervals."""
+
+  steps: int
+  intervals: Intervals
+
+
+@dataclasses.dataclass
+class Counters:
+  """Progress of the online stage; saved with every checkpoint.
+
+  With several hosts, each counts the sum over all of them.
+  """
+
+  steps: int = 0  # of the vector of environments
+  agent_steps: int = 0  # actions taken, over all environments
+  updates: int = 0
+  warm: int = -1  # agent steps at the end of the prefill; -1: not yet
+  evaluated: int = -1  # env steps at the last evaluation; -1: none yet
+  replaced: int = 0  # environment workers of this host that were replaced
+
+  @classmethod
+  def restore(cls, extra: dict) -> 'Counters':
+    """Reads the counters from a checkpoint's extra dictionary."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    return cls(**{name: extra[name] for name in names})
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneSchedule:
+  """Length and intervals of the online stage; units as in config.py."""
+
+  env_steps: int
+  prefill: int
+  first_updates: int
+  update_every: int
+  evaluate_every: int
+  action_repeat: int
+  intervals: Intervals
+
+  def env_steps_done(self, counters: Counters) -> int:
+    """Env steps in the training environments so far."""
+    return counters.agent_steps * self.action_repeat
+
+  def updates_due(self, counters: Counters) -> int:
+    """Number of updates that should have been made by now."""
+    if counters.warm < 0:
+      return 0
+    learning_steps = counters.agent_steps - counters.warm
+    return self.first_updates + learning_steps // self.update_every
+
+  def evaluation_due(self, counters: Counters) -> bool:
+    """Whether to evaluate now: after the prefill, then at every interval."""
+    every, done = self.evaluate_every, self.env_steps_done(counters)
+    if not every or counters.warm < 0:
+      return False
+    return counters.evaluated < 0 or done // every > counters.evaluated // every
+
+
+def is_due(updates: int, interval: int) -> bool:
+  """Whether `updates` is a multiple of the interval; 0: never."""
+  return interval > 0 and updates % interval == 0
