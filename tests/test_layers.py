@@ -12,6 +12,7 @@ _ORDER = (
   'types',
   'config',
   'sharding',
+  'ops',
   'nets',
   'losses',
   'learner',
@@ -23,7 +24,7 @@ _ORDER = (
 )
 # Independent of the learner: programs without one use them.
 _NO_LEARNING = {'data', 'envs'}
-_LEARNING = {'nets', 'losses', 'learner'}
+_LEARNING = {'ops', 'nets', 'losses', 'learner'}
 _MAY_IMPORT_JAX = {'data/prefetch.py'}
 # Commands: like the experiments, they may import all layers.
 _ENTRY_POINTS = {'data/__main__.py'}

@@ -8,8 +8,8 @@ import numpy as np
 
 from experiments import debug
 from vid2act_jax import learner
-from vid2act_jax.nets import conv
-from vid2act_jax.nets.blocked_image import BlockedImage
+from vid2act_jax.ops import conv
+from vid2act_jax.ops.blocked_image import BlockedImage
 from vid2act_jax.types import Batch, FinetuneBatch
 
 _SOURCES = (1, 3)  # Their action sizes.

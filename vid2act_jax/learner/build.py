@@ -13,8 +13,8 @@ from vid2act_jax.learner.agent import (
 )
 from vid2act_jax.learner.variants import Variant
 from vid2act_jax.losses.world_model import Scales
-from vid2act_jax.nets import conv
 from vid2act_jax.nets.world_model import Sizes, WorldModel
+from vid2act_jax.ops import conv
 from vid2act_jax.types import UserError
 
 DEFAULT_DRAWS, DEFAULT_VARIANT = Draws(), Variant()

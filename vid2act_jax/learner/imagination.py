@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from vid2act_jax.learner.noise import by_row
 from vid2act_jax.nets import dists
-from vid2act_jax.nets.scan import ScanSpec, scan
 from vid2act_jax.nets.world_model import feature
+from vid2act_jax.ops.scan import ScanSpec, scan
 from vid2act_jax.types import Latent, Normal
 
 

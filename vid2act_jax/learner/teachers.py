@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.learner.noise import by_row
-from vid2act_jax.nets.scan import ScanSpec
 from vid2act_jax.nets.world_model import feature
+from vid2act_jax.ops.scan import ScanSpec
 from vid2act_jax.types import FinetuneBatch, Latent
 
 

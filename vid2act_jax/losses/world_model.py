@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import optax
 
 from vid2act_jax.nets import dists
-from vid2act_jax.nets.scan import ScanSpec
 from vid2act_jax.nets.world_model import (
   WorldModel,
   feature,
   run,
-  sum_chunks,
 )
+from vid2act_jax.ops.chunks import sum_chunks
+from vid2act_jax.ops.scan import ScanSpec
 from vid2act_jax.types import Batch, Latent, Metrics, Normal, Params
 
 

@@ -4,10 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.nets import conv
-from vid2act_jax.nets.activation import elu
-from vid2act_jax.nets.blocked_image import BlockedImage
 from vid2act_jax.nets.dense import Dense, kernel_init
+from vid2act_jax.ops import conv
+from vid2act_jax.ops.blocked_image import BlockedImage
+from vid2act_jax.ops.elu import elu
 
 _ENCODER_KERNEL = 4
 _SIZE, _LAST = 64, 2  # Height and width of the image and of the last layer.
