@@ -7,14 +7,12 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks import collectives
 from tests import small
 from vid2act_jax import sharding
-from vid2act_jax.learner import noise
 from vid2act_jax.types import Batch, FinetuneBatch, UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -98,20 +96,6 @@ def test_collectives_are_read_from_hlo():
   """
   found = collectives.read(program)
   assert found == {'all-reduce': [32, 20], 'all-gather': [8]}
-
-
-@pytest.mark.parametrize('axis', (0, 1))
-def test_noise_of_a_row_does_not_depend_on_the_sharding(axis):
-  key, shape = jax.random.key(3), (6, 6, 4)
-  whole = noise.by_row(jax.random.normal, key, shape, axis)
-  assert whole.shape == shape and len(np.unique(whole)) == whole.size
-  part = shape[:axis] + (2,) + shape[axis + 1 :]
-  mapped = jax.vmap(
-    lambda _: noise.by_row(jax.random.normal, key, part, axis, 'data'),
-    axis_name='data',
-  )(jnp.zeros(3))
-  joined = jnp.concatenate(list(mapped), axis)
-  np.testing.assert_array_equal(joined, whole)
 
 
 def test_an_indivisible_batch_is_an_error():

@@ -20,11 +20,11 @@ SOURCES = ('a', 'b')
 NAMES = (*VARIANTS, 'single:b')
 
 
-def build(name, action_dim=2, draws=small.CONSTANT, dims=(1, 3)):
+def build(name, action_dim=2, noise_fns=small.CONSTANT, dims=(1, 3)):
   settings = small.config()
   settings.kl.free = 0.0
   variant = learner.parse(name, SOURCES)
-  return learner.build_agent(settings, action_dim, dims, draws, variant)
+  return learner.build_agent(settings, action_dim, dims, noise_fns, variant)
 
 
 @functools.cache
@@ -56,9 +56,9 @@ def gradient(name):
   """Metrics, gradients and outputs of the model's loss."""
   agent, state, batch = case(name)
   fn = jax.value_and_grad(finetune.model_loss, argnums=1, has_aux=True)
-  keys = jax.random.split(KEY)
+  rngs = agent.rng(KEY).split()
   out, grads = small.jit(fn, static_argnums=0)(
-    agent, state.params['model'], state.teacher, batch, keys
+    agent, state.params['model'], state.teacher, batch, rngs
   )
   return out[1][0], grads, out[1][2]
 
@@ -182,13 +182,13 @@ def test_uniform_weights():
 
 
 def test_with_uniform_weights_the_guidance_is_random():
-  agent = build('uniform', draws=learner.Draws())
+  agent = build('uniform', noise_fns=learner.NoiseFns())
   state = small.state_of(agent)
   batch = small.finetune_batch(agent, size=8, length=6)
   loss = small.jit(finetune.model_loss, static_argnums=0)
-  keys = jax.random.split(KEY)
+  rngs = agent.rng(KEY).split()
   _, (_, _, forward) = loss(
-    agent, state.params['model'], state.teacher, batch, keys
+    agent, state.params['model'], state.teacher, batch, rngs
   )
   label = np.asarray(forward.label)
   assert 10 < label.sum() < 38  # of 48
@@ -206,9 +206,9 @@ def test_a_single_domain_is_distilled_and_replayed():
   action = batch.sources.action.at[0].add(0.1)
   batch = batch.replace(sources=batch.sources.replace(action=action))
   loss = small.jit(finetune.model_loss, static_argnums=0)
-  keys = jax.random.split(KEY)
+  rngs = agent.rng(KEY).split()
   _, (other, _, _) = loss(
-    agent, state.params['model'], state.teacher, batch, keys
+    agent, state.params['model'], state.teacher, batch, rngs
   )
   np.testing.assert_array_equal(other['vae_loss'], metrics['vae_loss'])
 
@@ -324,7 +324,7 @@ def test_the_base_of_a_stacked_student_learns_from_all_losses():
   moved = target.replace(action=target.action.at[:, 1:].add(0.3))
   loss = small.jit(finetune.model_loss, static_argnums=0)
   run = lambda batch: loss(
-    agent, state.params['model'], {}, batch, jax.random.split(KEY)
+    agent, state.params['model'], {}, batch, agent.rng(KEY).split()
   )[1][0]
   before, after = run(batch), run(batch.replace(target=moved))
   np.testing.assert_array_equal(before['base_kl_loss'], after['base_kl_loss'])

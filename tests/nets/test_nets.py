@@ -9,7 +9,7 @@ import pytest
 
 from tests import small
 from vid2act_jax.nets import dense, dists, image, rssm
-from vid2act_jax.nets.world_model import Sizes, WorldModel
+from vid2act_jax.nets.world_model import Compute, Sizes, WorldModel
 from vid2act_jax.ops import conv
 from vid2act_jax.ops.chunks import sum_chunks
 from vid2act_jax.types import Latent
@@ -66,7 +66,7 @@ def test_student_and_teacher_share_the_scan_step():
   assert student == teacher and hash(student) == hash(teacher)
   assert student == step(_SIZES, 2, embed_dim=5)
   assert student != step(dataclasses.replace(_SIZES, deter=9), 2)
-  assert student != step(_SIZES, 2, dtype='bfloat16')
+  assert student != step(_SIZES, 2, compute=Compute(dtype='bfloat16'))
 
 
 def test_encoder_rejects_other_image_sizes():
@@ -237,7 +237,8 @@ def test_the_recurrence_depends_on_the_domain(world):
 )
 def test_sum_chunks_has_the_gradients_of_one_call(rows, chunk):
   """For a decoder whose first layers run before, for all rows at once."""
-  model = WorldModel(_SIZES, action_dim=1, conv_impl='subpixel', chunk=chunk)
+  compute = Compute(conv_impl='subpixel', chunk=chunk)
+  model = WorldModel(_SIZES, action_dim=1, compute=compute)
   feat, images = _normal(rows, model.feat_dim), _normal(rows, 64, 64, 3)
   shapes = jax.eval_shape(model.decoder.init, jax.random.key(0), feat)
   params = {'decoder': small.fill(shapes)['params']}

@@ -11,13 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vid2act_jax.learner import (
-  finetune,
-  imagination,
-  open_loop,
-  similarity,
-  teachers,
-)
+from vid2act_jax.learner import finetune, open_loop, teachers, transfer
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import Batch, FinetuneBatch, Normal, Params
@@ -76,9 +70,9 @@ def teacher_predictions(
   def run(params, batch, key, domain):
     action = teachers.fit_actions(batch.action, agent.source_mask)[domain]
     label = jnp.full(len(action), domain)
-    draw, rows = agent.draws.latent, batch.replace(action=action)
+    rng, rows = agent.rng(key), batch.replace(action=action)
     return _frame_errors(
-      open_loop.open_loop(agent.teacher, params, draw, rows, key, label)
+      open_loop.open_loop(agent.teacher, params, rows, rng, label)
     )
 
   return [
@@ -142,14 +136,14 @@ def action_replay(agent, state, sources: Batch, key: jax.Array) -> list[dict]:
 
 def _replay(agent, state, batch, key):
   """Actions [N, B, L - 1, A]: recorded, reconstructed, replayed; KL."""
-  *keys, prior_key = jax.random.split(key, 3)
+  *rngs, prior_rng = agent.rng(key).split(3)
   model = state.params['model']
   _, (_, _, extra) = finetune.model_loss(
-    agent, model, state.teacher, batch, keys
+    agent, model, state.teacher, batch, rngs
   )
   extra = extra.replay
   shape = extra.recon.shape[:-1]
-  noise = agent.draws.latent(prior_key, (*shape, agent.vae.latent_dim))
+  noise = agent.vae.latent_noise(prior_rng, shape)
   label = jnp.arange(agent.num_domains)[:, None, None]
   vae = lambda *xs, method: agent.vae.apply(
     {'params': model['transfer']['vae']}, *xs, method=method
@@ -249,10 +243,10 @@ def follow(
     carry = agent.initial_carry(batch.reward.shape[0])
     _, (latent, teacher, weights) = jax.lax.scan(step, carry, frames)
     weights = weights.swapaxes(0, 1)  # [N, L, B]
-    chance = agent.draws.latent(key, weights.shape)
-    label = similarity.select_domain(agent, weights, chance)
+    domain_noise = agent.rng(key).normal(weights.shape)
+    label = transfer.select_domain(agent, weights, domain_noise)
     noise = jnp.zeros((*label.shape, agent.vae.latent_dim))
-    inputs = imagination.actor_input(
+    inputs = transfer.actor_input(
       agent, state.params['model'], latent, label, noise
     )
     teacher = jnp.moveaxis(feature(teacher), 2, 0)  # Was [L, N, B, F].

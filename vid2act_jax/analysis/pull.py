@@ -30,7 +30,7 @@ def measure(
   agent = dataclasses.replace(agent, variant=variant)
 
   @jax.jit
-  def norms(state, batch, keys):
+  def norms(state, batch, rngs):
     model = state.params['model']
 
     def losses(student):
@@ -39,7 +39,7 @@ def measure(
         {**model, 'world_model': student},
         state.teacher,
         FinetuneBatch(batch, None),
-        keys,
+        rngs,
       )
       own = told['distillation_loss']
       return {'distillation': own, 'others': total - own}
@@ -51,4 +51,4 @@ def measure(
       for name in values
     }
 
-  return jax.tree.map(float, norms(state, batch, jax.random.split(key)))
+  return jax.tree.map(float, norms(state, batch, agent.rng(key).split()))

@@ -52,7 +52,7 @@ def measure(seconds: float) -> dict:
   return {
     'compile_s': compiled,
     'rate': (len(told) - 1) / passed,
-    'form': agent.student.conv_impl,
+    'form': agent.student.compute.conv_impl,
     'bad': sorted(bad),
   }
 

@@ -80,8 +80,8 @@ class Encoder(nn.Module):
     used = _LAST
     for _ in self.layers:
       used = 2 * (used - 1) + _ENCODER_KERNEL
-    x = image[:, :used, :used].astype(jnp.float32) / 255 - 0.5
-    x = BlockedImage.of(x.astype(self.dtype))
+    pixels = image[:, :used, :used].astype(jnp.float32) / 255 - 0.5
+    x = BlockedImage.of(pixels.astype(self.dtype))
     for i, layer in enumerate(self.layers):
       kernel, bias = layer.cast(self.dtype)
       if i == 0 and self.num_domains:
