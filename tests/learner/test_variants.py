@@ -140,18 +140,42 @@ def test_without_distillation_the_distillation_map_still_learns():
   small.assert_close(grads['transfer'], full['transfer'])
 
 
+def rounding_of_similarity_gradient():
+  """Bounds the difference of its kernel's gradient between two programs.
+
+  With weights w_i and distances D_i the gradient of logit i is a difference,
+
+      w_i (D_i - sum_j w_j D_j) = w_i sum_j w_j (D_i - D_j).
+
+  Both distances are about 6 and their difference is small. So float32 rounds
+  the gradient by its epsilon times the distances (and the features, which they
+  are multiplied with), not times the size of the gradient.
+  """
+  agent, state, batch = case('no_replay')
+  _, _, forward = gradient('no_replay')
+  teacher = small.jit(small.teacher_features, static_argnums=0)(
+    agent, state.teacher, batch, agent.rng(KEY).split()[0]
+  ).target
+  subtracted = (forward.similarity * forward.distance)[..., None]
+  size = np.linalg.norm((subtracted * np.abs(teacher)).mean((1, 2)).sum(0))
+  return 2 * np.finfo(np.float32).eps * size
+
+
 def test_without_replay_distillation_is_unchanged():
   metrics, grads, _ = gradient('no_replay')
   expected, full, _ = gradient('vid2act')
   for key in ('distillation_loss', 'similarity', 'image_loss'):
     np.testing.assert_allclose(metrics[key], expected[key], rtol=1e-5)
   small.assert_close(grads['world_model'], full['world_model'])
+  small.assert_close(grads['transfer']['distill'], full['transfer']['distill'])
+  # The softmax ignores a shift of all logits: the bias has no gradient.
   ours, theirs = (
-    # The softmax ignores a shift of all logits: the bias has no gradient.
-    (g['transfer']['distill'], g['transfer']['similarity']['dense']['kernel'])
+    np.asarray(g['transfer']['similarity']['dense']['kernel'], np.float64)
     for g in (grads, full)
   )
-  small.assert_close(ours, theirs)
+  limit = rounding_of_similarity_gradient()
+  assert np.linalg.norm(ours - theirs) <= limit
+  assert np.linalg.norm(theirs) > 100 * limit
   agent, state, _ = case('no_replay')
   inputs = state.params['actor']['mlp']['hidden0']['kernel'].shape[0]
   assert inputs == agent.student.feat_dim
