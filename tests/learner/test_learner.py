@@ -308,7 +308,8 @@ def test_bfloat16_update_is_close_to_float32(setup):
     'image': setup.batch.target.image[:, 0],
     'is_first': jnp.ones(2, bool),
   }
-  carry, action, _ = agent.policy(new, carry, obs, KEY, explore=False)
+  act = lambda *args: agent.policy(*args, explore=False)
+  carry, action, _ = jax.eval_shape(act, new, carry, obs, KEY)
   assert {x.dtype for x in jax.tree.leaves((carry, action))} == {
     jnp.dtype('float32')
   }

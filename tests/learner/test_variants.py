@@ -67,7 +67,17 @@ def is_zero(tree):
   return not any(np.any(leaf) for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize('name', NAMES)
+# Compiled steps of other variants, whose losses are tested below, are slow.
+_STEPS = ('vid2act', 'action_free', 'uniform')
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name in _STEPS else pytest.mark.slow)
+    for name in NAMES
+  ],
+)
 def test_a_step_and_the_policy(name):
   agent, state, batch = case(name)
   new, metrics = small.jit(agent.finetune_step)(state, batch, KEY)
@@ -296,7 +306,7 @@ class TestWarmStart:
   def test_with_one_domain_it_equals_the_teacher(self):
     agent = build('finetune', action_dim=3, dims=(3,))
     teacher_params = small.model_params(agent.pretrained, 1)
-    state = agent.init(KEY, teacher_params)
+    state = small.jit(agent.init)(KEY, teacher_params)
     batch = small.finetune_batch(agent).target
     image, label = batch.image, jnp.zeros(2, int)
     student = state.params['model']['world_model']
@@ -314,7 +324,7 @@ class TestWarmStart:
   def test_the_base_is_the_pretrained_model(self):
     agent = build('action_free')
     teacher_params = small.model_params(agent.pretrained, 1)
-    state = agent.init(KEY, teacher_params)
+    state = small.jit(agent.init)(KEY, teacher_params)
     base = state.params['model']['base']
     assert set(base) == {'encoder', 'rssm'}
     small.assert_equal(base['rssm']['cell'], teacher_params['rssm']['cell'])

@@ -59,7 +59,7 @@ def test_networks_agree_with_both_conv_impls(network):
 def test_student_and_teacher_share_the_scan_step():
   def step(sizes, action_dim, **keys):
     model = WorldModel(sizes, action_dim, **keys)
-    return model._recurrence(model.init(jax.random.key(0)))[0]
+    return model._recurrence(small.model_params(model))[0]
 
   student = step(_SIZES, 2)
   teacher = step(_SIZES, 3, num_domains=2)
