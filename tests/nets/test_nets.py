@@ -262,3 +262,16 @@ def test_sum_chunks_has_the_gradients_of_one_call(rows, chunk):
   _close(ours(params, feat), true_value)  # The path without a gradient.
   jax.tree.map(_close, grads, true_grads)
   assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(true_grads))
+
+
+def test_image_log_prob_is_the_mean_over_frames():
+  compute = Compute(conv_impl='subpixel', chunk=4)
+  model = WorldModel(_SIZES, action_dim=1, compute=compute)
+  params = small.model_params(model)
+  feat = _normal(2, 6, model.feat_dim)
+  images = small.batch_of(2, 6, action_dim=1).image
+  ours = small.jit(model.image_log_prob)(params, feat, images)
+  error = model.decode(params, feat) - (images / 255.0 - 0.5)
+  constant = 0.5 * np.log(2 * np.pi) * 64 * 64 * 3
+  expected = -0.5 * jnp.square(error).sum((2, 3, 4)).mean() - constant
+  _close(ours, expected)
