@@ -150,7 +150,8 @@ def test_where_all_states_are_terminal_only_the_reward_counts():
 def test_the_critic_has_the_same_weights_as_the_actor():
   agent, state, (_, imagined, target, weights) = behave_with_logit(logit=0.0)
   later = state.replace(step=state.step + 1)  # Keeps the slow critic.
-  _, metrics, _ = finetune.behavior_step(agent, later, start(), agent.rng(KEY))
+  step = small.jit(finetune.behavior_step, static_argnums=0)
+  _, metrics, _ = step(agent, later, start(), agent.rng(KEY))
   value = agent.critic.apply({'params': state.params['critic']}, imagined.feat)
   log_prob = dists.unit_log_prob(value[:-1], target, 0)
   assert float(metrics['value_loss']) == pytest.approx(

@@ -38,7 +38,14 @@ _CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('case', _CASES.values(), ids=_CASES)
+def _cases():
+  """Each takes seconds to compile: only the last one is not marked as slow."""
+  *slow, last = _CASES
+  marked = [pytest.param(_CASES[x], id=x, marks=pytest.mark.slow) for x in slow]
+  return [*marked, pytest.param(_CASES[last], id=last)]
+
+
+@pytest.mark.parametrize('case', _cases())
 def test_a_step_at_different_sizes(case):
   action_dim, sources, size, length, horizon, student = case
   config = small.config(**student)

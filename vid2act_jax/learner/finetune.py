@@ -195,7 +195,8 @@ def transfer_losses(
   }
   # Generative action replay: a VAE of the actions taken at source states.
   replay = None
-  if features.source is not None and sources is not None:
+  if agent.replays:
+    assert features.source is not None and sources is not None
     losses['vae'], vae_metrics, replay = replay_loss(
       agent, params, features.source, sources, rng
     )

@@ -1,8 +1,8 @@
-"""What the student takes from the teacher's domains (arXiv 2306.03360).
+"""Transfer from the teacher's domains to the student (arXiv 2306.03360).
 
-Each piece of the transfer is one function: the similarity weights, the domain
-that they select, the distillation map, the action VAE and its guidance. Losses
-of them are in `finetune.transfer_losses`.
+One function for each part: the similarity weights, the domain that they select,
+the distillation map, the action VAE, and the guidance of the policy. Their
+losses are in `finetune.transfer_losses`.
 """
 
 from __future__ import annotations
