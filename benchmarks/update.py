@@ -20,7 +20,6 @@ from benchmarks import measure
 from experiments import base, quickstart
 from vid2act_jax import learner
 from vid2act_jax.learner import finetune, teachers
-from vid2act_jax.nets import world_model
 from vid2act_jax.types import Batch, FinetuneBatch
 
 PRESETS = {'full': base, 'quickstart': quickstart}
@@ -110,14 +109,16 @@ def _operations(eqn):
 def make_parts(agent, state, batch, key):
   """The parts of an update as (function, arguments), by name."""
 
+  rng = agent.rng(key)
+
   def teacher_features(teacher, batch):
-    spec = teachers.teacher_inputs(agent, teacher, batch, key)
-    ((latent, _),) = world_model.run(spec)
+    spec = teachers.teacher_scan(agent, teacher, batch, rng)
+    ((latent, _),) = agent.teacher.run_scans(spec)
     return teachers.split_features(agent, batch, latent)
 
   def model(params, teacher, batch):
     grad_fn = jax.grad(finetune.model_loss, argnums=1, has_aux=True)
-    return grad_fn(agent, params, teacher, batch, (key, key))
+    return grad_fn(agent, params, teacher, batch, (rng, rng))
 
   inputs = state.params['model'], state.teacher, batch
   grads, (_, forward, transfer_forward) = jax.jit(model)(*inputs)
@@ -125,7 +126,7 @@ def make_parts(agent, state, batch, key):
   start = finetune.imagination_start(batch, forward, transfer_forward)
 
   def behavior(state, start):
-    return finetune.behavior_step(agent, state, start, key)
+    return finetune.behavior_step(agent, state, start, rng)
 
   parts = {
     'model': (model, inputs),

@@ -23,6 +23,7 @@ from experiments import base
 from tests import small
 from vid2act_jax import learner
 from vid2act_jax.learner import finetune, teachers, torch_import
+from vid2act_jax.learner.update import apply_gradients
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import Batch, FinetuneBatch
@@ -64,12 +65,12 @@ def agent_of(meta: dict, **overrides) -> learner.Agent:
     config.optim[f'{ours}_lr'] = meta[f'{theirs}_lr']
     config.optim[f'{ours}_clip'] = meta[f'{theirs}_grad_clip']
   config.optim.eps = meta['opt_eps']
-  draws = learner.Draws(
+  noise_fns = learner.NoiseFns(
     latent=lambda key, shape: jnp.full(shape, meta['eps'], jnp.float32),
-    actor=lambda key, shape: jnp.full(shape, meta['actor_eps'], jnp.float32),
+    action=lambda key, shape: jnp.full(shape, meta['actor_eps'], jnp.float32),
   )
   action_dims = (meta['action_dim'],) * meta['num_domains']
-  return learner.build_agent(config, meta['action_dim'], action_dims, draws)
+  return learner.build_agent(config, meta['action_dim'], action_dims, noise_fns)
 
 
 class Report:
@@ -188,29 +189,30 @@ def _check_first(report, agent, state, batch, golden, compiled):
   out = _strip(golden, 'out/')
   model, world = state.params['model'], state.params['model']['world_model']
   key = jax.random.key(0)
+  rng = agent.rng(key)
   teacher_fn = compiled(small.teacher_features, static_argnums=0)
-  features = teacher_fn(agent, state.teacher, batch, key)
+  features = teacher_fn(agent, state.teacher, batch, rng)
   _check_teacher(report, agent, state, batch, features, out)
 
   grad_fn = jax.value_and_grad(finetune.model_loss, argnums=1, has_aux=True)
   (_, (_, forward, transfer_forward)), grads = compiled(
     grad_fn, static_argnums=0
-  )(agent, model, state.teacher, batch, (key, key))
+  )(agent, model, state.teacher, batch, (rng, rng))
   _check_student(report, agent, world, batch, forward, out)
   _check_transfer(report, transfer_forward, out)
   _check_gradients(report, agent, 'model', grads, golden)
   video = compiled(agent.open_loop)(state, batch.target, key)
   report.add('open loop', 'out', 'video', video, out['open_loop_video'])
 
-  update = compiled(finetune.update_model, static_argnums=0)
-  state, _ = update(agent, state, grads)
+  update_fn = functools.partial(apply_gradients, agent.optimizers['model'])
+  state, _ = compiled(update_fn, static_argnums=1)(state, 'model', grads)
   start = finetune.imagination_start(batch, forward, transfer_forward)
   # The slow critic is copied before the first update.
   state = state.replace(slow_critic=state.params['critic'])
   actor_fn = jax.value_and_grad(finetune.actor_loss, argnums=2, has_aux=True)
   (_, (_, imagined, target, weights)), grads = compiled(
     actor_fn, static_argnums=0
-  )(agent, state, state.params['actor'], start, key)
+  )(agent, state, state.params['actor'], start, rng)
   _check_imagined(report, agent, imagined, target, out)
   _check_gradients(report, agent, 'actor', grads, golden)
   grads = compiled(jax.grad(finetune.critic_loss, argnums=1), static_argnums=0)(
@@ -233,7 +235,7 @@ def _check_teacher(report, agent, state, batch, features, out):
     feat = features.target[i]
     split = agent.teacher.sizes.stoch
     prior = agent.teacher.prior(state.teacher, feat[..., split:])
-    eps = agent.draws.latent(None, prior.mean.shape)
+    eps = agent.noise_fns.latent(None, prior.mean.shape)
     report.add('embeddings', 'out', f'teacher{i}', embed, golden['embed'])
     for name, ours in (
       ('feat', feat),
@@ -252,7 +254,7 @@ def _check_student(report, agent, world, batch, forward, out):
     'embeddings', 'out', 'student', embed.reshape(golden.shape), golden
   )
   feat = feature(forward.latent)
-  eps = agent.draws.latent(None, forward.prior.mean.shape)
+  eps = agent.noise_fns.latent(None, forward.prior.mean.shape)
   kl = dists.kl(forward.post, forward.prior)
   for group, name, ours in (
     ('posterior', 'student/post/stoch', forward.latent.stoch),
@@ -294,8 +296,8 @@ def _check_transfer(report, forward, out):
 
 
 def _check_imagined(report, agent, imagined, target, out):
-  horizon = agent.behavior.horizon
-  weights = agent.behavior.discount ** np.arange(horizon)
+  horizon = agent.settings.behavior.horizon
+  weights = agent.settings.behavior.discount ** np.arange(horizon)
   golden = out['imag/weights']
   weights = np.broadcast_to(weights[:, None, None], golden.shape)
   for group, name, ours in (
@@ -338,10 +340,11 @@ def _check_after(report, agent, state, meta, golden, prefix):
 
 
 def _check_metrics(report, agent, metrics, golden, prefix):
+  loss = agent.settings.loss
   constants = {
-    'kl_balance': agent.loss.kl_balance,
-    'kl_free': agent.loss.kl_free,
-    'kl_scale': agent.loss.scales.kl,
+    'kl_balance': loss.kl_balance,
+    'kl_free': loss.kl_free,
+    'kl_scale': loss.scales.kl,
   }
   ours = {**metrics, **constants}
   for name, value in _strip(golden, prefix).items():

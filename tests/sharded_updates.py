@@ -1,9 +1,9 @@
 """Writes arrays of ten updates on several devices, for test_sharding.
 
-  python -m tests.sharded_updates OUT.npz DEVICES METHOD...
+  python -m tests.sharded_updates OUT.npz STAGE METHOD DEVICES
 
-METHOD: 'shard_map', 'multi_step', 'jit' or 'pmap'. Needs that many simulated
-devices.
+STAGE: 'pretrain' or 'finetune'. METHOD: 'shard_map', 'multi_step', 'jit' or
+'pmap'. Needs that many simulated devices.
 """
 
 import sys
@@ -17,7 +17,7 @@ from vid2act_jax import learner, sharding
 from vid2act_jax.learner.update import multi_step
 from vid2act_jax.types import Batch, FinetuneBatch
 
-UPDATES, ROWS = 10, 8
+UPDATES, ROWS = 10, 4
 
 
 def build(stage):
@@ -86,16 +86,11 @@ def _pmap(step, state, batches, key, specs, num):
   return jax.tree.map(lambda x: x[0], (state, metrics))
 
 
-def main(out, num, *methods):
+def main(out, stage, method, num):
   """Runs the updates and writes parameters and metrics by name."""
-  arrays = {}
-  for stage in ('pretrain', 'finetune'):
-    for method in methods:
-      state, metrics = jax.device_get(run(stage, method, int(num)))
-      named = jax.tree_util.tree_leaves_with_path((state.params, metrics))
-      for path, leaf in named:
-        arrays[f'{stage}/{method}{jax.tree_util.keystr(path)}'] = leaf
-  np.savez(out, **arrays)
+  state, metrics = jax.device_get(run(stage, method, int(num)))
+  named = jax.tree_util.tree_leaves_with_path((state.params, metrics))
+  np.savez(out, **{jax.tree_util.keystr(path): leaf for path, leaf in named})
 
 
 if __name__ == '__main__':

@@ -11,15 +11,14 @@ import numpy as np
 from experiments import base
 from vid2act_jax import learner
 from vid2act_jax.learner import teachers
-from vid2act_jax.nets import world_model
 from vid2act_jax.types import Batch, FinetuneBatch, LearnerState
 
 KEY = jax.random.key(0)
 
 # Constants instead of random noise.
-CONSTANT = learner.Draws(
+CONSTANT = learner.NoiseFns(
   latent=lambda key, shape: jnp.full(shape, 0.3),
-  actor=lambda key, shape: jnp.full(shape, 0.2),
+  action=lambda key, shape: jnp.full(shape, 0.2),
 )
 # An update compiles in a tenth of the time, but runs slower.
 _FAST_COMPILE = {
@@ -172,9 +171,8 @@ def differ(left, right) -> bool:
   return any((np.asarray(x) != np.asarray(y)).any() for x, y in leaves)
 
 
-def teacher_features(agent, params, batch: FinetuneBatch, key):
+def teacher_features(agent, params, batch: FinetuneBatch, rng):
   """Features of the frozen teacher, from a scan without the student."""
-  ((latent, _),) = world_model.run(
-    teachers.teacher_inputs(agent, params, batch, key)
-  )
+  spec = teachers.teacher_scan(agent, params, batch, rng)
+  ((latent, _),) = agent.teacher.run_scans(spec)
   return teachers.split_features(agent, batch, latent)

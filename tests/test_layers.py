@@ -10,8 +10,10 @@ _PACKAGE = 'vid2act_jax'
 # A layer may import itself and the layers before it.
 _ORDER = (
   'types',
+  'rng',
   'config',
   'sharding',
+  'ops',
   'nets',
   'losses',
   'learner',
@@ -23,7 +25,7 @@ _ORDER = (
 )
 # Independent of the learner: programs without one use them.
 _NO_LEARNING = {'data', 'envs'}
-_LEARNING = {'nets', 'losses', 'learner'}
+_LEARNING = {'ops', 'nets', 'losses', 'learner'}
 _MAY_IMPORT_JAX = {'data/prefetch.py'}
 # Commands: like the experiments, they may import all layers.
 _ENTRY_POINTS = {'data/__main__.py'}
@@ -112,3 +114,18 @@ def test_all_forms_of_imports_are_found(tmp_path, monkeypatch):
   assert _imported_layers(path) == {
       'data', 'loops', 'learner', 'envs', 'nets', 'analysis'
   }  # fmt: skip
+
+
+def test_only_networks_know_the_latent_distribution():
+  """Another distribution, such as a discrete one, would not touch the learner.
+
+  No other layer reads the shape of the latent, or creates its noise from it:
+  `WorldModel.latent_noise`, `initial` and `feat_dim` do.
+  """
+  found = {
+    _name(path)
+    for path in _files()
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.Attribute) and node.attr == 'stoch'
+  }
+  assert found == {'nets/rssm.py', 'nets/world_model.py'}

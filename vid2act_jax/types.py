@@ -19,8 +19,7 @@ class UserError(Exception):
   """
 
 
-@flax.struct.dataclass
-class Batch:
+class Batch(flax.struct.PyTreeNode):
   """Chunks of episodes; with a leading [N] axis for N source domains."""
 
   image: jax.Array | None  # u8 [B, L, 64, 64, 3]
@@ -31,24 +30,21 @@ class Batch:
   discount: jax.Array | None = None
 
 
-@flax.struct.dataclass
-class Latent:
+class Latent(flax.struct.PyTreeNode):
   """The recurrent state of a world model."""
 
   stoch: jax.Array  # f32 [..., stoch]
   deter: jax.Array  # f32 [..., deter]
 
 
-@flax.struct.dataclass
-class Normal:
+class Normal(flax.struct.PyTreeNode):
   """A diagonal Gaussian."""
 
   mean: jax.Array  # f32 [..., D]
   std: jax.Array  # f32 [..., D]
 
 
-@flax.struct.dataclass
-class Carry:
+class Carry(flax.struct.PyTreeNode):
   """The recurrent state of the policy in E environments."""
 
   student: Latent  # [E, ...]
@@ -57,8 +53,7 @@ class Carry:
   base: Latent | None = None  # [E, ...], of the base of a stacked student
 
 
-@flax.struct.dataclass
-class LearnerState:
+class LearnerState(flax.struct.PyTreeNode):
   """The training state; donated to the step and replaced by it."""
 
   step: jax.Array  # i32 [], number of updates
@@ -68,8 +63,7 @@ class LearnerState:
   teacher: Params  # frozen; {} without transfer and in pretraining
 
 
-@flax.struct.dataclass
-class FinetuneBatch:
+class FinetuneBatch(flax.struct.PyTreeNode):
   """The batches of one finetuning update."""
 
   target: Batch  # [B, L, ...], from the online replay buffer

@@ -106,7 +106,7 @@ def test_teachers_predict_with_their_own_label_and_actions():
   agent = s.agent
   predict = small.jit(
     lambda batch, label: open_loop.open_loop(
-      agent.teacher, params, agent.draws.latent, batch, small.KEY, label
+      agent.teacher, params, batch, agent.rng(small.KEY), label
     )
   )
   for label in range(2):
@@ -120,7 +120,7 @@ def test_teachers_predict_with_their_own_label_and_actions():
 
 def test_vae_is_that_of_the_losses():
   s = small.setup()
-  keys = list(jax.random.split(small.KEY))
+  keys = s.agent.rng(small.KEY).split()
   loss = small.jit(
     lambda *xs: finetune.model_loss(s.agent, *xs, s.batch, keys)[1][0]
   )
@@ -184,7 +184,7 @@ def test_what_weights_depend_on():
 def test_grad_norms_are_those_of_the_losses():
   """Both norms, and that a scale of the loss is one of its gradient."""
   s = small.setup()
-  batch, keys = s.batch.target, list(jax.random.split(small.KEY))
+  batch, keys = s.batch.target, s.agent.rng(small.KEY).split()
   grad = small.jit(
     lambda *xs: jax.grad(
       lambda *ys: finetune.model_loss(s.agent, *ys, s.batch, keys)[0]
@@ -195,9 +195,11 @@ def test_grad_norms_are_those_of_the_losses():
   gap = abs(float(optax.tree.norm(total)) - found['others'])
   assert 0 < gap <= found['distillation'] * (1 + 1e-4)
 
-  scales = dataclasses.replace(s.agent.loss.scales, distillation=10.0)
-  loss = dataclasses.replace(s.agent.loss, scales=scales)
-  harder = dataclasses.replace(s.agent, loss=loss)
+  settings = s.agent.settings
+  scales = dataclasses.replace(settings.loss.scales, distillation=10.0)
+  loss = dataclasses.replace(settings.loss, scales=scales)
+  settings = dataclasses.replace(settings, loss=loss)
+  harder = dataclasses.replace(s.agent, settings=settings)
   ten = measures.grad_norms(harder, s.state, batch, small.KEY)
   assert ten['distillation'] == pytest.approx(10 * found['distillation'], 1e-4)
   assert ten['others'] == pytest.approx(found['others'], rel=1e-4)

@@ -8,8 +8,8 @@ from benchmarks import kernels, update
 from experiments import base
 from tests import small
 from vid2act_jax import learner
-from vid2act_jax.nets import conv
-from vid2act_jax.nets.blocked_image import BlockedImage
+from vid2act_jax.ops import conv
+from vid2act_jax.ops.blocked_image import BlockedImage
 
 
 def count(fn, *args):

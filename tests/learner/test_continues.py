@@ -35,9 +35,9 @@ def case(name='vid2act', scale=_SCALE):
 def model_gradient(name='vid2act'):
   agent, state, batch = case(name)
   fn = jax.value_and_grad(finetune.model_loss, argnums=1, has_aux=True)
-  keys = jax.random.split(KEY)
+  rngs = agent.rng(KEY).split()
   (_, (metrics, forward, _)), grads = small.jit(fn, static_argnums=0)(
-    agent, state.params['model'], state.teacher, batch, keys
+    agent, state.params['model'], state.teacher, batch, rngs
   )
   return metrics, forward, grads
 
@@ -65,7 +65,7 @@ def start():
 
 def behave(agent, state):
   actor = state.params['actor']
-  return finetune.actor_loss(agent, state, actor, start(), KEY)[1]
+  return finetune.actor_loss(agent, state, actor, start(), agent.rng(KEY))[1]
 
 
 def behave_with_logit(logit):
@@ -108,7 +108,7 @@ def test_the_loss_is_a_cross_entropy_with_gradients_for_the_model():
     state.params['model'],
     state.teacher,
     batch.replace(target=other),
-    jax.random.split(KEY),
+    agent.rng(KEY).split(),
   )
   for part in ('rssm', 'encoder'):
     assert small.differ(
@@ -150,7 +150,8 @@ def test_where_all_states_are_terminal_only_the_reward_counts():
 def test_the_critic_has_the_same_weights_as_the_actor():
   agent, state, (_, imagined, target, weights) = behave_with_logit(logit=0.0)
   later = state.replace(step=state.step + 1)  # Keeps the slow critic.
-  _, metrics, _ = finetune.behavior_step(agent, later, start(), KEY)
+  step = small.jit(finetune.behavior_step, static_argnums=0)
+  _, metrics, _ = step(agent, later, start(), agent.rng(KEY))
   value = agent.critic.apply({'params': state.params['critic']}, imagined.feat)
   log_prob = dists.unit_log_prob(value[:-1], target, 0)
   assert float(metrics['value_loss']) == pytest.approx(
@@ -161,8 +162,10 @@ def test_the_critic_has_the_same_weights_as_the_actor():
 def constant_reward_case(scale):
   """Without entropy, and with a constant reward and value."""
   agent, state, _ = case(scale=scale)
-  settings = dataclasses.replace(agent.behavior, entropy=0.0)
-  agent = dataclasses.replace(agent, behavior=settings)
+  settings = agent.settings
+  behavior = dataclasses.replace(settings.behavior, entropy=0.0)
+  settings = dataclasses.replace(settings, behavior=behavior)
+  agent = dataclasses.replace(agent, settings=settings)
   reward = state.params['model']['world_model']['reward']
   state = with_heads(state, reward=constant_head(reward, 1.0))
   return agent, state.replace(slow_critic=constant_head(state.slow_critic, 1.0))
@@ -171,10 +174,13 @@ def constant_reward_case(scale):
 def test_with_a_constant_reward_the_actor_learns_from_termination():
   """Through the returns; the weights of the states have no gradient."""
   agent, state = constant_reward_case(_SCALE)
-  model = state.params['model']
+  model, rng = state.params['model'], agent.rng(KEY)
+
+  def loss(actor):
+    return finetune.actor_loss(agent, state, actor, start(), rng)[0]
 
   def by_hand(actor):
-    feat = imagination.imagine(agent, model, actor, start(), KEY).feat
+    feat = imagination.imagine(agent, model, actor, start(), rng).feat
     logit = agent.student.predict_discount(model['world_model'], feat)
     first, second, third, _ = 0.99 * jax.nn.sigmoid(logit)
     first = 0.99 * start().discount
@@ -185,7 +191,6 @@ def test_with_a_constant_reward_the_actor_learns_from_termination():
     weights = jax.lax.stop_gradient(weights)
     return -(weights * jnp.stack([r0, r1, r2])).mean()
 
-  loss = lambda actor: finetune.actor_loss(agent, state, actor, start(), KEY)[0]
   actor = state.params['actor']
   value, grads = jax.value_and_grad(loss)(actor)
   expected, expected_grads = jax.value_and_grad(by_hand)(actor)
@@ -196,7 +201,11 @@ def test_with_a_constant_reward_the_actor_learns_from_termination():
 
 def test_with_a_constant_reward_and_discount_the_actor_has_no_gradient():
   agent, state = constant_reward_case(0.0)
-  loss = lambda actor: finetune.actor_loss(agent, state, actor, start(), KEY)[0]
+  rng = agent.rng(KEY)
+
+  def loss(actor):
+    return finetune.actor_loss(agent, state, actor, start(), rng)[0]
+
   grads = jax.grad(loss)(state.params['actor'])
   assert max(np.abs(x).max() for x in jax.tree.leaves(grads)) < 1e-9
 

@@ -14,7 +14,6 @@ from tests.small import assert_equal as _equal
 from tests.small import differ as _differ
 from vid2act_jax import learner
 from vid2act_jax.learner import finetune, teachers
-from vid2act_jax.learner.agent import action_mask
 from vid2act_jax.nets import dists
 from vid2act_jax.types import UserError
 
@@ -39,7 +38,14 @@ _CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('case', _CASES.values(), ids=_CASES)
+def _cases():
+  """Each takes seconds to compile: only the last one is not marked as slow."""
+  *slow, last = _CASES
+  marked = [pytest.param(_CASES[x], id=x, marks=pytest.mark.slow) for x in slow]
+  return [*marked, pytest.param(_CASES[last], id=last)]
+
+
+@pytest.mark.parametrize('case', _cases())
 def test_a_step_at_different_sizes(case):
   action_dim, sources, size, length, horizon, student = case
   config = small.config(**student)
@@ -96,13 +102,15 @@ def test_padded_action_dimensions_have_no_effect(setup):
 def test_teachers_read_only_action_dimensions_of_their_domain(setup):
   observe = small.jit(small.teacher_features, static_argnums=0)
 
+  rng = setup.agent.rng(KEY)
+
   def target_features(dim):
     batch = setup.batch
     action = batch.target.action.at[:, 1:, dim].add(0.5)
     batch = batch.replace(target=batch.target.replace(action=action))
-    return observe(setup.agent, setup.state.teacher, batch, KEY).target
+    return observe(setup.agent, setup.state.teacher, batch, rng).target
 
-  plain = observe(setup.agent, setup.state.teacher, setup.batch, KEY).target
+  plain = observe(setup.agent, setup.state.teacher, setup.batch, rng).target
   # The first domain has a single action dimension.
   _equal(target_features(1)[0], plain[0])
   assert _differ(target_features(1)[1], plain[1])
@@ -110,7 +118,7 @@ def test_teachers_read_only_action_dimensions_of_their_domain(setup):
 
 
 def test_actions_are_fitted_to_every_domain():
-  mask = action_mask((1, 3), 3)
+  mask = teachers.action_mask((1, 3), 3)
   fitted = teachers.fit_actions(jnp.array([[1.0, 2]]), mask)
   np.testing.assert_array_equal(fitted, [[[1, 0, 0]], [[1, 2, 0]]])
   fitted = teachers.fit_actions(jnp.array([[1.0, 2, 3, 4]]), mask)
@@ -158,8 +166,8 @@ def test_a_sharded_batch_equals_the_global_batch(setup):
   agent, state, batch = setup.agent, setup.state, setup.batch
 
   def divergence(params):
-    keys = KEY, KEY
-    loss = finetune.model_loss(agent, params, state.teacher, batch, keys)
+    rngs = agent.rng(KEY), agent.rng(KEY)
+    loss = finetune.model_loss(agent, params, state.teacher, batch, rngs)
     forward = loss[1][1]
     return dists.kl(forward.post, forward.prior).mean(1)
 
@@ -167,8 +175,9 @@ def test_a_sharded_batch_equals_the_global_batch(setup):
   # Free nats between the KLs of both shards, and below the global mean.
   free = float((kl.min() + kl.mean()) / 2)
   assert kl.min() < free < kl.mean()
-  loss = dataclasses.replace(agent.loss, kl_free=free)
-  agent = dataclasses.replace(agent, loss=loss)
+  loss = dataclasses.replace(agent.settings.loss, kl_free=free)
+  settings = dataclasses.replace(agent.settings, loss=loss)
+  agent = dataclasses.replace(agent, settings=settings)
 
   def split_step(state, batch, key):
     return agent.finetune_step(state, batch, key, axis_name='batch')
@@ -306,7 +315,8 @@ def test_bfloat16_update_is_close_to_float32(setup):
     'image': setup.batch.target.image[:, 0],
     'is_first': jnp.ones(2, bool),
   }
-  carry, action, _ = agent.policy(new, carry, obs, KEY, explore=False)
+  act = lambda *args: agent.policy(*args, explore=False)
+  carry, action, _ = jax.eval_shape(act, new, carry, obs, KEY)
   assert {x.dtype for x in jax.tree.leaves((carry, action))} == {
     jnp.dtype('float32')
   }

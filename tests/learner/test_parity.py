@@ -21,7 +21,16 @@ def test_the_golden_files_exist():
   assert {'step_eps0', 'step_eps05', 'three_steps'} <= set(names)
 
 
-@pytest.mark.parametrize('path', _FILES, ids=lambda path: path.stem)
+def _mark_all_but(unmarked, mark=pytest.mark.slow):
+  """The golden files, all but one of them marked."""
+  marks = lambda path: () if path.stem == unmarked else (mark,)
+  return [
+    pytest.param(path, id=path.stem, marks=marks(path)) for path in _FILES
+  ]
+
+
+# In `three_steps` all clipping, the floor and the slow critic are active.
+@pytest.mark.parametrize('path', _mark_all_but('three_steps'))
 def test_with_jit(path):
   """All updates, with the default convolutions of this machine."""
   _assert_good(check_parity.check(path, options=small.quick_options()))
@@ -37,14 +46,12 @@ def little_optimization():
   jax.config.update(name, before)
 
 
-def _nightly_but_one(path):
-  """They take a minute each: one by default, the others by `-m nightly`."""
-  marks = () if path.stem == 'step_eps05' else (pytest.mark.nightly,)
-  return pytest.param(path, id=path.stem, marks=marks)
-
-
+# They take a minute each.
+@pytest.mark.slow
 @pytest.mark.usefixtures('little_optimization')
-@pytest.mark.parametrize('path', [_nightly_but_one(path) for path in _FILES])
+@pytest.mark.parametrize(
+  'path', _mark_all_but('step_eps05', pytest.mark.nightly)
+)
 def test_without_jit(path):
   """One update, operation by operation, configured as on an accelerator."""
   overrides = {'conv': 'native', 'unroll': 10}

@@ -15,6 +15,7 @@ from tests.small import differ as _differ
 from vid2act_jax import learner
 from vid2act_jax.learner import teachers
 from vid2act_jax.nets.world_model import feature
+from vid2act_jax.rng import ZERO_NOISE, Rng
 
 
 @pytest.fixture(scope='module')
@@ -54,9 +55,11 @@ def test_states_equal_those_of_training(setup, act):
   first = jnp.array([[1, 0, 1, 0], [1, 0, 0, 0]], bool)
   prev_action = np.roll(action, 1, 0).swapaxes(0, 1)
 
+  zero_rng = Rng(KEY, noise_fns=ZERO_NOISE)
+
   def observe(model, params, action, label):
     embed = model.embed(params, frames, label)
-    noise = jnp.zeros((2, 4, model.sizes.stoch))
+    noise = model.latent_noise(zero_rng, (2, 4))
     return model.observe(params, embed, action, first, noise, label)[0]
 
   observe = small.jit(observe, static_argnums=0)
@@ -118,7 +121,7 @@ def test_teacher_states_do_not_depend_on_the_student(setup, act):
 
 
 def test_exploration_depends_on_the_key(setup):
-  agent = dataclasses.replace(setup.agent, draws=learner.Draws())
+  agent = dataclasses.replace(setup.agent, noise_fns=learner.NoiseFns())
   act = small.jit(agent.policy, static_argnums=4)
   carry, obs = agent.initial_carry(2), _obs(_frames(1), 0)
   other_key = jax.random.key(1)

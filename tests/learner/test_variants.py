@@ -20,11 +20,11 @@ SOURCES = ('a', 'b')
 NAMES = (*VARIANTS, 'single:b')
 
 
-def build(name, action_dim=2, draws=small.CONSTANT, dims=(1, 3)):
+def build(name, action_dim=2, noise_fns=small.CONSTANT, dims=(1, 3)):
   settings = small.config()
   settings.kl.free = 0.0
   variant = learner.parse(name, SOURCES)
-  return learner.build_agent(settings, action_dim, dims, draws, variant)
+  return learner.build_agent(settings, action_dim, dims, noise_fns, variant)
 
 
 @functools.cache
@@ -56,9 +56,9 @@ def gradient(name):
   """Metrics, gradients and outputs of the model's loss."""
   agent, state, batch = case(name)
   fn = jax.value_and_grad(finetune.model_loss, argnums=1, has_aux=True)
-  keys = jax.random.split(KEY)
+  rngs = agent.rng(KEY).split()
   out, grads = small.jit(fn, static_argnums=0)(
-    agent, state.params['model'], state.teacher, batch, keys
+    agent, state.params['model'], state.teacher, batch, rngs
   )
   return out[1][0], grads, out[1][2]
 
@@ -67,7 +67,17 @@ def is_zero(tree):
   return not any(np.any(leaf) for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize('name', NAMES)
+# Compiled steps of other variants, whose losses are tested below, are slow.
+_STEPS = ('vid2act', 'action_free', 'uniform')
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name in _STEPS else pytest.mark.slow)
+    for name in NAMES
+  ],
+)
 def test_a_step_and_the_policy(name):
   agent, state, batch = case(name)
   new, metrics = small.jit(agent.finetune_step)(state, batch, KEY)
@@ -140,18 +150,42 @@ def test_without_distillation_the_distillation_map_still_learns():
   small.assert_close(grads['transfer'], full['transfer'])
 
 
+def rounding_of_similarity_gradient():
+  """Bounds the difference of its kernel's gradient between two programs.
+
+  With weights w_i and distances D_i the gradient of logit i is a difference,
+
+      w_i (D_i - sum_j w_j D_j) = w_i sum_j w_j (D_i - D_j).
+
+  Both distances are about 6 and their difference is small. So float32 rounds
+  the gradient by its epsilon times the distances (and the features, which they
+  are multiplied with), not times the size of the gradient.
+  """
+  agent, state, batch = case('no_replay')
+  _, _, forward = gradient('no_replay')
+  teacher = small.jit(small.teacher_features, static_argnums=0)(
+    agent, state.teacher, batch, agent.rng(KEY).split()[0]
+  ).target
+  subtracted = (forward.similarity * forward.distance)[..., None]
+  size = np.linalg.norm((subtracted * np.abs(teacher)).mean((1, 2)).sum(0))
+  return 2 * np.finfo(np.float32).eps * size
+
+
 def test_without_replay_distillation_is_unchanged():
   metrics, grads, _ = gradient('no_replay')
   expected, full, _ = gradient('vid2act')
   for key in ('distillation_loss', 'similarity', 'image_loss'):
     np.testing.assert_allclose(metrics[key], expected[key], rtol=1e-5)
   small.assert_close(grads['world_model'], full['world_model'])
+  small.assert_close(grads['transfer']['distill'], full['transfer']['distill'])
+  # The softmax ignores a shift of all logits: the bias has no gradient.
   ours, theirs = (
-    # The softmax ignores a shift of all logits: the bias has no gradient.
-    (g['transfer']['distill'], g['transfer']['similarity']['dense']['kernel'])
+    np.asarray(g['transfer']['similarity']['dense']['kernel'], np.float64)
     for g in (grads, full)
   )
-  small.assert_close(ours, theirs)
+  limit = rounding_of_similarity_gradient()
+  assert np.linalg.norm(ours - theirs) <= limit
+  assert np.linalg.norm(theirs) > 100 * limit
   agent, state, _ = case('no_replay')
   inputs = state.params['actor']['mlp']['hidden0']['kernel'].shape[0]
   assert inputs == agent.student.feat_dim
@@ -182,13 +216,13 @@ def test_uniform_weights():
 
 
 def test_with_uniform_weights_the_guidance_is_random():
-  agent = build('uniform', draws=learner.Draws())
+  agent = build('uniform', noise_fns=learner.NoiseFns())
   state = small.state_of(agent)
   batch = small.finetune_batch(agent, size=8, length=6)
   loss = small.jit(finetune.model_loss, static_argnums=0)
-  keys = jax.random.split(KEY)
+  rngs = agent.rng(KEY).split()
   _, (_, _, forward) = loss(
-    agent, state.params['model'], state.teacher, batch, keys
+    agent, state.params['model'], state.teacher, batch, rngs
   )
   label = np.asarray(forward.label)
   assert 10 < label.sum() < 38  # of 48
@@ -206,9 +240,9 @@ def test_a_single_domain_is_distilled_and_replayed():
   action = batch.sources.action.at[0].add(0.1)
   batch = batch.replace(sources=batch.sources.replace(action=action))
   loss = small.jit(finetune.model_loss, static_argnums=0)
-  keys = jax.random.split(KEY)
+  rngs = agent.rng(KEY).split()
   _, (other, _, _) = loss(
-    agent, state.params['model'], state.teacher, batch, keys
+    agent, state.params['model'], state.teacher, batch, rngs
   )
   np.testing.assert_array_equal(other['vae_loss'], metrics['vae_loss'])
 
@@ -272,7 +306,7 @@ class TestWarmStart:
   def test_with_one_domain_it_equals_the_teacher(self):
     agent = build('finetune', action_dim=3, dims=(3,))
     teacher_params = small.model_params(agent.pretrained, 1)
-    state = agent.init(KEY, teacher_params)
+    state = small.jit(agent.init)(KEY, teacher_params)
     batch = small.finetune_batch(agent).target
     image, label = batch.image, jnp.zeros(2, int)
     student = state.params['model']['world_model']
@@ -290,7 +324,7 @@ class TestWarmStart:
   def test_the_base_is_the_pretrained_model(self):
     agent = build('action_free')
     teacher_params = small.model_params(agent.pretrained, 1)
-    state = agent.init(KEY, teacher_params)
+    state = small.jit(agent.init)(KEY, teacher_params)
     base = state.params['model']['base']
     assert set(base) == {'encoder', 'rssm'}
     small.assert_equal(base['rssm']['cell'], teacher_params['rssm']['cell'])
@@ -324,7 +358,7 @@ def test_the_base_of_a_stacked_student_learns_from_all_losses():
   moved = target.replace(action=target.action.at[:, 1:].add(0.3))
   loss = small.jit(finetune.model_loss, static_argnums=0)
   run = lambda batch: loss(
-    agent, state.params['model'], {}, batch, jax.random.split(KEY)
+    agent, state.params['model'], {}, batch, agent.rng(KEY).split()
   )[1][0]
   before, after = run(batch), run(batch.replace(target=moved))
   np.testing.assert_array_equal(before['base_kl_loss'], after['base_kl_loss'])

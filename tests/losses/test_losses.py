@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vid2act_jax.losses import behavior, returns, transfer
-from vid2act_jax.losses.world_model import kl_loss
+from vid2act_jax.losses.world_model import discount_loss, kl_loss, reward_loss
 from vid2act_jax.nets import dists
 from vid2act_jax.types import Normal
 
@@ -147,6 +147,17 @@ def test_kl_loss_returns_the_kl_of_every_state():
   )
   value = kl_loss(post, prior, 0.8, 1.0)[1]
   np.testing.assert_allclose(value, [[2.5, 0]], rtol=1e-6)
+
+
+def test_reward_loss_by_hand():
+  loss = reward_loss(_array([1, 0]), _array([3, 1]))
+  assert float(loss) == pytest.approx((2 + 0.5) / 2 + _HALF_LOG_2PI)
+
+
+def test_discount_loss_by_hand():
+  logit = math.log(3)  # A probability of 3/4.
+  loss = discount_loss(_array([logit, logit]), _array([1, 0]))
+  assert float(loss) == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2)
 
 
 def test_clipping_has_a_straight_through_gradient():

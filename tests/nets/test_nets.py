@@ -8,14 +8,10 @@ import numpy as np
 import pytest
 
 from tests import small
-from vid2act_jax.nets import conv, dense, dists, image, rssm
-from vid2act_jax.nets.blocked_image import BlockedImage
-from vid2act_jax.nets.world_model import (
-  Sizes,
-  WorldModel,
-  map_chunks,
-  sum_chunks,
-)
+from vid2act_jax.nets import dense, dists, image, rssm
+from vid2act_jax.nets.world_model import Compute, Sizes, WorldModel
+from vid2act_jax.ops import conv
+from vid2act_jax.ops.chunks import sum_chunks
 from vid2act_jax.types import Latent
 
 _DIMS = ('NHWC', 'HWIO', 'NHWC')
@@ -38,41 +34,6 @@ def _close(ours, expected, tolerance=1e-5):
   assert ours.shape == expected.shape
   error = np.linalg.norm(ours - expected)
   assert error <= tolerance * np.linalg.norm(expected)
-
-
-@pytest.mark.parametrize('channels', [3, 6])
-@pytest.mark.parametrize(
-  'size, kernel', [(64, 4), (62, 4), (31, 4), (14, 3), (14, 5), (6, 4)]
-)
-def test_conv_impls_agree(size, kernel, channels):
-  inputs = _normal(2, size, size, channels)
-  kernel = _normal(kernel, kernel, channels, 5)
-  _assert_impls_agree(conv.conv, inputs, kernel)
-
-
-@pytest.mark.parametrize('channels', [3, 6])
-@pytest.mark.parametrize('kernel', [5, 6])
-@pytest.mark.parametrize('size', [1, 5, 13, 30])
-def test_conv_transpose_impls_agree(size, kernel, channels):
-  inputs = _normal(2, size, size, 5), _normal(kernel, kernel, 5, channels)
-  _assert_impls_agree(conv.conv_transpose, *inputs)
-
-
-@pytest.mark.parametrize('size', [12, 13])
-def test_blocked_image_round_trip(size):
-  pixels = _normal(2, size, size, 3)
-  blocked = BlockedImage.of(pixels)
-  for block_size in (2, 4, 1, 4, 2):
-    blocked = blocked.blocks(block_size)
-    grid = -(-size // block_size)
-    assert blocked.x.shape == (2, grid, grid, 3 * block_size**2)
-    assert np.array_equal(blocked.pixels(), pixels)
-    # Values beyond the pixels are undefined, and zero in new blocks.
-    full = grid * block_size == size
-    blocked = blocked if full else blocked.map(lambda x: jnp.where(x, x, 7.0))
-  four = BlockedImage.of(pixels).blocks(4)
-  assert np.array_equal(four.x[:, 1, 2, 3:6], pixels[:, 4, 9])
-  assert (four.blocks(4) is four) == (size == 12)  # Only full blocks.
 
 
 @pytest.mark.parametrize('network', ['encoder', 'decoder'])
@@ -98,40 +59,14 @@ def test_networks_agree_with_both_conv_impls(network):
 def test_student_and_teacher_share_the_scan_step():
   def step(sizes, action_dim, **keys):
     model = WorldModel(sizes, action_dim, **keys)
-    return model._recurrence(model.init(jax.random.key(0)))[0]
+    return model._recurrence(small.model_params(model))[0]
 
   student = step(_SIZES, 2)
   teacher = step(_SIZES, 3, num_domains=2)
   assert student == teacher and hash(student) == hash(teacher)
   assert student == step(_SIZES, 2, embed_dim=5)
   assert student != step(dataclasses.replace(_SIZES, deter=9), 2)
-  assert student != step(_SIZES, 2, dtype='bfloat16')
-
-
-def _assert_impls_agree(fn, x, kernel):
-  def run(impl):
-    pixels = lambda x, kernel: fn(BlockedImage.of(x), kernel, impl).pixels()
-    loss = lambda x, kernel: jnp.sin(pixels(x, kernel)).sum()
-    both = lambda *args: (pixels(*args), jax.grad(loss, (0, 1))(*args))
-    return small.jit(both)(x, kernel)
-
-  jax.tree.map(_close, run('subpixel'), run('native'))
-
-
-@pytest.mark.parametrize('impl', conv.IMPLS)
-def test_convolutions_match_their_definition(impl):
-  x, kernel = np.asarray(_normal(1, 7, 7, 2)), np.asarray(_normal(4, 4, 2, 3))
-  expected = np.zeros((1, 2, 2, 3))
-  for i, j in np.ndindex(2, 2):
-    patch = x[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4]
-    expected[:, i, j] = np.einsum('mabc,abcd->md', patch, kernel)
-  _close(conv.conv(BlockedImage.of(x), kernel, impl).pixels(), expected)
-  expected = np.zeros((1, 16, 16, 3))
-  for i, j, a, b in np.ndindex(7, 7, 4, 4):
-    expected[:, 2 * i + a, 2 * j + b] += x[:, i, j] @ kernel[a, b]
-  _close(
-    conv.conv_transpose(BlockedImage.of(x), kernel, impl).pixels(), expected
-  )
+  assert student != step(_SIZES, 2, compute=Compute(dtype='bfloat16'))
 
 
 def test_encoder_rejects_other_image_sizes():
@@ -171,25 +106,6 @@ def test_label_bias_equals_label_planes(impl):
   ours, expected = both(with_bias), both(with_planes)
   assert np.ptp(np.asarray(ours[0]), axis=0).max() > 0.1
   jax.tree.map(_close, ours, expected)
-
-
-@pytest.mark.parametrize('outputs', [12, 136, 140])
-@pytest.mark.parametrize('inputs', [10, 250])
-def test_half_precision_products_are_padded(inputs, outputs):
-  x, kernel = _normal(2, 3, inputs), _normal(inputs, outputs)
-  half = [x.astype('bfloat16') for x in (x, kernel)]
-
-  def both(x, kernel):
-    y, vjp_fn = jax.vjp(dense.matmul, x, kernel)
-    return y, *vjp_fn(jnp.cos(y))
-
-  for ours, expected in zip(both(*half), both(x, kernel), strict=True):
-    assert ours.dtype == jnp.bfloat16 and expected.dtype == jnp.float32
-    _close(ours.astype(jnp.float32), expected, 0.05)
-  shape = {10: 10, 250: 256}[inputs], {12: 12, 136: 136, 140: 144}[outputs]
-  program = str(jax.make_jaxpr(dense.matmul)(*half))
-  assert f'bf16[{shape[0]},{shape[1]}]' in program
-  assert 'pad' not in str(jax.make_jaxpr(dense.matmul)(x, kernel))
 
 
 def test_split_dense_looks_up_labels_as_rows():
@@ -319,26 +235,10 @@ def test_the_recurrence_depends_on_the_domain(world):
 @pytest.mark.parametrize(
   'rows, chunk', [(7, 3), (12, 5), (12, 4), (6, 0), (5, 9)]
 )
-def test_map_chunks_equals_one_call(rows, chunk):
-  x, y = _normal(rows, 4), _normal(rows, 2, 3)
-  sizes = []
-
-  def fn(x, y):
-    sizes.append(x.shape[0])
-    return {'sum': x.sum(1), 'product': x[:, :3] * y[:, 1]}
-
-  expected = {'sum': x.sum(1), 'product': x[:, :3] * y[:, 1]}
-  ours = map_chunks(fn, chunk, x, y)
-  jax.tree.map(_close, ours, expected)
-  assert max(sizes) <= (chunk or rows)
-
-
-@pytest.mark.parametrize(
-  'rows, chunk', [(7, 3), (12, 5), (12, 4), (6, 0), (5, 9)]
-)
 def test_sum_chunks_has_the_gradients_of_one_call(rows, chunk):
   """For a decoder whose first layers run before, for all rows at once."""
-  model = WorldModel(_SIZES, action_dim=1, conv_impl='subpixel', chunk=chunk)
+  compute = Compute(conv_impl='subpixel', chunk=chunk)
+  model = WorldModel(_SIZES, action_dim=1, compute=compute)
   feat, images = _normal(rows, model.feat_dim), _normal(rows, 64, 64, 3)
   shapes = jax.eval_shape(model.decoder.init, jax.random.key(0), feat)
   params = {'decoder': small.fill(shapes)['params']}
@@ -362,3 +262,16 @@ def test_sum_chunks_has_the_gradients_of_one_call(rows, chunk):
   _close(ours(params, feat), true_value)  # The path without a gradient.
   jax.tree.map(_close, grads, true_grads)
   assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(true_grads))
+
+
+def test_image_log_prob_is_the_mean_over_frames():
+  compute = Compute(conv_impl='subpixel', chunk=4)
+  model = WorldModel(_SIZES, action_dim=1, compute=compute)
+  params = small.model_params(model)
+  feat = _normal(2, 6, model.feat_dim)
+  images = small.batch_of(2, 6, action_dim=1).image
+  ours = small.jit(model.image_log_prob)(params, feat, images)
+  error = model.decode(params, feat) - (images / 255.0 - 0.5)
+  constant = 0.5 * np.log(2 * np.pi) * 64 * 64 * 3
+  expected = -0.5 * jnp.square(error).sum((2, 3, 4)).mean() - constant
+  _close(ours, expected)

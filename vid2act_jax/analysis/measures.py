@@ -15,13 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vid2act_jax.learner import (
-  finetune,
-  imagination,
-  open_loop,
-  similarity,
-  teachers,
-)
+from vid2act_jax.learner import finetune, open_loop, teachers, transfer
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.types import Batch, FinetuneBatch, Normal, Params
@@ -75,7 +69,7 @@ def teacher_predictions(
   def run(params, batch, key, domain):
     action = teachers.fit_actions(batch.action, agent.source_mask)[domain]
     label, rows = jnp.full(len(action), domain), batch.replace(action=action)
-    args = agent.teacher, params, agent.draws.latent, rows, key, label
+    args = agent.teacher, params, rows, agent.rng(key), label
     return _frame_errors(open_loop.open_loop(*args))
 
   return [
@@ -134,12 +128,12 @@ def action_replay(agent, state, sources: Batch, key: jax.Array) -> list[dict]:
 
 def _replay(agent, state, batch, key):
   """Actions [N, B, L - 1, A]: recorded, reconstructed, replayed; KL."""
-  *keys, prior_key = jax.random.split(key, 3)
+  *rngs, prior_rng = agent.rng(key).split(3)
   model = state.params['model']
-  args = agent, model, state.teacher, batch, keys
+  args = agent, model, state.teacher, batch, rngs
   extra = finetune.model_loss(*args)[1][2].replay
   shape = extra.recon.shape[:-1]
-  noise = agent.draws.latent(prior_key, (*shape, agent.vae.latent_dim))
+  noise = agent.vae.latent_noise(prior_rng, shape)
   label = jnp.arange(agent.num_domains)[:, None, None]
   vae = lambda *xs, method: agent.vae.apply(
     {'params': model['transfer']['vae']}, *xs, method=method
@@ -213,11 +207,11 @@ def follow(
     carry = agent.initial_carry(batch.reward.shape[0])
     _, (latent, teacher, weights) = jax.lax.scan(step, carry, _swap(batch))
     weights = weights.swapaxes(0, 1)  # [N, L, B]
-    noise = agent.draws.latent(key, weights.shape)
-    label = similarity.select_domain(agent, weights, noise)
+    noise = agent.rng(key).normal(weights.shape)
+    label = transfer.select_domain(agent, weights, noise)
     noise = jnp.zeros((*label.shape, agent.vae.latent_dim))
     args = agent, state.params['model'], latent, label, noise
-    inputs = imagination.actor_input(*args)
+    inputs = transfer.actor_input(*args)
     teacher = jnp.moveaxis(feature(teacher), 2, 0)  # Was [L, N, B, F].
     return inputs.swapaxes(0, 1), weights.swapaxes(0, 2), teacher
 
@@ -305,12 +299,12 @@ def grad_norms(agent, state, batch: Batch, key: jax.Array) -> dict[str, float]:
   agent = dataclasses.replace(agent, variant=variant)
 
   @jax.jit
-  def norms(state, batch, keys):
+  def norms(state, batch, rngs):
     model = state.params['model']
 
     def losses(student):
       params = {**model, 'world_model': student}
-      args = agent, params, state.teacher, FinetuneBatch(batch, None), keys
+      args = agent, params, state.teacher, FinetuneBatch(batch, None), rngs
       total, (metrics, *_) = finetune.model_loss(*args)
       own = metrics['distillation_loss']
       return {'distillation': own, 'others': total - own}
@@ -320,4 +314,4 @@ def grad_norms(agent, state, batch: Batch, key: jax.Array) -> dict[str, float]:
     cotangents = {name: {**zero, name: jnp.ones(())} for name in values}
     return {name: optax.tree.norm(*vjp(x)) for name, x in cotangents.items()}
 
-  return jax.tree.map(float, norms(state, batch, jax.random.split(key)))
+  return jax.tree.map(float, norms(state, batch, agent.rng(key).split()))

@@ -241,6 +241,7 @@ class Replay:
     episodes = np.searchsorted(cumulative, starts, side='right')
     if out is None:
       out = self.empty_batch((len(starts), length), pad_actions_to)
+    assert self._ring is not None  # There are episodes.
     for row, (start, episode) in enumerate(zip(starts, episodes, strict=True)):
       held = self._held[episode]
       first = cumulative[episode - 1] if episode else 0
@@ -253,6 +254,7 @@ class Replay:
     self, batch_shape: tuple[int, ...], pad_actions_to: int | None = None
   ) -> dict[str, np.ndarray]:
     """Arrays [*batch_shape, ...] for `sample` to fill; actions are zeros."""
+    assert self._ring is not None and self.action_dim is not None
     width = pad_actions_to or self.action_dim
     if width < self.action_dim:
       raise ValueError(f'{width} actions cannot hold {self.action_dim}.')
@@ -304,6 +306,7 @@ class Replay:
     return store.record_bytes(columns)
 
   def _columns(self) -> dict[str, store.Column]:
+    assert self._size is not None and self.action_dim is not None
     columns = store.frame_columns(self._size, self.action_dim)
     if self._embed:
       columns['embed'] = self._embed.column

@@ -8,8 +8,8 @@ import numpy as np
 
 from vid2act_jax import learner
 from vid2act_jax.config import get_config, set_tiny_networks
-from vid2act_jax.nets import conv
-from vid2act_jax.nets.blocked_image import BlockedImage
+from vid2act_jax.ops import conv
+from vid2act_jax.ops.blocked_image import BlockedImage
 from vid2act_jax.types import Batch, FinetuneBatch
 
 _SOURCES = (1, 3)  # Their action sizes.
@@ -50,7 +50,7 @@ def measure(seconds: float) -> dict:
   rows = jax.device_get(rows)
   bad = {k for row in rows for k in row if not np.isfinite(row[k]).all()}
   rate = (len(rows) - 1) / passed
-  form = agent.student.conv_impl
+  form = agent.student.compute.conv_impl
   return {'compile_s': compiled, 'rate': rate, 'form': form, 'bad': sorted(bad)}
 
 

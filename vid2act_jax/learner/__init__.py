@@ -1,12 +1,14 @@
 """Pure learning steps: build an agent, then jit its step functions."""
 
-from vid2act_jax.learner.agent import Agent, Draws, Pretrainer
+from vid2act_jax.learner.agent import Agent
 from vid2act_jax.learner.build import build_agent, build_pretrainer
+from vid2act_jax.learner.pretrain import Pretrainer
 from vid2act_jax.learner.variants import Variant, parse
+from vid2act_jax.rng import NoiseFns
 
 __all__ = [
   'Agent',
-  'Draws',
+  'NoiseFns',
   'Pretrainer',
   'Variant',
   'build_agent',

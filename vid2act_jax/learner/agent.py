@@ -1,11 +1,11 @@
 """Agents: networks, optimizers, hyperparameters, and their pure steps.
 
-A `Pretrainer` trains the mixture teacher on the source datasets; an `Agent`
-learns a new task. Both are immutable and hold no arrays: all training state is
-in the `LearnerState` that their steps take and return.
+An `Agent` learns a new task. It is immutable and holds no arrays: all training
+state is in the `LearnerState` that its steps take and return.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -17,99 +17,23 @@ from vid2act_jax.learner import (
   finetune,
   open_loop,
   policy,
-  pretrain,
   teachers,
   warm_start,
 )
-from vid2act_jax.learner.noise import Draw
+from vid2act_jax.learner.settings import Settings
 from vid2act_jax.learner.variants import Variant
-from vid2act_jax.losses.world_model import Scales
-from vid2act_jax.nets import heads, transfer
+from vid2act_jax.nets.heads import MLP, Actor, ScalarHead
+from vid2act_jax.nets.transfer import ActionVAE, Similarity
 from vid2act_jax.nets.world_model import WorldModel
-from vid2act_jax.types import LearnerState, Params
-
-
-@dataclasses.dataclass(frozen=True)
-class Draws:
-  """Samplers of standard normal noise: (key, shape) -> array.
-
-  Tests replace them with constants.
-  """
-
-  latent: Draw = jax.random.normal
-  actor: Draw = jax.random.normal
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelLoss:
-  """Hyperparameters of the world model's loss."""
-
-  scales: Scales
-  kl_balance: float
-  kl_free: float  # nats
-
-
-@dataclasses.dataclass(frozen=True)
-class TransferSettings:
-  """Sizes and hyperparameters of distillation and action replay."""
-
-  vae_hidden: int
-  guidance: int
-  importance_floor: float
-  vae_kl: float
-
-
-@dataclasses.dataclass(frozen=True)
-class BehaviorSettings:
-  """Sizes and hyperparameters of the actor-critic."""
-
-  horizon: int  # imagined states per trajectory
-  discount: float
-  lambda_: float
-  entropy: float
-  slow_period: int  # updates between copies of the critic
-  actor_layers: int
-  critic_layers: int
-
-
-def action_mask(dims: tuple[int, ...], width: int) -> np.ndarray:
-  """f32 [N, width]: 1 for the action dimensions that a domain has."""
-  return (np.arange(width) < np.array(dims)[:, None]).astype(np.float32)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Pretrainer:
-  """Trains the mixture teacher: one world model for N labelled domains."""
-
-  teacher: WorldModel
-  source_action_dims: tuple[int, ...]
-  loss: ModelLoss
-  optimizer: optax.GradientTransformation
-  draws: Draws = Draws()
-
-  @property
-  def source_mask(self) -> np.ndarray:
-    """f32 [N, A]: 1 for the action dimensions that a domain has."""
-    return action_mask(self.source_action_dims, self.teacher.action_dim)
-
-  def init(self, key: jax.Array) -> LearnerState:
-    """Returns the initial state."""
-    params = {'model': self.teacher.init(key)}
-    opt = {'model': self.optimizer.init(params['model'])}
-    return LearnerState(jnp.zeros((), jnp.int32), params, opt, {}, {})
-
-  def pretrain_step(self, state, batch, key, axis_name=None):
-    """One update; see `vid2act_jax.learner.pretrain.step`."""
-    return pretrain.step(self, state, batch, key, axis_name)
-
-  def open_loop(self, state, batch, key):
-    """Open-loop videos; see `vid2act_jax.learner.open_loop.open_loop`."""
-    each = -(-open_loop.ROWS // self.teacher.num_domains)
-    batch = jax.tree.map(lambda x: x[:, :each], batch)
-    rows, label = pretrain.flatten_domains(self, batch)
-    params = state.params['model']
-    draw = self.draws.latent
-    return open_loop.open_loop(self.teacher, params, draw, rows, key, label)
+from vid2act_jax.rng import NoiseFns, Rng
+from vid2act_jax.types import (
+  Batch,
+  Carry,
+  FinetuneBatch,
+  LearnerState,
+  Metrics,
+  Params,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,11 +44,9 @@ class Agent:
   action_dim: int
   pretrained: WorldModel | None  # None: the sources are not used
   source_action_dims: tuple[int, ...]
-  loss: ModelLoss
-  transfer: TransferSettings
-  behavior: BehaviorSettings
+  settings: Settings
   optimizers: dict[str, optax.GradientTransformation]
-  draws: Draws = Draws()
+  noise_fns: NoiseFns = NoiseFns()
   variant: Variant = Variant()
 
   @property
@@ -137,6 +59,7 @@ class Agent:
     """The action-free model whose states a stacked student reads."""
     if self.variant.start != 'stacked':
       return None
+    assert self.pretrained is not None
     return dataclasses.replace(self.pretrained, num_domains=0)
 
   @property
@@ -152,43 +75,59 @@ class Agent:
   @property
   def source_mask(self) -> np.ndarray:
     """f32 [N, A_teacher]: 1 for the action dimensions that a domain has."""
-    return action_mask(self.source_action_dims, self.teacher.action_dim)
-
-  @property
-  def similarity(self) -> transfer.Similarity:
-    """The network for the logits of the similarity weights."""
-    return transfer.Similarity(self.student.dtype)
-
-  @property
-  def distill(self) -> heads.MLP:
-    """A linear map from teacher to student features."""
-    return heads.MLP(0, 0, self.student.feat_dim, self.student.dtype)
-
-  @property
-  def vae(self) -> transfer.ActionVAE:
-    """The VAE of the source actions."""
-    t = self.transfer
-    return transfer.ActionVAE(
-      t.vae_hidden,
-      t.guidance,
-      self.teacher.action_dim,
-      self.num_domains,
-      self.student.dtype,
+    assert self.teacher is not None
+    return teachers.action_mask(
+      self.source_action_dims, self.teacher.action_dim
     )
 
   @property
-  def actor(self) -> heads.Actor:
-    """The policy network on [s, guidance], or s without action replay."""
-    layers, units = self.behavior.actor_layers, self.student.sizes.units
-    return heads.Actor(layers, units, self.action_dim, self.student.dtype)
+  def similarity(self) -> Similarity:
+    """The network for the logits of the similarity weights."""
+    return Similarity(self.student.compute.dtype)
 
   @property
-  def critic(self) -> heads.ScalarHead:
-    """The value network on s."""
-    layers, units = self.behavior.critic_layers, self.student.sizes.units
-    return heads.ScalarHead(layers, units, self.student.dtype)
+  def distill(self) -> MLP:
+    """A linear map from teacher to student features."""
+    return MLP(0, 0, self.student.feat_dim, self.student.compute.dtype)
 
-  def init(self, key: jax.Array, teacher: Params | None = None):
+  @property
+  def vae(self) -> ActionVAE:
+    """The VAE of the source actions."""
+    assert self.teacher is not None
+    return ActionVAE(
+      self.settings.transfer.vae_hidden,
+      self.settings.transfer.guidance,
+      self.teacher.action_dim,
+      self.num_domains,
+      self.student.compute.dtype,
+    )
+
+  @property
+  def actor(self) -> Actor:
+    """The policy network on [s, guidance], or s without action replay."""
+    layers, units = self.settings.behavior.actor_layers, self._units
+    return Actor(layers, units, self.action_dim, self.student.compute.dtype)
+
+  @property
+  def critic(self) -> ScalarHead:
+    """The value network on s."""
+    layers, units = self.settings.behavior.critic_layers, self._units
+    return ScalarHead(layers, units, self.student.compute.dtype)
+
+  @property
+  def _units(self):
+    return self.student.sizes.units
+
+  def rng(self, key: jax.Array, axis_name: str | None = None) -> Rng:
+    """A source of this agent's noise.
+
+    Args:
+      key: the same on every device.
+      axis_name: the mapped axis that rows are split over, if any.
+    """
+    return Rng(key, axis_name, self.noise_fns)
+
+  def init(self, key: jax.Array, teacher: Params | None = None) -> LearnerState:
     """Returns the initial state.
 
     Args:
@@ -201,11 +140,12 @@ class Agent:
     model = {**self._init_world(keys[0], teacher), 'transfer': {}}
     frozen = {}
     if self.teacher:
+      assert teacher is not None
       frozen = {k: teacher[k] for k in ('encoder', 'rssm')}
       model['transfer'] = self._init_transfer(keys[1:4], feat)
     actor_inputs = feat
     if self.replays:
-      guidance = jnp.zeros((1, self.transfer.guidance))
+      guidance = jnp.zeros((1, self.settings.transfer.guidance))
       actor_inputs = jnp.concatenate([feat, guidance], -1)
     critic = self.critic.init(keys[5], feat)['params']
     params = {
@@ -222,17 +162,20 @@ class Agent:
     """Parameters {world_model}, and {base} of a stacked student."""
     world = self.student.init(key)
     if self.variant.start == 'teacher':
+      assert self.pretrained is not None
       world = warm_start.start_from(
         self.student, world, self.pretrained, teacher
       )
     if not self.base:
       return {'world_model': world}
+    assert self.pretrained is not None
     base = self.base.init(jax.random.fold_in(key, 1))
     base = {k: base[k] for k in ('encoder', 'rssm')}
     base = warm_start.start_from(self.base, base, self.pretrained, teacher)
     return {'world_model': world, 'base': base}
 
   def _init_transfer(self, keys, feat):
+    assert self.teacher is not None
     teacher = jnp.zeros((self.num_domains, 1, self.teacher.feat_dim))
     params = {'distill': self.distill.init(keys[1], teacher)['params']}
     if self.variant.has_similarity_net:
@@ -246,11 +189,19 @@ class Agent:
       params['vae'] = vae['params']
     return params
 
-  def finetune_step(self, state, batch, key, axis_name=None):
-    """One update; see `vid2act_jax.learner.finetune.step`."""
-    return finetune.step(self, state, batch, key, axis_name)
+  def finetune_step(
+    self,
+    state: LearnerState,
+    batch: FinetuneBatch,
+    key: jax.Array,
+    axis_name: str | None = None,
+  ) -> tuple[LearnerState, Metrics]:
+    """One update; see `vid2act_jax.learner.finetune.finetune_step`."""
+    return finetune.finetune_step(self, state, batch, key, axis_name)
 
-  def embed_frames(self, teacher: Params, image: jax.Array, label: jax.Array):
+  def embed_frames(
+    self, teacher: Params, image: jax.Array, label: jax.Array
+  ) -> jax.Array:
     """The teacher's embeddings of frames, for `FinetuneBatch`.
 
     Args:
@@ -261,28 +212,33 @@ class Agent:
     Returns:
       f32 [M, K, E].
     """
+    assert self.teacher is not None
     return teachers.embed_frames(self.teacher, teacher, image, label)
 
-  def initial_carry(self, num: int):
+  def initial_carry(self, num: int) -> Carry:
     """The initial recurrent state of the policy in `num` environments."""
     return policy.initial_carry(self, num)
 
-  def policy(self, state, carry, obs, key, explore: bool):
+  def policy(
+    self,
+    state: LearnerState,
+    carry: Carry,
+    obs: Mapping[str, jax.Array],
+    key: jax.Array,
+    explore: bool,
+  ) -> tuple[Carry, jax.Array, dict[str, jax.Array]]:
     """Selects actions; see `vid2act_jax.learner.policy.policy`."""
     return policy.policy(self, state, carry, obs, key, explore)
 
-  def open_loop(self, state, batch, key):
+  def open_loop(
+    self, state: LearnerState, batch: Batch, key: jax.Array
+  ) -> jax.Array:
     """Open-loop videos; see `vid2act_jax.learner.open_loop.open_loop`."""
-    model, embed = state.params['model'], None
+    model, rng, embed = state.params['model'], self.rng(key), None
     if self.base:
       crop = lambda x: x[: open_loop.ROWS, : open_loop.CONTEXT]
       context = jax.tree.map(crop, batch)
-      embed, _ = encode.embed(self, model, context, jax.random.fold_in(key, 1))
+      embed, _ = encode.embed(self, model, context, rng.fold_in(1))
     return open_loop.open_loop(
-      self.student,
-      model['world_model'],
-      self.draws.latent,
-      batch,
-      key,
-      embed=embed,
+      self.student, model['world_model'], batch, rng, embed=embed
     )

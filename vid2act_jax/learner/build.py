@@ -3,21 +3,22 @@
 import jax
 import optax
 
-from vid2act_jax.learner.agent import (
-  Agent,
+from vid2act_jax.learner.agent import Agent
+from vid2act_jax.learner.pretrain import Pretrainer
+from vid2act_jax.learner.settings import (
   BehaviorSettings,
-  Draws,
-  ModelLoss,
-  Pretrainer,
+  LossScales,
+  LossSettings,
+  Settings,
   TransferSettings,
 )
 from vid2act_jax.learner.variants import Variant
-from vid2act_jax.losses.world_model import Scales
-from vid2act_jax.nets import conv
-from vid2act_jax.nets.world_model import Sizes, WorldModel
+from vid2act_jax.nets.world_model import Compute, Sizes, WorldModel
+from vid2act_jax.ops import conv
+from vid2act_jax.rng import NoiseFns
 from vid2act_jax.types import UserError
 
-DEFAULT_DRAWS, DEFAULT_VARIANT = Draws(), Variant()
+DEFAULT_NOISE_FNS, DEFAULT_VARIANT = NoiseFns(), Variant()
 DTYPES = ('float32', 'bfloat16')
 # Scan steps compiled in a row on an accelerator: faster than one at a time.
 # More take longer to compile.
@@ -27,7 +28,7 @@ _UNROLL = 10
 def build_pretrainer(
   config,
   source_action_dims: tuple[int, ...],
-  draws: Draws = DEFAULT_DRAWS,
+  noise_fns: NoiseFns = DEFAULT_NOISE_FNS,
   variant: Variant = DEFAULT_VARIANT,
 ) -> Pretrainer:
   """Builds the pretrainer of a teacher for these source domains.
@@ -35,16 +36,16 @@ def build_pretrainer(
   Args:
     config: the `learner` section of an experiment's config.
     source_action_dims: action size of each source domain.
-    draws: the samplers of noise.
+    noise_fns: the samplers of noise.
     variant: of the agent that will use the teacher.
   """
   teacher = _teacher(config, source_action_dims, variant)
   return Pretrainer(
     teacher,
     tuple(min(dim, teacher.action_dim) for dim in source_action_dims),
-    _model_loss(config),
-    _adam(config.optim, 'model'),
-    draws,
+    _loss_settings(config),
+    _optimizer(config, 'model'),
+    noise_fns,
   )
 
 
@@ -52,7 +53,7 @@ def build_agent(
   config,
   action_dim: int,
   source_action_dims: tuple[int, ...],
-  draws: Draws = DEFAULT_DRAWS,
+  noise_fns: NoiseFns = DEFAULT_NOISE_FNS,
   variant: Variant = DEFAULT_VARIANT,
 ) -> Agent:
   """Builds the agent for a new task.
@@ -62,7 +63,7 @@ def build_agent(
     action_dim: the target task's action size.
     source_action_dims: action size of each source domain; ignored if the
       variant uses no sources.
-    draws: the samplers of noise.
+    noise_fns: the samplers of noise.
     variant: which parts of the method are used; see `variants.parse`.
 
   Raises:
@@ -70,6 +71,37 @@ def build_agent(
       invalid scale of the discount loss, or sizes of the student that the
       variant cannot initialise from the teacher.
   """
+  _validate(config, variant)
+  used = tuple(source_action_dims) if variant.pretrained else ()
+  pretrained, embed_dim = None, 0
+  if variant.pretrained:
+    pretrained = _teacher(config, used, variant)
+    embed_dim = pretrained.feat_dim if variant.start == 'stacked' else 0
+  return Agent(
+    student=WorldModel(
+      Sizes(**config.student),
+      action_dim,
+      embed_dim=embed_dim,
+      predict_continue=config.scales.discount > 0,
+      compute=_compute(config),
+    ),
+    action_dim=action_dim,
+    pretrained=pretrained,
+    source_action_dims=used,
+    settings=Settings(
+      _loss_settings(config),
+      TransferSettings(**config.transfer),
+      BehaviorSettings(**config.behavior),
+    ),
+    optimizers={
+      name: _optimizer(config, name) for name in ('model', 'actor', 'critic')
+    },
+    noise_fns=noise_fns,
+    variant=variant,
+  )
+
+
+def _validate(config, variant):
   if config.behavior.horizon < 2:
     raise UserError(
       f'config.learner.behavior.horizon={config.behavior.horizon}: a return'
@@ -81,35 +113,11 @@ def build_agent(
       f'config.learner.scales.discount={discount_scale} is not valid; set it to'
       ' 0 (no discount head) or to the positive weight of the discount loss'
     )
-  used = tuple(source_action_dims) if variant.pretrained else ()
-  pretrained = _teacher(config, used, variant) if variant.pretrained else None
   if variant.start == 'teacher' and config.student != config.teacher:
     raise UserError(
       'config.variant=finetune initialises the student from the teacher; set'
       ' config.learner.student and config.learner.teacher to the same sizes'
     )
-  embed_dim = pretrained.feat_dim if variant.start == 'stacked' else 0
-  return Agent(
-    student=_world_model(
-      config,
-      config.student,
-      action_dim,
-      embed_dim=embed_dim,
-      predict_continue=discount_scale > 0,
-    ),
-    action_dim=action_dim,
-    pretrained=pretrained,
-    source_action_dims=used,
-    loss=_model_loss(config),
-    transfer=TransferSettings(**config.transfer),
-    behavior=BehaviorSettings(**config.behavior),
-    optimizers={k: _adam(config.optim, k) for k in _OPTIMIZERS},
-    draws=draws,
-    variant=variant,
-  )
-
-
-_OPTIMIZERS = ('model', 'actor', 'critic')
 
 
 def _teacher(config, source_action_dims, variant):
@@ -119,15 +127,15 @@ def _teacher(config, source_action_dims, variant):
       ' dataset; name tasks, or set --config.variant=dreamerv2 and'
       ' --config.stages="(\'finetune\',)" to learn without transfer'
     )
-  action_dim = max(source_action_dims) if variant.actions else 0
-  return _world_model(
-    config, config.teacher, action_dim, len(source_action_dims)
+  return WorldModel(
+    Sizes(**config.teacher),
+    action_dim=max(source_action_dims) if variant.actions else 0,
+    num_domains=len(source_action_dims),
+    compute=_compute(config),
   )
 
 
-def _world_model(
-  config, sizes, action_dim, num_domains=0, embed_dim=0, predict_continue=False
-):
+def _compute(config):
   on_cpu = jax.default_backend() == 'cpu'
   conv_impl = config.conv
   if conv_impl == 'auto':
@@ -149,27 +157,21 @@ def _world_model(
       ' more'
     )
   auto = 0 if on_cpu else _UNROLL
-  unroll = auto if config.unroll == -1 else config.unroll
-  chunk = config.cpu_chunk if on_cpu else 0
-  return WorldModel(
-    Sizes(**sizes),
-    action_dim,
-    num_domains,
-    conv_impl,
-    chunk,
-    config.dtype,
-    embed_dim,
-    unroll,
-    predict_continue,
+  return Compute(
+    dtype=config.dtype,
+    conv_impl=conv_impl,
+    chunk=config.cpu_chunk if on_cpu else 0,
+    unroll=auto if config.unroll == -1 else config.unroll,
   )
 
 
-def _model_loss(config):
-  scales = Scales(**config.scales)
-  return ModelLoss(scales, config.kl.balance, config.kl.free)
+def _loss_settings(config):
+  scales = LossScales(**config.scales)
+  return LossSettings(scales, config.kl.balance, config.kl.free)
 
 
-def _adam(optim, name):
+def _optimizer(config, name):
+  optim = config.optim
   return optax.chain(
     optax.clip_by_global_norm(optim[f'{name}_clip']),
     optax.adam(optim[f'{name}_lr'], eps=optim.eps),

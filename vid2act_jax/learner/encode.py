@@ -4,77 +4,85 @@ They are those of its own encoder. A stacked student (APV, arXiv 2203.13880)
 reads the states of an action-free model instead, the base.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.learner.noise import by_row
 from vid2act_jax.losses.world_model import kl_loss
 from vid2act_jax.nets.world_model import feature
-from vid2act_jax.types import Batch, Latent, Metrics
+from vid2act_jax.rng import Rng
+from vid2act_jax.types import Batch, Latent, Params
+
+if TYPE_CHECKING:
+  from vid2act_jax.learner.agent import Agent
 
 
 def embed(
-  agent, model, batch: Batch, key, axis_name: str | None = None
-) -> tuple[jax.Array, Metrics]:
+  agent: Agent, model: Params, batch: Batch, rng: Rng
+) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Embeds sequences.
 
   Args:
-    agent: an `Agent`.
+    agent: the networks.
     model: parameters {world_model, base, ...}.
     batch: [B, L, ...].
-    key: for the base's noise.
-    axis_name: the mapped axis that B is split over, if any.
+    rng: for the base's noise.
 
   Returns:
-    f32 [B, L, E], and the losses of the base.
+    f32 [B, L, E], and the losses of the base, before scaling.
   """
-  if not agent.base:
+  base = agent.base
+  if base is None:
     return agent.student.embed(model['world_model'], batch.image), {}
-  base, params, spec = agent.base, model['base'], agent.loss
-  noise = by_row(
-    agent.draws.latent,
-    key,
-    (*batch.reward.shape, base.sizes.stoch),
-    0,
-    axis_name,
-  )
+  params, settings = model['base'], agent.settings.loss
   latent, post = base.observe(
     params,
     base.embed(params, batch.image),
     batch.action[..., :0],
     batch.is_first,
-    noise,
+    base.latent_noise(rng, batch.reward.shape, row_axis=0),
   )
   prior = base.prior(params, latent.deter)
-  kl, _ = kl_loss(post, prior, spec.kl_balance, spec.kl_free, axis_name)
-  return feature(latent), {'base_kl_loss': spec.scales.kl * kl}
+  kl, _ = kl_loss(
+    post, prior, settings.kl_balance, settings.kl_free, rng.axis_name
+  )
+  return feature(latent), {'base_kl': kl}
 
 
 def embed_step(
-  agent, model, state: Latent | None, image, is_first, noise
+  agent: Agent,
+  model: Params,
+  state: Latent | None,
+  image: jax.Array,
+  is_first: jax.Array,
+  rng: Rng,
 ) -> tuple[jax.Array, Latent | None]:
   """Embeds the next frame of E environments.
 
   Args:
-    agent: an `Agent`.
+    agent: the networks.
     model: parameters {world_model, base, ...}.
     state: the base's, [E, ...]; None where there is no base.
     image: u8 [E, 64, 64, 3].
     is_first: bool [E].
-    noise: f32 [E, stoch], for the base.
+    rng: for the base's noise.
 
   Returns:
     f32 [E, ...], and the base's next state.
   """
-  if not agent.base:
+  base, num = agent.base, len(image)
+  if base is None:
     return agent.student.embed(model['world_model'], image[:, None])[:, 0], None
-  base, params = agent.base, model['base']
+  params = model['base']
   latent, _ = base.observe_step(
     params,
     state,
     base.embed(params, image[:, None])[:, 0],
-    jnp.zeros((len(image), 0)),
+    jnp.zeros((num, 0)),
     is_first,
-    noise,
+    base.latent_noise(rng, (num,)),
   )
   return feature(latent), latent

@@ -1,47 +1,53 @@
-"""One finetuning update: model and transfer, then actor and critic."""
+"""One finetuning update: the whole objective, in the order it is computed.
 
-from typing import Any
+  1. Model: the losses of the student's world model (DreamerV2), distillation
+     from the frozen teacher, and the action VAE (Vid2Act, arXiv 2306.03360).
+  2. Behavior: actor and critic, on trajectories that the updated model imagines
+     (DreamerV2, arXiv 2010.02193).
 
-import flax.struct
+A loss is the mean over the batch, times the scale of its name in `LossScales`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
 from vid2act_jax.learner import (
   encode,
   imagination,
-  similarity,
   teachers,
+  transfer,
   update,
 )
-from vid2act_jax.learner.noise import by_row
-from vid2act_jax.losses import behavior, returns, transfer
-from vid2act_jax.losses.world_model import Forward, world_model_loss
+from vid2act_jax.learner.settings import total
+from vid2act_jax.learner.world_model_loss import (
+  WorldModelOutputs,
+  world_model_losses,
+)
+from vid2act_jax.losses import behavior, returns
+from vid2act_jax.losses.transfer import distillation_loss, vae_loss
 from vid2act_jax.nets import dists
+from vid2act_jax.nets.apply import apply
 from vid2act_jax.nets.world_model import feature
-from vid2act_jax.types import FinetuneBatch, LearnerState, Metrics, Normal
+from vid2act_jax.rng import Rng
+from vid2act_jax.types import (
+  Batch,
+  FinetuneBatch,
+  LearnerState,
+  Metrics,
+  Params,
+)
+
+if TYPE_CHECKING:
+  from vid2act_jax.learner.agent import Agent
 
 
-@flax.struct.dataclass
-class TransferForward:
-  """Outputs of the forward pass of the transfer losses."""
-
-  similarity: jax.Array  # f32 [N, B, L]
-  distance: jax.Array  # f32 [N, B, L]
-  label: jax.Array  # i32 [B, L], the domain of the guidance
-  replay: 'ReplayForward | None'
-
-
-@flax.struct.dataclass
-class ReplayForward:
-  """Outputs of the action VAE on the source batches."""
-
-  distilled: jax.Array  # f32 [N, B, L, F]
-  recon: jax.Array  # f32 [N, B, L - 1, A], actions
-  latent: Normal  # [N, B, L - 1, 2A]
-
-
-def step(
-  agent,
+def finetune_step(
+  agent: Agent,
   state: LearnerState,
   batch: FinetuneBatch,
   key: jax.Array,
@@ -50,8 +56,8 @@ def step(
   """One update of the student, the transfer modules, the actor and the critic.
 
   Args:
-    agent: an `Agent`.
-    state: its state.
+    agent: the networks, optimizers and hyperparameters.
+    state: the state before the update.
     batch: target [B, L, ...] and sources [N, B, L, ...] (None without action
       replay).
     key: the root key, the same for every update.
@@ -60,204 +66,210 @@ def step(
   Returns:
     The new state, and metrics: scalars, and `similarity` [N] with a teacher.
   """
-  key = update.step_key(state, key)
-  *model_keys, behavior_key = jax.random.split(key, 3)
+  rng = agent.rng(update.step_key(state, key), axis_name)
+  *model_rngs, behavior_rng = rng.split(3)
+
+  # 1. Model: world model, distillation and action VAE, with one optimizer.
   grad_fn = jax.value_and_grad(model_loss, argnums=1, has_aux=True)
-  (_, (metrics, forward, transfer_forward)), grads = grad_fn(
-    agent, state.params['model'], state.teacher, batch, model_keys, axis_name
+  (_, (metrics, outputs, transfer_outputs)), grads = grad_fn(
+    agent, state.params['model'], state.teacher, batch, model_rngs
   )
-  new, norms = update_model(agent, state, grads, axis_name)
-  start = imagination_start(batch, forward, transfer_forward)
-  new, behavior_metrics, behavior_norms = behavior_step(
-    agent, new, start, behavior_key, axis_name
+  new, model_norm = update.apply_gradients(
+    agent.optimizers['model'], state, 'model', grads, axis_name
   )
+
+  # 2. Behavior: actor and critic, on trajectories of the updated model.
+  start = imagination_start(batch, outputs, transfer_outputs)
+  new, behavior_metrics, norms = behavior_step(agent, new, start, behavior_rng)
+
+  # 3. The update counts only if all its metrics are finite.
   metrics = {**metrics, **behavior_metrics}
   if axis_name:
     metrics = jax.lax.pmean(metrics, axis_name)
-  return update.skip_nonfinite(
-    state, new, {**metrics, **norms, **behavior_norms}
-  )
+  metrics = {**metrics, 'model_grad_norm': model_norm, **norms}
+  return update.skip_nonfinite(state, new, metrics)
 
 
 def model_loss(
-  agent, params, teacher, batch: FinetuneBatch, keys, axis_name=None
-) -> tuple[jax.Array, tuple[Metrics, Forward, TransferForward | None]]:
-  """World-model, distillation and VAE losses.
+  agent: Agent,
+  params: Params,
+  teacher: Params,
+  batch: FinetuneBatch,
+  rngs: Sequence[Rng],
+) -> tuple[
+  jax.Array, tuple[Metrics, WorldModelOutputs, transfer.TransferOutputs | None]
+]:
+  """The loss of the world model and of the transfer modules.
 
   Args:
-    agent: an `Agent`.
+    agent: the networks and hyperparameters.
     params: {world_model, base, transfer}.
     teacher: the frozen teacher's {encoder, rssm}; {} without one.
     batch: of this update.
-    keys: for the noise of the teacher, and for all other noise.
-    axis_name: the mapped axis that B is split over, if any.
+    rngs: for the noise of the teacher, and for all other noise.
+
+  Returns:
+    The loss; metrics, and outputs of the forward pass.
   """
-  teacher_key, key = keys
-  world_key, vae_key = jax.random.split(key)
-  frozen_scans = ()
+  teacher_rng, rng = rngs
+  world_rng, transfer_rng = rng.split()
+  target, settings = batch.target, agent.settings.loss
+
+  # The teacher and the student observe their sequences in the same loop.
+  frozen_scans = []
   if agent.teacher:
-    frozen_scans = (
-      teachers.teacher_inputs(agent, teacher, batch, teacher_key, axis_name),
-    )
-  spec, target = agent.loss, batch.target
-  shape = (*target.reward.shape, agent.student.sizes.stoch)
-  embed, base_losses = encode.embed(
-    agent, params, target, jax.random.fold_in(world_key, 1), axis_name
+    scan = teachers.teacher_scan(agent, teacher, batch, teacher_rng)
+    frozen_scans.append(scan)
+  embed, other_losses = encode.embed(
+    agent, params, target, world_rng.fold_in(1)
   )
-  loss, (metrics, forward) = world_model_loss(
+  world_losses, metrics, outputs = world_model_losses(
     agent.student,
     params['world_model'],
     embed,
     target,
-    by_row(agent.draws.latent, world_key, shape, 0, axis_name),
-    spec.scales,
-    spec.kl_balance,
-    spec.kl_free,
-    axis_name=axis_name,
+    agent.student.latent_noise(world_rng, target.reward.shape, row_axis=0),
+    settings,
+    axis_name=rng.axis_name,
     frozen_scans=frozen_scans,
   )
-  losses, transfer_forward = base_losses, None
+
+  transfer_outputs = None
   if agent.teacher:
-    teacher_features = teachers.split_features(
-      agent, batch, forward.frozen_outputs[0][0]
-    )
-    student = feature(forward.latent)
-    transfer_losses, transfer_metrics, transfer_forward = _transfer_losses(
+    ((teacher_latent, _),) = outputs.frozen_outputs
+    features = teachers.split_features(agent, batch, teacher_latent)
+    losses, transfer_metrics, transfer_outputs = transfer_losses(
       agent,
       params['transfer'],
-      student,
-      teacher_features,
+      feature(outputs.latent),
+      features,
       batch.sources,
-      vae_key,
-      axis_name,
+      transfer_rng,
     )
-    losses = {**losses, **transfer_losses}
+    other_losses = {**other_losses, **losses}
     metrics = {**metrics, **transfer_metrics}
-  loss = loss + sum(losses.values())
-  metrics = {'model_loss': loss, **metrics, **losses}
-  return loss, (metrics, forward, transfer_forward)
+
+  # Summed in this order: another one would round differently.
+  world_losses = settings.scales.apply(world_losses)
+  other_losses = settings.scales.apply(other_losses)
+  loss = total(world_losses) + total(other_losses)
+  metrics = {'model_loss': loss, **metrics, **world_losses, **other_losses}
+  return loss, (metrics, outputs, transfer_outputs)
 
 
-def _transfer_losses(
-  agent, params, student, teacher_features, sources, key, axis_name=None
-):
+def transfer_losses(
+  agent: Agent,
+  params: Params,
+  student: jax.Array,
+  features: teachers.TeacherFeatures,
+  sources: Batch | None,
+  rng: Rng,
+) -> tuple[Metrics, Metrics, transfer.TransferOutputs]:
   """Distillation on the target batch, the action VAE on the source batches.
 
+  Args:
+    agent: the networks, with a teacher.
+    params: of the transfer modules.
+    student: f32 [B, L, F], the student's features s of the target batch.
+    features: the teacher's, s^i under the label of domain i.
+    sources: [N, B, L, ...]; None without action replay.
+    rng: for the noise.
+
   Returns:
-    The losses, other metrics, and the forward pass.
+    The losses before scaling, metrics, and outputs of the forward pass.
   """
   variant = agent.variant
   if not variant.distill:
     student = jax.lax.stop_gradient(student)
-  target = teacher_features.target
-  weights = similarity.weights(agent, params, target, student)
-  distillation, distance = transfer.distillation_loss(
-    weights,
-    _distill(agent, params, target),
-    student,
-    0.0 if variant.weights == 'single' else agent.transfer.importance_floor,
-  )
-  losses = {'distillation_loss': agent.loss.scales.distillation * distillation}
+  # Similarity weights: w = softmax_i(Dense([s^i, s])).
+  weights = transfer.similarity_weights(agent, params, features.target, student)
+  # Domain-selective distillation: sum_i max(w^i, floor) |distill(s^i) - s|^2.
+  distilled = transfer.distill(agent, params, features.target)
+  single = variant.weights == 'single'
+  floor = 0.0 if single else agent.settings.transfer.importance_floor
+  distillation, distance = distillation_loss(weights, distilled, student, floor)
+  losses = {'distillation': distillation}
   metrics = {
     'similarity': weights.mean((1, 2)),
     'similarity_entropy': jax.scipy.special.entr(weights).sum(0).mean(),
   }
+  # Generative action replay: a VAE of the actions taken at source states.
   replay = None
   if agent.replays:
-    vae_losses, vae_metrics, replay = _replay_loss(
-      agent, params, teacher_features.source, sources, key, axis_name
+    assert features.source is not None and sources is not None
+    losses['vae'], vae_metrics, replay = replay_loss(
+      agent, params, features.source, sources, rng
     )
-    losses, metrics = {**losses, **vae_losses}, {**metrics, **vae_metrics}
-  domain_noise = by_row(
-    agent.draws.latent,
-    jax.random.fold_in(key, 1),
-    weights.shape,
-    1,
-    axis_name,
-  )
-  label = similarity.select_domain(agent, weights, domain_noise)
-  forward = TransferForward(weights, distance, label, replay)
-  return losses, metrics, forward
+    metrics = {**metrics, **vae_metrics}
+  # The domain whose guidance the policy reads in imagination: argmax_i w^i.
+  domain_noise = rng.fold_in(1).normal(weights.shape, row_axis=1)
+  label = transfer.select_domain(agent, weights, domain_noise)
+  outputs = transfer.TransferOutputs(weights, distance, label, replay)
+  return losses, metrics, outputs
 
 
-def _distill(agent, params, feat):
-  return agent.distill.apply({'params': params['distill']}, feat)
-
-
-def _replay_loss(agent, params, source, sources, key, axis_name=None):
-  """The action VAE: losses, other metrics, and the forward pass.
+def replay_loss(
+  agent: Agent,
+  params: Params,
+  source: jax.Array,
+  sources: Batch,
+  rng: Rng,
+) -> tuple[jax.Array, Metrics, transfer.ReplayOutputs]:
+  """The loss of the action VAE: reconstruction and KL, summed over domains.
 
   Args:
-    agent: an `Agent` with action replay.
+    agent: the networks, with action replay.
     params: of the transfer modules.
-    source: f32 [N, B, L, F], the teacher's features of the sources.
-    sources: `Batch` [N, B, L, ...].
-    key: for the noise.
-    axis_name: the mapped axis that B is split over, if any.
+    source: f32 [N, B, L, F_teacher], the teacher's features of the sources.
+    sources: [N, B, L, ...].
+    rng: for the noise.
   """
   mask, num = agent.source_mask, agent.num_domains
-  distilled = jax.lax.stop_gradient(_distill(agent, params, source))
+  # The action taken at a state is stored with the next one.
   action = (sources.action * mask[:, None, None])[:, :, 1:]
-  shape = (*action.shape[:-1], agent.vae.latent_dim)
-  noise = by_row(agent.draws.latent, key, shape, 1, axis_name)
-  label = jnp.arange(num)[:, None, None]
-  recon, latent = agent.vae.apply(
-    {'params': params['vae']},
-    distilled[:, :, :-1],
-    action,
-    jnp.broadcast_to(label, action.shape[:-1]),
-    noise,
-  )
-  error, kl = transfer.vae_loss(recon, action, latent, mask)
+  replay = transfer.reconstruct_actions(agent, params, source, action, rng)
+  error, kl = vae_loss(replay.recon, action, replay.latent, mask)
   used = jnp.ones(num)
   if agent.variant.weights == 'single':
     used = jax.nn.one_hot(agent.variant.domain, num)
-  vae = (used * (error + agent.transfer.vae_kl * kl)).sum()
-  losses = {'vae_loss': agent.loss.scales.vae * vae}
+  loss = (used * (error + agent.settings.transfer.vae_kl * kl)).sum()
   metrics = {
     'vae_error': (used * error).sum() / used.sum(),
     'vae_kl': (used * kl).sum() / used.sum(),
   }
-  return losses, metrics, ReplayForward(distilled, recon, latent)
-
-
-def update_model(agent, state, grads, axis_name=None):
-  """Applies the model's gradients; returns the state and {model_grad_norm}."""
-  state, norm = update.apply_gradients(
-    agent.optimizers['model'], state, 'model', grads, axis_name
-  )
-  return state, {'model_grad_norm': norm}
+  return loss, metrics, replay
 
 
 def imagination_start(
   batch: FinetuneBatch,
-  forward: Forward,
-  transfer_forward: TransferForward | None,
+  outputs: WorldModelOutputs,
+  transfer_outputs: transfer.TransferOutputs | None,
 ) -> imagination.Start:
   """All states of the target batch as starts of imagination: M = B L."""
   start = imagination.Start(
-    forward.latent,
-    transfer_forward and transfer_forward.label,
+    outputs.latent,
+    transfer_outputs.label if transfer_outputs else None,
     batch.target.discount,
   )
   flat = lambda x: jax.lax.stop_gradient(x.reshape(-1, *x.shape[2:]))
   return jax.tree.map(flat, start)
 
 
-def behavior_step(agent, state, start, key, axis_name=None):
+def behavior_step(
+  agent: Agent, state: LearnerState, start: imagination.Start, rng: Rng
+) -> tuple[LearnerState, Metrics, Metrics]:
   """Updates actor and critic on trajectories of the updated model.
 
   Args:
-    agent: an `Agent`.
+    agent: the networks, optimizers and hyperparameters.
     state: with the updated parameters of the model.
-    start: `imagination.Start` of M trajectories.
-    key: for the noise.
-    axis_name: the mapped axis that the states are split over, if any.
+    start: of M trajectories.
+    rng: for the noise.
 
   Returns:
     The new state, metrics, and gradient norms.
   """
-  due = state.step % agent.behavior.slow_period == 0
+  due = state.step % agent.settings.behavior.slow_period == 0
   slow = jax.tree.map(
     lambda new, old: jnp.where(due, new, old),
     state.params['critic'],
@@ -267,7 +279,7 @@ def behavior_step(agent, state, start, key, axis_name=None):
 
   actor_fn = jax.value_and_grad(actor_loss, argnums=2, has_aux=True)
   (loss, (metrics, imagined, target, weights)), actor_grads = actor_fn(
-    agent, state, state.params['actor'], start, key, axis_name
+    agent, state, state.params['actor'], start, rng
   )
   feat = jax.lax.stop_gradient(imagined.feat[:-1])
   critic_fn = jax.value_and_grad(critic_loss, argnums=1)
@@ -276,38 +288,42 @@ def behavior_step(agent, state, start, key, axis_name=None):
   )
   metrics = {'actor_loss': loss, 'value_loss': value_loss, **metrics}
   norms = {}
-  for name, key, grads in (
+  for name, metric, grads in (
     ('actor', 'actor_grad_norm', actor_grads),
     ('critic', 'value_grad_norm', critic_grads),
   ):
-    state, norms[key] = update.apply_gradients(
-      agent.optimizers[name], state, name, grads, axis_name
+    state, norms[metric] = update.apply_gradients(
+      agent.optimizers[name], state, name, grads, rng.axis_name
     )
   return state, metrics, norms
 
 
 def actor_loss(
-  agent, state, actor_params, start, key, axis_name=None
-) -> tuple[jax.Array, tuple[Metrics, Any, jax.Array, jax.Array]]:
+  agent: Agent,
+  state: LearnerState,
+  actor_params: Params,
+  start: imagination.Start,
+  rng: Rng,
+) -> tuple[
+  jax.Array, tuple[Metrics, imagination.Imagined, jax.Array, jax.Array]
+]:
   """The actor's loss on imagined λ-returns with the slow critic.
 
   Returns:
-    The loss; metrics, the `Imagined` trajectories [H, M, ...], their λ-returns
+    The loss; metrics, the trajectories [H, M, ...], their λ-returns
     [H - 1, M] and their states' weights [H - 1, 1 or M].
   """
-  b = agent.behavior
+  settings = agent.settings.behavior
   model = state.params['model']
-  imagined = imagination.imagine(
-    agent, model, actor_params, start, key, axis_name
-  )
+  imagined = imagination.imagine(agent, model, actor_params, start, rng)
   world = model['world_model']
   reward = agent.student.predict_reward(world, imagined.feat)
-  value = agent.critic.apply({'params': state.slow_critic}, imagined.feat)
+  value = apply(agent.critic, state.slow_critic, imagined.feat)
   discount = _discounts(agent, world, imagined.feat, start.discount)
-  target = returns.lambda_returns(reward, value, discount, b.lambda_)
+  target = returns.lambda_returns(reward, value, discount, settings.lambda_)
   weights = returns.discount_weights(jax.lax.stop_gradient(discount))[:-1]
   entropy = dists.entropy(imagined.dist)
-  loss = behavior.actor_loss(target, entropy[:-1], weights, b.entropy)
+  loss = behavior.actor_loss(target, entropy[:-1], weights, settings.entropy)
   metrics = {
     'actor_ent': entropy.mean(),
     'imagined_return': target.mean(),
@@ -320,14 +336,20 @@ def actor_loss(
 
 def _discounts(agent, world, feat, first):
   """γ after every state, [H, M]; [H, 1] without a discount head."""
-  fixed = jnp.full((len(feat), 1), agent.behavior.discount)
+  fixed = jnp.full((len(feat), 1), agent.settings.behavior.discount)
   if not agent.student.predict_continue:
     return fixed
   cont = jax.nn.sigmoid(agent.student.predict_discount(world, feat[1:]))
   return fixed * jnp.concatenate([first[None], cont])
 
 
-def critic_loss(agent, params, feat, target, weights) -> jax.Array:
+def critic_loss(
+  agent: Agent,
+  params: Params,
+  feat: jax.Array,
+  target: jax.Array,
+  weights: jax.Array,
+) -> jax.Array:
   """Regression to the returns of `actor_loss`; feat [H - 1, M, F]."""
-  value = agent.critic.apply({'params': params}, feat)
+  value = apply(agent.critic, params, feat)
   return behavior.critic_loss(value, target, weights)

@@ -3,19 +3,19 @@
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.nets.world_model import feature
-from vid2act_jax.types import Batch
+from vid2act_jax.nets.world_model import WorldModel, feature
+from vid2act_jax.rng import Rng
+from vid2act_jax.types import Batch, Params
 
 CONTEXT = 5  # frames
 ROWS = 6  # sequences at most
 
 
 def open_loop(
-  model,
-  params,
-  draw,
+  model: WorldModel,
+  params: Params,
   batch: Batch,
-  key: jax.Array,
+  rng: Rng,
   label: jax.Array | None = None,
   embed: jax.Array | None = None,
   context: int = CONTEXT,
@@ -24,11 +24,10 @@ def open_loop(
   """Reconstructs a few frames, then predicts the rest from the actions.
 
   Args:
-    model: a `WorldModel`.
-    params: its parameters.
-    draw: (key, shape) -> standard normal noise.
+    model: the networks.
+    params: their parameters.
     batch: [B, L, ...] with L > context.
-    key: for the noise.
+    rng: for the noise.
     label: i32 [B], the domains, or None.
     embed: f32 [B, context, E], embeddings of the frames for the posterior;
       None: the model's own.
@@ -42,18 +41,19 @@ def open_loop(
   inputs = batch, label, embed
   batch, label, embed = jax.tree.map(lambda x: x[:rows], inputs)
   num, length = batch.reward.shape
-  posterior_key, prior_key = jax.random.split(key)
+  posterior_rng, prior_rng = rng.split()
   observed = jax.tree.map(lambda x: x[:, :context], batch)
   if embed is None:
     embed = model.embed(params, observed.image, label)
-  noise = draw(posterior_key, (num, context, model.sizes.stoch))
+  noise = model.latent_noise(posterior_rng, (num, context))
   latent, _ = model.observe(
     params, embed, observed.action, observed.is_first, noise, label
   )
-  noise = draw(prior_key, (length - context, num, model.sizes.stoch))
+  noise = model.latent_noise(prior_rng, (length - context, num))
 
   def step(latent, x):
-    latent, _ = model.imagine_step(params, latent, *x, label)
+    action, noise = x
+    latent, _ = model.imagine_step(params, latent, action, noise, label)
     return latent, latent
 
   last = jax.tree.map(lambda x: x[:, -1], latent)
@@ -62,6 +62,7 @@ def open_loop(
   future = jax.tree.map(lambda x: x.swapaxes(0, 1), future)
   feat = jnp.concatenate([feature(latent), feature(future)], 1)
   prediction = model.decode(params, feat) + 0.5
+  assert batch.image is not None
   truth = batch.image.astype(jnp.float32) / 255
   error = (prediction - truth + 1) / 2
   return jnp.concatenate([truth, prediction, error], 2)

@@ -1,15 +1,25 @@
 """The policy, with an explicit recurrent state."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.learner import encode, imagination, similarity, teachers
+from vid2act_jax.learner import encode, teachers, transfer
 from vid2act_jax.nets import dists
+from vid2act_jax.nets.apply import apply
 from vid2act_jax.nets.world_model import feature
-from vid2act_jax.types import Carry
+from vid2act_jax.rng import ZERO_NOISE, Rng
+from vid2act_jax.types import Carry, Latent, LearnerState, Params
+
+if TYPE_CHECKING:
+  from vid2act_jax.learner.agent import Agent
 
 
-def initial_carry(agent, num: int) -> Carry:
+def initial_carry(agent: Agent, num: int) -> Carry:
   """Zero states of student and teachers for `num` environments."""
   teacher = None
   if agent.teacher:
@@ -22,14 +32,21 @@ def initial_carry(agent, num: int) -> Carry:
   )
 
 
-def policy(agent, state, carry: Carry, obs, key, explore: bool):
+def policy(
+  agent: Agent,
+  state: LearnerState,
+  carry: Carry,
+  obs: Mapping[str, jax.Array],
+  key: jax.Array,
+  explore: bool,
+) -> tuple[Carry, jax.Array, dict[str, jax.Array]]:
   """Selects actions for E environments.
 
   The teacher has a separate recurrent state for each domain, as in training.
 
   Args:
-    agent: an `Agent`.
-    state: its LearnerState; only parameters and teacher are used.
+    agent: the networks.
+    state: only parameters and teacher are used.
     carry: from the previous step, or `initial_carry`.
     obs: {image: u8 [E, 64, 64, 3], is_first: bool [E]}; more keys are ignored.
     key: for the noise; a new one for every step.
@@ -42,61 +59,66 @@ def policy(agent, state, carry: Carry, obs, key, explore: bool):
     `similarity` f32 [N, E].
   """
   model = state.params['model']
-  world = model['world_model']
-  keys = jax.random.split(key, 4)
-
-  def noise(key, draw, *shape):
-    return draw(key, shape) if explore else jnp.zeros(shape)
-
   image, first = obs['image'], obs['is_first']
   num = image.shape[0]
-  draw, student = agent.draws.latent, agent.student
-  base_noise = None
-  if agent.base:
-    size = num, agent.base.sizes.stoch
-    base_noise = noise(jax.random.fold_in(keys[0], 1), draw, *size)
+  rng = agent.rng(key)
+  if not explore:
+    rng = rng.replace(noise_fns=ZERO_NOISE)
+  student_rng, teacher_rng, guidance_rng, action_rng = rng.split(4)
+
   embed, base = encode.embed_step(
-    agent, model, carry.base, image, first, base_noise
+    agent, model, carry.base, image, first, student_rng.fold_in(1)
   )
-  latent, _ = student.observe_step(
-    world,
+  latent, _ = agent.student.observe_step(
+    model['world_model'],
     carry.student,
     embed,
     carry.action,
     first,
-    noise(keys[0], draw, num, student.sizes.stoch),
+    agent.student.latent_noise(student_rng, (num,)),
   )
 
-  teacher, label, vae_noise, extras = None, None, None, {}
+  teacher, label, guidance_noise, extras = None, None, None, {}
   if agent.teacher:
     teacher = _teacher_step(
-      agent, state.teacher, carry, image, first,
-      noise(keys[1], draw, agent.num_domains, num, agent.teacher.sizes.stoch),
-    )  # fmt: skip
-    weights = similarity.weights(
+      agent, state.teacher, carry, image, first, teacher_rng
+    )
+    weights = transfer.similarity_weights(
       agent, model['transfer'], feature(teacher), feature(latent)
     )
     extras['similarity'] = weights
-    domain_noise = draw(jax.random.fold_in(keys[2], 1), weights.shape)
-    label = similarity.select_domain(agent, weights, domain_noise)
+    # Random also without exploration.
+    domain_rng = guidance_rng.fold_in(1).replace(noise_fns=agent.noise_fns)
+    label = transfer.select_domain(
+      agent, weights, domain_rng.normal(weights.shape)
+    )
   if agent.replays:
-    vae_noise = noise(keys[2], draw, num, agent.vae.latent_dim)
+    guidance_noise = agent.vae.latent_noise(guidance_rng, (num,))
 
-  inputs = imagination.actor_input(agent, model, latent, label, vae_noise)
-  dist = agent.actor.apply({'params': state.params['actor']}, inputs)
-  actor_noise = noise(keys[3], agent.draws.actor, num, agent.action_dim)
-  action = jnp.clip(dists.sample(dist, actor_noise), -1, 1)
+  inputs = transfer.actor_input(agent, model, latent, label, guidance_noise)
+  dist = apply(agent.actor, state.params['actor'], inputs)
+  noise = action_rng.action_normal((num, agent.action_dim))
+  action = jnp.clip(dists.sample(dist, noise), -1, 1)
   return Carry(latent, teacher, action, base), action, extras
 
 
-def _teacher_step(agent, params, carry, image, first, noise):
+def _teacher_step(
+  agent: Agent,
+  params: Params,
+  carry: Carry,
+  image: jax.Array,
+  first: jax.Array,
+  rng: Rng,
+) -> Latent:
   """Advances the teachers' states [N, E, ...] by one frame."""
   model = agent.teacher
+  assert model is not None
   embed = teachers.embed_all(model, params, image[:, None])[:, :, 0]
   action = teachers.fit_actions(carry.action, agent.source_mask)
   domains = jnp.arange(agent.num_domains)[:, None]
   label = jnp.broadcast_to(domains, action.shape[:2])
   first = jnp.broadcast_to(first, action.shape[:2])
+  noise = model.latent_noise(rng, action.shape[:2])
   latent, _ = model.observe_step(
     params, carry.teacher, embed, action, first, noise, label
   )

@@ -1,78 +1,124 @@
 """Pretraining of the teacher: one world model for N labelled domains."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
-from vid2act_jax.learner import noise, update
-from vid2act_jax.losses.world_model import world_model_loss
+from vid2act_jax.learner import open_loop, update
+from vid2act_jax.learner.settings import LossSettings, total
+from vid2act_jax.learner.teachers import action_mask
+from vid2act_jax.learner.world_model_loss import world_model_losses
+from vid2act_jax.nets.world_model import WorldModel
+from vid2act_jax.rng import NoiseFns, Rng
 from vid2act_jax.types import Batch, LearnerState, Metrics
 
 
-def flatten_domains(pretrainer, batch: Batch) -> tuple[Batch, jax.Array]:
-  """Merges the domain axis and the batch axis.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrainer:
+  """Trains the mixture teacher: one world model for N labelled domains.
 
-  Args:
-    pretrainer: a `Pretrainer`, for the domains' action sizes.
-    batch: [N, B, ...].
-
-  Returns:
-    Rows [N * B, ...], with the padding of their actions masked, and the label
-    of each, i32 [N * B].
+  Like an `Agent` it holds no arrays: all training state is in the
+  `LearnerState` that its step takes and returns.
   """
-  domains, size = batch.reward.shape[:2]
-  mask = pretrainer.source_mask[:, None, None]
-  action = batch.action[..., : mask.shape[-1]] * mask
-  batch = batch.replace(action=action)
-  flat = lambda x: x.reshape(domains * size, *x.shape[2:])
-  rows = jax.tree.map(flat, batch)
-  return rows, jnp.repeat(jnp.arange(domains), size)
 
+  teacher: WorldModel
+  source_action_dims: tuple[int, ...]
+  loss: LossSettings
+  optimizer: optax.GradientTransformation
+  noise_fns: NoiseFns = NoiseFns()
 
-def step(
-  pretrainer,
-  state: LearnerState,
-  batch: Batch,
-  key: jax.Array,
-  axis_name: str | None = None,
-) -> tuple[LearnerState, Metrics]:
-  """One update of the teacher on all source domains.
+  @property
+  def source_mask(self) -> np.ndarray:
+    """f32 [N, A]: 1 for the action dimensions that a domain has."""
+    return action_mask(self.source_action_dims, self.teacher.action_dim)
 
-  Args:
-    pretrainer: a `Pretrainer`.
-    state: its state.
-    batch: [N, B, L, ...]; actions zero-padded to the widest domain.
-    key: the root key, the same for every update.
-    axis_name: the mapped axis that B is split over, if any.
+  def init(self, key: jax.Array) -> LearnerState:
+    """Returns the initial state."""
+    params = {'model': self.teacher.init(key)}
+    opt = {'model': self.optimizer.init(params['model'])}
+    return LearnerState(jnp.zeros((), jnp.int32), params, opt, {}, {})
 
-  Returns:
-    The new state, and scalar metrics.
-  """
-  teacher, spec = pretrainer.teacher, pretrainer.loss
-  rows, label = flatten_domains(pretrainer, batch)
-  key = update.step_key(state, key)
-  shape = (*batch.reward.shape, teacher.sizes.stoch)
-  latent_noise = noise.by_row(pretrainer.draws.latent, key, shape, 1, axis_name)
+  def pretrain_step(
+    self,
+    state: LearnerState,
+    batch: Batch,
+    key: jax.Array,
+    axis_name: str | None = None,
+  ) -> tuple[LearnerState, Metrics]:
+    """One update of the teacher on all source domains.
 
-  def loss_fn(params):
-    return world_model_loss(
-      teacher,
-      params,
-      teacher.embed(params, rows.image, label),
-      rows,
-      latent_noise.reshape(-1, *shape[2:]),
-      spec.scales,
-      spec.kl_balance,
-      spec.kl_free,
-      label,
-      axis_name,
+    Args:
+      state: the state before the update.
+      batch: [N, B, L, ...]; actions zero-padded to the widest domain.
+      key: the root key, the same for every update.
+      axis_name: the mapped axis that B is split over, if any.
+
+    Returns:
+      The new state, and scalar metrics.
+    """
+    rng = Rng(update.step_key(state, key), axis_name, self.noise_fns)
+    noise = self.teacher.latent_noise(rng, batch.reward.shape, row_axis=1)
+    rows, label = self._flatten_domains(batch)
+
+    def loss_fn(params):
+      losses, metrics, _ = world_model_losses(
+        self.teacher,
+        params,
+        self.teacher.embed(params, rows.image, label),
+        rows,
+        _merge_rows(noise),
+        self.loss,
+        label,
+        axis_name,
+      )
+      scaled = self.loss.scales.apply(losses)
+      loss = total(scaled)
+      return loss, {'model_loss': loss, **metrics, **scaled}
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    (_, metrics), grads = grad_fn(state.params['model'])
+    new, norm = update.apply_gradients(
+      self.optimizer, state, 'model', grads, axis_name
+    )
+    if axis_name:
+      metrics = jax.lax.pmean(metrics, axis_name)
+    metrics = {**metrics, 'model_grad_norm': norm}
+    return update.skip_nonfinite(state, new, metrics)
+
+  def open_loop(
+    self, state: LearnerState, batch: Batch, key: jax.Array
+  ) -> jax.Array:
+    """Open-loop videos of every domain; see `open_loop.open_loop`."""
+    each = -(-open_loop.ROWS // self.teacher.num_domains)
+    batch = jax.tree.map(lambda x: x[:, :each], batch)
+    rows, label = self._flatten_domains(batch)
+    rng = Rng(key, noise_fns=self.noise_fns)
+    return open_loop.open_loop(
+      self.teacher, state.params['model'], rows, rng, label
     )
 
-  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-  (loss, (metrics, _)), grads = grad_fn(state.params['model'])
-  new, norm = update.apply_gradients(
-    pretrainer.optimizer, state, 'model', grads, axis_name
-  )
-  metrics = {'model_loss': loss, **metrics}
-  if axis_name:
-    metrics = jax.lax.pmean(metrics, axis_name)
-  return update.skip_nonfinite(state, new, {**metrics, 'model_grad_norm': norm})
+  def _flatten_domains(self, batch: Batch) -> tuple[Batch, jax.Array]:
+    """Merges the domain axis and the batch axis.
+
+    Args:
+      batch: [N, B, ...].
+
+    Returns:
+      Rows [N * B, ...], with the padding of their actions masked, and the
+      label of each, i32 [N * B].
+    """
+    domains, size = batch.reward.shape[:2]
+    mask = self.source_mask[:, None, None]
+    action = batch.action[..., : mask.shape[-1]] * mask
+    rows = _merge_rows(batch.replace(action=action))
+    return rows, jnp.repeat(jnp.arange(domains), size)
+
+
+def _merge_rows(tree):
+  """[N, B, ...] -> [N * B, ...]."""
+  # Without -1: teachers without actions have arrays of size zero.
+  merge = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+  return jax.tree.map(merge, tree)

@@ -5,7 +5,7 @@ in], convolution [out, in, k, k], transposed convolution [in, out, k, k];
 embeddings flattened channel-first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -22,6 +22,8 @@ _DENSE = {
   '_ims_stat_layer': 'prior_out',
   '_obs_stat_layer': 'post_out',
 }
+# Public name -> path, and the conversion of the array's layout.
+_Table = dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]]
 _VAE = ('e1', 'e2', 'mean', 'log_std', 'd1', 'd2', 'd3')
 
 
@@ -105,8 +107,8 @@ def _tables(agent):
   }
   for name in _VAE:
     model |= _linear(f'world_model.vae.{name}', f'transfer/vae/{name}')
-  b = agent.behavior
-  layers = agent.behavior.critic_layers
+  b = agent.settings.behavior
+  layers = agent.settings.behavior.critic_layers
   actor = _mlp('behavior.actor._pre_layers', 'mlp', b.actor_layers, False)
   return {
     'teacher': _world(
@@ -123,7 +125,7 @@ def _tables(agent):
 
 
 def _world(encoder, dynamics, model, prefix):
-  table = {}
+  table: _Table = {}
   for i in range(4):
     path = f'{prefix}encoder/layers_{i}'
     table |= _pair(f'{encoder}.layers.{2 * i}', path, _conv)
@@ -148,7 +150,7 @@ def _heads(model):
 
 
 def _mlp(name, path, layers, output=True):
-  table = {}
+  table: _Table = {}
   for i in range(layers):
     table |= _linear(f'{name}.{2 * i}', f'{path}/hidden{i}')
   if output:

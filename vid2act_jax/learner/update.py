@@ -4,15 +4,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vid2act_jax.types import LearnerState, Metrics
+from vid2act_jax.types import LearnerState, Metrics, Params
 
 
-def apply_gradients(optimizer, state, name, grads, axis_name=None):
+def apply_gradients(
+  optimizer: optax.GradientTransformation,
+  state: LearnerState,
+  name: str,
+  grads: Params,
+  axis_name: str | None = None,
+) -> tuple[LearnerState, jax.Array]:
   """Averages, clips and applies gradients.
 
   Args:
     optimizer: the optax transformation of the entry.
-    state: the LearnerState.
+    state: the state before the update.
     name: the entry of `state.params` and `state.opt` to update.
     grads: gradients of that entry.
     axis_name: the mapped axis to average over, if any.
@@ -35,7 +41,7 @@ def apply_gradients(optimizer, state, name, grads, axis_name=None):
   return state, optax.tree.norm(grads)
 
 
-def step_key(state, key):
+def step_key(state: LearnerState, key: jax.Array) -> jax.Array:
   """The key of this update.
 
   The root key never changes, so a resumed run has the same random numbers.

@@ -49,11 +49,12 @@ def _unlabel_encoder(params, domains) -> Mapping:
 
 
 def _unlabel_rssm(model, fresh, teacher, params) -> Mapping:
-  stoch, action_dim = teacher.sizes.stoch, teacher.action_dim
+  action_dim = teacher.action_dim
+  latent_dim = teacher.feat_dim - teacher.sizes.deter
   latent, action, labels = jnp.split(
-    params['inp']['kernel'], [stoch, stoch + action_dim]
+    params['inp']['kernel'], [latent_dim, latent_dim + action_dim]
   )
-  fresh_action = fresh['inp']['kernel'][stoch:]
+  fresh_action = fresh['inp']['kernel'][latent_dim:]
   shared = min(action_dim, model.action_dim)
   kernel = jnp.concatenate([latent, action[:shared], fresh_action[shared:]])
   bias = params['inp']['bias'] + labels.mean(0)

@@ -106,7 +106,7 @@ def source_columns(
   """
   if dtype == 'none':
     return [None] * agent.num_domains
-  computed = jnp.dtype(agent.teacher.dtype).name
+  computed = jnp.dtype(agent.teacher.compute.dtype).name
   name = f'{hash_teacher(params)}-{computed}-{dtype}'
   encoders = [
     CachedEncoder(

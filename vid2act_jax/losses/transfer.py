@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vid2act_jax.types import Normal
 
@@ -33,7 +34,7 @@ def vae_loss(
   recon: jax.Array,
   action: jax.Array,
   latent: Normal,
-  mask: jax.Array,
+  mask: jax.Array | np.ndarray,
 ) -> tuple[jax.Array, jax.Array]:
   """Reconstruction and KL of the action VAE, for each domain.
 

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.nets import dists
-from vid2act_jax.nets.activation import elu
 from vid2act_jax.nets.dense import Dense
+from vid2act_jax.ops.elu import elu
 from vid2act_jax.types import Normal
 
 

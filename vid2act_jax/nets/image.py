@@ -4,10 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.nets import conv
-from vid2act_jax.nets.activation import elu
-from vid2act_jax.nets.blocked_image import BlockedImage
 from vid2act_jax.nets.dense import Dense, kernel_init
+from vid2act_jax.ops import conv
+from vid2act_jax.ops.blocked_image import BlockedImage
+from vid2act_jax.ops.elu import elu
 
 _ENCODER_KERNEL = 4
 _SIZE, _LAST = 64, 2  # Height and width of the image and of the last layer.
@@ -80,8 +80,8 @@ class Encoder(nn.Module):
     used = _LAST
     for _ in self.layers:
       used = 2 * (used - 1) + _ENCODER_KERNEL
-    x = image[:, :used, :used].astype(jnp.float32) / 255 - 0.5
-    x = BlockedImage.of(x.astype(self.dtype))
+    pixels = image[:, :used, :used].astype(jnp.float32) / 255 - 0.5
+    x = BlockedImage.of(pixels.astype(self.dtype))
     for i, layer in enumerate(self.layers):
       kernel, bias = layer.cast(self.dtype)
       if i == 0 and self.num_domains:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.nets import dists
-from vid2act_jax.nets.activation import elu
 from vid2act_jax.nets.dense import Dense, SplitDense
+from vid2act_jax.ops.elu import elu
 from vid2act_jax.types import Latent, Normal, Params
 
 
@@ -52,7 +52,7 @@ class RSSM(nn.Module):
   dtype: str = 'float32'  # computed in; states and statistics are float32
 
   def setup(self):
-    parts = (self.stoch, self.action_dim)
+    parts: tuple[int, ...] = (self.stoch, self.action_dim)
     if self.num_domains:
       parts += (self.num_domains,)
 
@@ -84,7 +84,10 @@ class RSSM(nn.Module):
   def project_action(self, action: jax.Array, label: jax.Array | None):
     """The recurrence's input without z: [..., A] (, i32 [...]) -> hidden."""
     out = self.inp(1, action) + self.inp.bias
-    return out + self.inp(2, label) if self.num_domains else out
+    if not self.num_domains:
+      return out
+    assert label is not None
+    return out + self.inp(2, label)
 
   def project_embed(self, embed: jax.Array) -> jax.Array:
     """The posterior's input without h: [..., E] -> [..., hidden]."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.dense import Dense
+from vid2act_jax.rng import Rng
 from vid2act_jax.types import Normal
 
 
@@ -45,6 +46,12 @@ class ActionVAE(nn.Module):
   def latent_dim(self) -> int:
     """Size of the VAE's latent vector."""
     return 2 * self.action_dim
+
+  def latent_noise(
+    self, rng: Rng, shape: tuple[int, ...], row_axis: int | None = None
+  ) -> jax.Array:
+    """The noise for [*shape] latent vectors; `row_axis`: see `Rng.normal`."""
+    return rng.normal((*shape, self.latent_dim), row_axis)
 
   def setup(self):
     dense = lambda features: Dense(features, self.dtype)

@@ -5,96 +5,16 @@ All functions are pure: parameters and noise are arguments. Scans run outside of
 """
 
 import dataclasses
-import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from vid2act_jax.nets import dists, heads, image, rssm
-from vid2act_jax.nets.scan import ScanSpec, scan
+from vid2act_jax.nets.apply import apply
+from vid2act_jax.ops.chunks import map_chunks, sum_chunks
+from vid2act_jax.ops.scan import ScanSpec, scan
+from vid2act_jax.rng import Rng
 from vid2act_jax.types import Latent, Normal, Params
-
-
-def map_chunks(fn, chunk: int, *args):
-  """Applies `fn` to [M, ...] arrays, `chunk` rows at a time; 0: all at once.
-
-  On a CPU the layers of one chunk stay in the caches, and peak memory is lower.
-  If `chunk` does not divide M, the largest divisor of M below it is used.
-  """
-  rows = args[0].shape[0]
-  if not chunk or chunk >= rows:
-    return fn(*args)
-  out = jax.lax.map(lambda xs: fn(*xs), split_chunks(chunk, args))
-  return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), out)
-
-
-def split_chunks(chunk: int, tree):
-  """Arrays [M, ...] -> [M / chunk, chunk, ...]; see `map_chunks`."""
-  rows = jax.tree.leaves(tree)[0].shape[0]
-  chunk = min(chunk, rows) or rows
-  chunk = max(c for c in range(1, chunk + 1) if rows % c == 0)
-  return jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), tree)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def sum_chunks(fn, chunk: int, params, x, data):
-  """Sums `fn(params, x, data)` over its [M] rows, `chunk` rows at a time.
-
-  Like `map_chunks`, but the gradient of a chunk is computed right after its
-  value, so no activations are stored. There is no gradient for `data`.
-
-  Args:
-    fn: (params, x [m, ...], data [m, ...]) -> [m].
-    chunk: rows at a time; 0: all at once.
-    params: a tree.
-    x: [M, ...].
-    data: [M, ...].
-  """
-  each = map_chunks(lambda x, data: fn(params, x, data), chunk, x, data)
-  return each.sum()
-
-
-def _sum_chunks_forward(fn, chunk, params, x, data):
-  grad_fn = jax.value_and_grad(
-    lambda params, x, data: fn(params, x, data).sum(), argnums=(0, 1)
-  )
-
-  def step(carry, xs):
-    value, (params_grad, x_grad) = grad_fn(params, *xs)
-    return jax.tree.map(jnp.add, carry, (value, params_grad)), x_grad
-
-  zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
-  split = split_chunks(chunk, (x, data))
-  (value, params_grad), x_grad = jax.lax.scan(step, zero, split)
-  return value, (params_grad, x_grad.reshape(x.shape))
-
-
-def _sum_chunks_backward(fn, chunk, residuals, cotangent):
-  del fn, chunk
-  params_grad, x_grad = residuals
-  scale = lambda grad: (cotangent * grad).astype(grad.dtype)
-  return jax.tree.map(scale, params_grad), scale(x_grad), None
-
-
-sum_chunks.defvjp(_sum_chunks_forward, _sum_chunks_backward)
-
-
-def run(
-  learned: ScanSpec, *frozen: ScanSpec, unroll: int = 0
-) -> list[tuple[Latent, Any]]:
-  """Runs the scans of `WorldModel.observe_scan`, see `scan`.
-
-  Args:
-    learned: the scan that gradients reach.
-    *frozen: scans of the same length that no gradient reaches.
-    unroll: see `scan`.
-
-  Returns:
-    For each scan its states and posteriors, [B, L, ...].
-  """
-  results = scan(learned, *frozen, unroll=unroll)
-  return jax.tree.map(lambda x: x.swapaxes(0, 1), results)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +27,16 @@ class Sizes:
   hidden: int  # hidden units of the recurrent model
   units: int  # hidden units of the heads, the actor and the critic
   reward_layers: int  # hidden layers of the reward and the discount head
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+  """How a model is computed, which does not change its function."""
+
+  dtype: str = 'float32'  # of the products; states and outputs are float32
+  conv_impl: str = 'native'  # of the convolutions; see `ops.conv`
+  chunk: int = 0  # images at a time through encoder and decoder; 0: all
+  unroll: int = 0  # of scans over time; see `ops.scan`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,17 +55,14 @@ class _Observe:
       params: of the recurrence.
       latent: the previous state, [M, ...].
       x: projected action and embedding f32 [M, hidden], is_first bool [M],
-        noise f32 [M, stoch].
+        noise [M, ...].
     """
     pre_action, pre_embed, is_first, noise = x
     latent = jax.tree.map(
       lambda x: jnp.where(is_first[..., None], 0, x), latent
     )
-    apply = lambda *args, method: self.rssm.apply(
-      {'params': params}, *args, method=method
-    )
-    deter = apply(latent, pre_action, method='advance')
-    post = apply(deter, pre_embed, method='posterior')
+    deter = apply(self.rssm, params, latent, pre_action, method='advance')
+    post = apply(self.rssm, params, deter, pre_embed, method='posterior')
     return Latent(dists.sample(post, noise), deter), post
 
 
@@ -146,13 +73,10 @@ class WorldModel:
   sizes: Sizes
   action_dim: int
   num_domains: int = 0  # > 0: conditioned on a domain label
-  conv_impl: str = 'native'  # of the convolutions; see `nets.conv`
-  chunk: int = 0  # images at a time through encoder and decoder; 0: all
-  dtype: str = 'float32'  # computed in; states and outputs are float32
   # > 0: without an encoder, reads embeddings of this size; 0: own encoder
   embed_dim: int = 0
-  unroll: int = 0  # of scans over time; see `scan`
   predict_continue: bool = False  # with a head for episode continuation
+  compute: Compute = Compute()
 
   @property
   def feat_dim(self) -> int:
@@ -162,8 +86,9 @@ class WorldModel:
   @property
   def encoder(self) -> image.Encoder:
     """Image -> embedding."""
+    c = self.compute
     return image.Encoder(
-      self.sizes.depth, self.num_domains, self.conv_impl, self.dtype
+      self.sizes.depth, self.num_domains, c.conv_impl, c.dtype
     )
 
   @property
@@ -177,19 +102,20 @@ class WorldModel:
       self.embed_dim or self.encoder.embed_dim,
       self.action_dim,
       self.num_domains,
-      self.dtype,
+      self.compute.dtype,
     )
 
   @property
   def decoder(self) -> image.Decoder:
     """Feature -> image."""
-    return image.Decoder(self.sizes.depth, self.conv_impl, self.dtype)
+    c = self.compute
+    return image.Decoder(self.sizes.depth, c.conv_impl, c.dtype)
 
   @property
   def reward(self) -> heads.ScalarHead:
     """Feature -> reward."""
     layers, units = self.sizes.reward_layers, self.sizes.units
-    return heads.ScalarHead(layers, units, self.dtype)
+    return heads.ScalarHead(layers, units, self.compute.dtype)
 
   @property
   def discount(self) -> heads.ScalarHead:
@@ -224,14 +150,23 @@ class WorldModel:
       jnp.zeros((*rows, self.sizes.deter)),
     )
 
+  def latent_noise(
+    self, rng: Rng, shape: tuple[int, ...], row_axis: int | None = None
+  ) -> jax.Array:
+    """The noise for samples of [*shape] states; `row_axis`: see `Rng.normal`.
+
+    Opaque to callers: its axes after `shape` are those of the latent.
+    """
+    return rng.normal((*shape, self.sizes.stoch), row_axis)
+
   def embed(self, params, images, label=None) -> jax.Array:
     """Images u8 [B, L, 64, 64, 3], label i32 [B] or None -> [B, L, E]."""
     rows = images.shape[:2]
     flat = [images.reshape(-1, *images.shape[2:])]
     if self.num_domains:
       flat.append(jnp.repeat(label, rows[1]))
-    fn = lambda *xs: self.encoder.apply({'params': params['encoder']}, *xs)
-    return map_chunks(fn, self.chunk, *flat).reshape(*rows, -1)
+    fn = lambda *xs: apply(self.encoder, params['encoder'], *xs)
+    return map_chunks(fn, self.compute.chunk, *flat).reshape(*rows, -1)
 
   def observe(
     self, params, embed, action, is_first, noise, label=None
@@ -243,14 +178,30 @@ class WorldModel:
       embed: f32 [B, L, E].
       action: f32 [B, L, A], the actions that preceded the frames.
       is_first: bool [B, L]; where set, the previous state and action are reset.
-      noise: f32 [B, L, stoch], standard normal.
+      noise: [B, L, ...] from `latent_noise`.
       label: i32 [B], the domain; None without domains.
 
     Returns:
       States and posteriors, [B, L, ...].
     """
     spec = self.observe_scan(params, embed, action, is_first, noise, label)
-    return run(spec, unroll=self.unroll)[0]
+    return self.run_scans(spec)[0]
+
+  def run_scans(
+    self, learned: ScanSpec, *frozen: ScanSpec
+  ) -> list[tuple[Latent, Normal]]:
+    """Runs scans of `observe_scan` in a single loop over time.
+
+    Args:
+      learned: the scan that gradients reach.
+      *frozen: scans of the same length, also of other models, that no gradient
+        reaches.
+
+    Returns:
+      For each scan its states and posteriors, [B, L, ...].
+    """
+    results = scan(learned, *frozen, unroll=self.compute.unroll)
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), results)
 
   def observe_scan(
     self, params, embed, action, is_first, noise, label=None
@@ -298,8 +249,32 @@ class WorldModel:
     """[..., F] -> mean image [..., 64, 64, 3] in units of u8/255 - 0.5."""
     first = self.decode_first(params, feat.reshape(-1, feat.shape[-1]))
     fn = lambda x: self.decode_rest(params, x)
-    out = map_chunks(fn, self.chunk, first)
+    out = map_chunks(fn, self.compute.chunk, first)
     return out.reshape(*feat.shape[:-1], *out.shape[1:])
+
+  def image_log_prob(self, params, feat: jax.Array, images: jax.Array):
+    """The log-probability of frames, a mean over all of them.
+
+    Decoded images are kept for one chunk only, also for the gradient.
+
+    Args:
+      params: this model's parameters.
+      feat: f32 [B, L, F].
+      images: u8 [B, L, 64, 64, 3].
+
+    Returns:
+      log Normal(image; mean, 1), summed over the pixels: f32 [].
+    """
+
+    def fn(params, x, image):
+      mean = self.decode_rest(params, x)
+      return dists.unit_log_prob(mean, image.astype(jnp.float32) / 255 - 0.5, 3)
+
+    feat, images = (x.reshape(-1, *x.shape[2:]) for x in (feat, images))
+    params = {'decoder': params['decoder']}
+    first = self.decode_first(params, feat)
+    chunk = self.compute.chunk
+    return sum_chunks(fn, chunk, params, first, images) / len(feat)
 
   def decode_first(self, params, feat: jax.Array) -> jax.Array:
     """[M, F] -> the input of `decode_rest`; fast for all M at once."""
@@ -311,17 +286,17 @@ class WorldModel:
 
   def predict_reward(self, params, feat: jax.Array) -> jax.Array:
     """[..., F] -> mean reward [...]."""
-    return self.reward.apply({'params': params['reward']}, feat)
+    return apply(self.reward, params['reward'], feat)
 
   def predict_discount(self, params, feat: jax.Array) -> jax.Array:
     """[..., F] -> logit [...] of the discount: the state is not terminal."""
-    return self.discount.apply({'params': params['discount']}, feat)
+    return apply(self.discount, params['discount'], feat)
 
   def _decoder(self, params, method, x):
-    return self.decoder.apply({'params': params['decoder']}, x, method=method)
+    return apply(self.decoder, params['decoder'], x, method=method)
 
   def _rssm(self, params, method, *args):
-    return self.rssm.apply({'params': params['rssm']}, *args, method=method)
+    return apply(self.rssm, params['rssm'], *args, method=method)
 
 
 def feature(latent: Latent) -> jax.Array:

@@ -8,8 +8,8 @@ conv_im2col.py.
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.nets import conv_im2col, conv_s2d
-from vid2act_jax.nets.blocked_image import BlockedImage
+from vid2act_jax.ops import conv_im2col, conv_s2d
+from vid2act_jax.ops.blocked_image import BlockedImage
 
 IMPLS = {'native': conv_s2d, 'subpixel': conv_im2col}
 

@@ -12,7 +12,7 @@ few images at a time as fit into the caches.
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.nets.blocked_image import BlockedImage
+from vid2act_jax.ops.blocked_image import BlockedImage
 
 
 def conv(image: BlockedImage, kernel: jax.Array) -> BlockedImage:

@@ -11,7 +11,7 @@ Neighbouring layers use the same block size, so pixels are seldom rearranged.
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.nets.blocked_image import BlockedImage
+from vid2act_jax.ops.blocked_image import BlockedImage
 
 _FEW_CHANNELS = 4  # Up to this number blocks are twice as large.
 

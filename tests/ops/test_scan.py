@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vid2act_jax.nets import scan
+from vid2act_jax.ops import scan
 
 _LENGTH = 7
 

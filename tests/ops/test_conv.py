@@ -1,0 +1,83 @@
+"""Tests of the convolutions: both implementations, and their definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import small
+from vid2act_jax.ops import conv
+from vid2act_jax.ops.blocked_image import BlockedImage
+
+
+def _normal(*shape):
+  return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
+def _close(ours, expected, tolerance=1e-5):
+  """Relative by norm."""
+  ours, expected = np.asarray(ours), np.asarray(expected)
+  assert ours.shape == expected.shape
+  error = np.linalg.norm(ours - expected)
+  assert error <= tolerance * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize('channels', [3, 6])
+@pytest.mark.parametrize(
+  'size, kernel', [(64, 4), (62, 4), (31, 4), (14, 3), (14, 5), (6, 4)]
+)
+def test_conv_impls_agree(size, kernel, channels):
+  inputs = _normal(2, size, size, channels)
+  kernel = _normal(kernel, kernel, channels, 5)
+  _assert_impls_agree(conv.conv, inputs, kernel)
+
+
+@pytest.mark.parametrize('channels', [3, 6])
+@pytest.mark.parametrize('kernel', [5, 6])
+@pytest.mark.parametrize('size', [1, 5, 13, 30])
+def test_conv_transpose_impls_agree(size, kernel, channels):
+  inputs = _normal(2, size, size, 5), _normal(kernel, kernel, 5, channels)
+  _assert_impls_agree(conv.conv_transpose, *inputs)
+
+
+def _assert_impls_agree(fn, x, kernel):
+  def run(impl):
+    pixels = lambda x, kernel: fn(BlockedImage.of(x), kernel, impl).pixels()
+    loss = lambda x, kernel: jnp.sin(pixels(x, kernel)).sum()
+    both = lambda *args: (pixels(*args), jax.grad(loss, (0, 1))(*args))
+    return small.jit(both)(x, kernel)
+
+  jax.tree.map(_close, run('subpixel'), run('native'))
+
+
+@pytest.mark.parametrize('impl', conv.IMPLS)
+def test_convolutions_match_their_definition(impl):
+  x, kernel = np.asarray(_normal(1, 7, 7, 2)), np.asarray(_normal(4, 4, 2, 3))
+  expected = np.zeros((1, 2, 2, 3))
+  for i, j in np.ndindex(2, 2):
+    patch = x[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4]
+    expected[:, i, j] = np.einsum('mabc,abcd->md', patch, kernel)
+  _close(conv.conv(BlockedImage.of(x), kernel, impl).pixels(), expected)
+  expected = np.zeros((1, 16, 16, 3))
+  for i, j, a, b in np.ndindex(7, 7, 4, 4):
+    expected[:, 2 * i + a, 2 * j + b] += x[:, i, j] @ kernel[a, b]
+  _close(
+    conv.conv_transpose(BlockedImage.of(x), kernel, impl).pixels(), expected
+  )
+
+
+@pytest.mark.parametrize('size', [12, 13])
+def test_blocked_image_round_trip(size):
+  pixels = _normal(2, size, size, 3)
+  blocked = BlockedImage.of(pixels)
+  for block_size in (2, 4, 1, 4, 2):
+    blocked = blocked.blocks(block_size)
+    grid = -(-size // block_size)
+    assert blocked.x.shape == (2, grid, grid, 3 * block_size**2)
+    assert np.array_equal(blocked.pixels(), pixels)
+    # Values beyond the pixels are undefined, and zero in new blocks.
+    full = grid * block_size == size
+    blocked = blocked if full else blocked.map(lambda x: jnp.where(x, x, 7.0))
+  four = BlockedImage.of(pixels).blocks(4)
+  assert np.array_equal(four.x[:, 1, 2, 3:6], pixels[:, 4, 9])
+  assert (four.blocks(4) is four) == (size == 12)  # Only full blocks.

@@ -1,0 +1,77 @@
+"""Hyperparameters of an agent, as plain records."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class LossScales:
+  """The weight of each loss in the total loss of the model, by its name."""
+
+  kl: float
+  image: float
+  reward: float
+  discount: float
+  distillation: float
+  vae: float
+
+  @property
+  def base_kl(self) -> float:
+    """The KL of a stacked student's base has the weight of the student's."""
+    return self.kl
+
+  def apply(self, losses: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Scales losses by name: {'kl': ...} -> {'kl_loss': ...}."""
+    return {
+      f'{name}_loss': getattr(self, name) * loss
+      for name, loss in losses.items()
+    }
+
+
+def total(losses: Mapping[str, jax.Array]) -> jax.Array:
+  """The sum of losses, in their order."""
+  return sum(losses.values(), start=jnp.zeros(()))
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+  """Hyperparameters of the model's losses."""
+
+  scales: LossScales
+  kl_balance: float  # weight of the KL's term that trains the prior
+  kl_free: float  # nats
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferSettings:
+  """Sizes and hyperparameters of distillation and action replay."""
+
+  vae_hidden: int
+  guidance: int  # size of the guidance vector
+  importance_floor: float  # minimum similarity weight in the distillation loss
+  vae_kl: float  # weight of the VAE's KL relative to its error
+
+
+@dataclasses.dataclass(frozen=True)
+class BehaviorSettings:
+  """Sizes and hyperparameters of the actor-critic."""
+
+  horizon: int  # imagined states per trajectory
+  discount: float
+  lambda_: float
+  entropy: float
+  slow_period: int  # updates between copies of the critic
+  actor_layers: int
+  critic_layers: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """All hyperparameters of an agent."""
+
+  loss: LossSettings
+  transfer: TransferSettings
+  behavior: BehaviorSettings

@@ -1,0 +1,1 @@
+"""Tuned forms of plain operations, in JAX alone; tested against those."""
