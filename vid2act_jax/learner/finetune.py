@@ -123,15 +123,21 @@ def model_loss(
   embed, other_losses = encode.embed(
     agent, params, target, world_rng.fold_in(1)
   )
+  observe = agent.student.observe_scan(
+    params['world_model'],
+    embed,
+    target.action,
+    target.is_first,
+    agent.student.latent_noise(world_rng, target.reward.shape, row_axis=0),
+  )
   world_losses, metrics, outputs = world_model_losses(
     agent.student,
     params['world_model'],
-    embed,
+    observe,
     target,
-    agent.student.latent_noise(world_rng, target.reward.shape, row_axis=0),
     settings,
-    axis_name=rng.axis_name,
-    frozen_scans=frozen_scans,
+    rng.axis_name,
+    frozen_scans,
   )
 
   transfer_outputs = None

@@ -64,15 +64,16 @@ class Pretrainer:
     rows, label = self._flatten_domains(batch)
 
     def loss_fn(params):
-      losses, metrics, _ = world_model_losses(
-        self.teacher,
+      observe = self.teacher.observe_scan(
         params,
         self.teacher.embed(params, rows.image, label),
-        rows,
+        rows.action,
+        rows.is_first,
         _merge_rows(noise),
-        self.loss,
         label,
-        axis_name,
+      )
+      losses, metrics, _ = world_model_losses(
+        self.teacher, params, observe, rows, self.loss, axis_name
       )
       scaled = self.loss.scales.apply(losses)
       loss = total(scaled)

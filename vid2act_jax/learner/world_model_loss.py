@@ -25,24 +25,20 @@ class WorldModelOutputs(flax.struct.PyTreeNode):
 def world_model_losses(
   model: WorldModel,
   params: Params,
-  embed: jax.Array,
+  observe: ScanSpec,
   batch: Batch,
-  noise: jax.Array,
   settings: LossSettings,
-  label: jax.Array | None = None,
   axis_name: str | None = None,
   frozen_scans: Sequence[ScanSpec] = (),
 ) -> tuple[dict[str, jax.Array], Metrics, WorldModelOutputs]:
   """Losses of one world model on a batch of sequences.
 
   Args:
-    model: the networks; conditioned on `label` if they have domains.
+    model: the networks.
     params: their parameters.
-    embed: f32 [B, L, E], embeddings of the frames for the posterior.
+    observe: of the posterior, from `model.observe_scan`.
     batch: [B, L, ...]; with the discount if `model.predict_continue`.
-    noise: [B, L, ...] from `WorldModel.latent_noise`.
     settings: balance and free nats of the KL.
-    label: i32 [B], the domain of each row, or None.
     axis_name: the mapped axis that the batch is split over, if any.
     frozen_scans: more scans of length L for the same loop, without gradients.
 
@@ -54,10 +50,7 @@ def world_model_losses(
     ValueError: the model has a discount head, but the batch has no discount.
   """
   assert batch.image is not None
-  spec = model.observe_scan(
-    params, embed, batch.action, batch.is_first, noise, label
-  )
-  (latent, post), *frozen_outputs = model.run_scans(spec, *frozen_scans)
+  (latent, post), *frozen_outputs = model.run_scans(observe, *frozen_scans)
   prior = model.prior(params, latent.deter)
   feat = feature(latent)
 
