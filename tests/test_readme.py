@@ -22,6 +22,7 @@ def finished(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_loading_a_run_and_acting(finished):
   assert EXAMPLE.count('runs/quickstart-0') == 1
   names = {}

@@ -142,7 +142,7 @@ def test_control_groups_of_both_versions(monkeypatch, tmp_path):
 
 def test_the_allocators_settings_are_the_launchers(monkeypatch):
   script = (ROOT / 'launch' / 'local.sh').read_text()
-  block = script[script.index('  keep=') : script.index('  export GLIBC')]
+  block = script[script.index('  threshold=') : script.index('  export GLIBC')]
   output = subprocess.run(
     ['bash', '-c', block + 'echo $GLIBC_TUNABLES'],
     capture_output=True,
