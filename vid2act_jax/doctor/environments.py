@@ -20,7 +20,7 @@ def render(backend: str, _):
   if not find_spec('mujoco'):
     return  # Reported by `gl`.
   if backend == 'glfw' and not os.environ.get('DISPLAY'):
-    fix = 'needed if no other one works: a display'
+    fix = 'needed if no other one works: a display, and libgl1'
     yield note(name, 'not tried: there is no display', fix)
     return
   os.environ['MUJOCO_GL'] = backend

@@ -62,7 +62,8 @@ def memory(_):
     text += f', limited to {limit / GB:.1f} GB by a control group'
   text += f'; {available / GB:.1f} GB available'
   # Peaks on a CPU, measured: the quickstart 2.1 GB, a full-size update 5.1 GB.
-  need = 'on a CPU the quickstart takes 2.1 GB, a full-size update about 6 GB'
+  need = 'on a CPU --config=experiments/quickstart.py takes 2.1 GB, a full-size'
+  need += ' update about 6 GB'
   fix = 'close other programs, or raise the limit of the container or job; or'
   fix += ' --config.finetune.batch=16 --config.pretrain.batch=16'
   yield grade('memory', text, available, 2.5 * GB, 6 * GB, need, fix)
