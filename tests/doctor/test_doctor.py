@@ -1,45 +1,42 @@
-"""The doctor: what it says here, and of machines with something wrong."""
+"""Tests of the doctor, on this machine and on ones with something wrong."""
 
 import importlib.util
 import json
 import pathlib
 import subprocess
 import sys
+import types
 
+import jax
 import numpy as np
 import pytest
 
 from vid2act_jax.doctor import __main__ as doctor
-from vid2act_jax.doctor import checks, machine, probe, results
+from vid2act_jax.doctor import checks, environments, machine, results
 from vid2act_jax.envs import registry
 
 ROOT = pathlib.Path(__file__).parents[2]
-CRASH = 'import os; os.abort()'
-HANG = 'import time; print("{", flush=True); time.sleep(60)'
+CRASH = 'kill -ABRT $$'
+HANG = 'echo {; exec sleep 60'
 
 
-def run(check, folder='.'):
-  """Rows of a check by their names."""
-  return {x.name: x for x in results.collect({'check': check}, folder)}
+def run(*names):
+  """Results of checks by their names; the checks run in this process."""
+  return {x.name: x for name in names for x in checks.find(name, '.')}
 
 
-def answer(monkeypatch, **answers):
-  """Puts answers, or exceptions, in the place of probes by their names."""
-
-  def probe_run(name, *unused, **unused_settings):
-    value = answers[name]
-    if isinstance(value, Exception):
-      raise value
-    return value
-
-  monkeypatch.setattr(probe, 'run', probe_run)
+def change(monkeypatch, name, **fields):
+  """Replaces fields of a check."""
+  changed = checks.CHECKS[name]._replace(**fields)
+  monkeypatch.setitem(checks.CHECKS, name, changed)
 
 
-def replace_probes(monkeypatch, code, **limits):
-  """Puts other programs in the place of all probes."""
-  command = lambda *unused: [sys.executable, '-c', code]
-  monkeypatch.setattr(probe, '_command', command)
-  monkeypatch.setattr(checks, 'LIMITS', {**checks.LIMITS, **limits})
+def replace_processes(monkeypatch, tmp_path, code):
+  """Replaces the processes of all checks by a shell script."""
+  script = tmp_path / 'python'
+  script.write_text(f'#!/usr/bin/env bash\n{code}\n')
+  script.chmod(0o755)
+  monkeypatch.setattr(checks.sys, 'executable', str(script))
 
 
 @pytest.fixture(scope='module')
@@ -64,8 +61,9 @@ def test_this_machine_has_no_problem(healthy):
     assert set(row) == {'name', 'status', 'text', 'remedy'}
   for name in ('devices', 'gl', 'update', 'update/conv'):
     assert found[name]['status'] == 'ok'
-  for name in checks.SUITES:
-    assert found[f'suites/{name}']['status'] == 'ok'
+  for name in checks.CHECKS:
+    if name.startswith('suites/'):
+      assert found[name]['status'] == 'ok'
 
 
 def test_texts_of_results_without_problems(healthy):
@@ -92,16 +90,18 @@ def test_quick_checks_as_text(tmp_path, capsys):
 
 
 def test_a_problem_makes_the_status_1(capsys, monkeypatch):
-  answer(monkeypatch, devices=probe.Failed('no driver'))
+  monkeypatch.setattr(checks, 'run', checks.find)
+  monkeypatch.setattr(jax, 'local_devices', lambda: 1 / 0)
   assert doctor.main(['--json', '--only', 'devices']) == 1
   output = json.loads(capsys.readouterr().out)
   assert output['ok'] is False
   [row] = output['checks']
-  assert row['status'] == 'problem' and 'no driver' in row['text']
+  assert row['status'] == 'problem' and 'division' in row['text']
   assert 'JAX_PLATFORMS' in row['remedy']
 
 
 def test_a_note_leaves_the_status_0(capsys, monkeypatch):
+  monkeypatch.setattr(checks, 'run', checks.find)
   monkeypatch.setattr(machine, 'accelerator_files', dict)
   monkeypatch.setattr(machine.platform, 'libc_ver', lambda: ('glibc', '2.36'))
   monkeypatch.setenv('GLIBC_TUNABLES', '')
@@ -122,7 +122,10 @@ def test_wrong_usage_is_status_2(arguments, capsys):
 def test_list_names_all_checks(capsys):
   assert doctor.main(['--list']) == 0
   lines = capsys.readouterr().out.splitlines()
-  assert [line.split()[0] for line in lines] == list(checks.CHECKS)
+  assert [line.split()[0] for line in lines] == [
+    'packages', 'devices', 'memory', 'allocator', 'disk', 'gl', 'suites',
+    'update',
+  ]  # fmt: skip
   assert all(len(line.split()) > 3 for line in lines)
 
 
@@ -137,7 +140,9 @@ def test_a_check_that_raises_ends_only_itself(capsys, monkeypatch):
 
   whole = lambda _: [results.ok('whole', 'fine')]
   table = {'half': half, 'missing': missing, 'whole': whole}
+  table = {name: checks.Check(find) for name, find in table.items()}
   monkeypatch.setattr(checks, 'CHECKS', table)
+  monkeypatch.setattr(checks, 'run', checks.find)
   assert doctor.main(['--json']) == 1
   found = json.loads(capsys.readouterr().out)['checks']
   status = [(row['name'], row['status']) for row in found]
@@ -165,30 +170,40 @@ def test_results_have_a_fix_exactly_if_they_need_one():
 
 def test_without_mujoco_it_runs(tmp_path):
   """Nor jax: nothing but the standard library is needed to begin."""
+  for name in ('jax', 'flax', 'numpy', 'mujoco', 'packaging'):
+    text = f'raise ModuleNotFoundError("No module named {name!r}")'
+    (tmp_path / f'{name}.py').write_text(text)
   code = (
-    'import sys\n'
-    'for name in ("jax", "flax", "numpy", "mujoco", "packaging"):\n'
-    '  sys.modules[name] = None\n'
+    f'import os, sys\nsys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]\n'
+    'os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])\n'
     'from vid2act_jax.doctor.__main__ import main\n'
-    'sys.exit(main(["--json", "--only", "packages", "memory", "disk"]))\n'
+    'names = ["packages", "devices", "memory", "disk", "suites", "update"]\n'
+    'sys.exit(main(["--json", "--only", *names]))\n'
   )
   done = subprocess.run(
-    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
+    [sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True
   )
   assert done.returncode == 1 and done.stderr == ''
   found = {x['name']: x for x in json.loads(done.stdout)['checks']}
   assert found['packages']['status'] == 'problem'
   assert 'packaging' in found['packages']['text']
   assert found['disk/write']['status'] == 'ok'
-
-
-CPU = {'backend': 'cpu', 'kind': 'cpu', 'count': 1, 'bytes': 0, 'processes': 1}
+  for name in ('devices', 'suites/dmc', 'update'):
+    assert found[name]['status'] == 'problem'
+    assert found[name]['text'].startswith('ModuleNotFoundError: No module')
 
 
 def test_devices_and_their_memory(monkeypatch):
-  found = {'backend': 'gpu', 'kind': 'Card', 'count': 8, 'bytes': 60e9}
-  answer(monkeypatch, devices={**found, 'processes': 2})
-  row = run(checks.devices)['devices']
+  memory = lambda: {'bytes_limit': 60e9}
+  card = types.SimpleNamespace(device_kind='Card', memory_stats=memory)
+  for name, value in (
+    ('local_devices', [card]),
+    ('default_backend', 'gpu'),
+    ('device_count', 8),
+    ('process_count', 2),
+  ):
+    monkeypatch.setattr(jax, name, lambda value=value: value)
+  row = run('devices')['devices']
   assert (
     row.text == 'gpu: 8 x Card, JAX may take 60.0 GB of each, in 2 processes'
   )
@@ -196,119 +211,166 @@ def test_devices_and_their_memory(monkeypatch):
 
 @pytest.mark.parametrize('kind,extra', [('nvidia', 'cuda'), ('tpu', 'tpu')])
 def test_an_accelerator_that_jax_does_not_see(monkeypatch, kind, extra):
-  answer(monkeypatch, devices=CPU)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
   monkeypatch.setattr(machine, 'accelerator_files', lambda: {kind: '/dev/it'})
   monkeypatch.delenv('JAX_PLATFORMS', raising=False)
-  row = run(checks.devices)[f'devices/{kind}']
+  row = run('devices')[f'devices/{kind}']
   assert row.status == 'note' and '/dev/it' in row.text
   assert f"pip install -e '.[{extra}]'" in row.fix
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
-  fix = run(checks.devices)[f'devices/{kind}'].fix
+  fix = run('devices')[f'devices/{kind}'].fix
   assert fix.startswith('unset JAX_PLATFORMS')
 
 
-def test_gl_backends_that_crash(monkeypatch):
-  replace_probes(monkeypatch, CRASH)
-  monkeypatch.setenv('DISPLAY', ':0')
-  monkeypatch.delenv('MUJOCO_GL', raising=False)
-  found = run(checks.gl)
-  for backend in ('egl', 'osmesa', 'glfw'):
-    assert 'SIGABRT' in found[f'gl/{backend}'].text
-    assert not found[f'gl/{backend}'].fix.startswith('none needed')
-  assert found['gl'].status == 'problem' and 'apt-get' in found['gl'].fix
-  monkeypatch.setenv('MUJOCO_GL', 'egl')
-  assert 'unset MUJOCO_GL' in run(checks.gl)['gl'].fix
+GL_BACKENDS = ('egl', 'osmesa', 'glfw')
 
 
-def test_gl_backends_that_hang(monkeypatch):
-  replace_probes(monkeypatch, HANG, gl=0.5, gl_choice=0.5)
+def test_gl_backends_that_crash(monkeypatch, tmp_path):
+  replace_processes(monkeypatch, tmp_path, CRASH)
+  for backend in GL_BACKENDS:
+    [row] = checks.run(f'gl/{backend}', '.')
+    assert row.name == f'gl/{backend}' and row.status == 'note'
+    assert 'SIGABRT' in row.text
+    assert row.fix.startswith('needed if no other one works: ')
+  [row] = checks.run('gl', '.')
+  assert row.status == 'problem' and 'apt-get' in row.fix
+  assert 'unset MUJOCO_GL' in row.fix
+
+
+def test_gl_backends_that_hang(monkeypatch, tmp_path):
   monkeypatch.delenv('DISPLAY', raising=False)
-  found = run(checks.gl)
-  assert found['gl/egl'].text == 'no answer within 0.5 s'
-  assert 'no display' in found['gl/glfw'].text
-  assert found['gl'].status == 'problem'
+  assert 'no display' in run('gl/glfw')['gl/glfw'].text
+  replace_processes(monkeypatch, tmp_path, HANG)
+  change(monkeypatch, 'gl/egl', limit=0.5)
+  change(monkeypatch, 'gl', limit=0.5)
+  [row] = checks.run('gl/egl', '.')
+  assert row.text == 'no answer within 0.5 s'
+  [row] = checks.run('gl', '.')
+  assert row.status == 'problem'
 
 
-def test_software_rendering_beside_a_graphics_card(monkeypatch):
-  drawn = {'rate': 50.0, 'driver': 'llvmpipe (LLVM)'}
-  answer(monkeypatch, gl=drawn, gl_choice={'backend': 'egl'})
-  assert run(checks.gl)['gl/egl'].status == 'ok'
+def test_software_rendering_on_a_machine_with_a_graphics_card(monkeypatch):
+  monkeypatch.setenv('MUJOCO_GL', 'osmesa')
+  drawn = lambda: (50.0, 'llvmpipe (LLVM)')
+  monkeypatch.setattr(environments, '_render', drawn)
+  monkeypatch.setattr(environments, 'accelerator_files', dict)
+  assert run('gl/egl')['gl/egl'].status == 'ok'
+  assert environments.os.environ['MUJOCO_GL'] == 'egl'
   card = lambda: {'nvidia': '/dev/nvidia0'}
-  monkeypatch.setattr(machine, 'accelerator_files', card)
-  found = run(checks.gl)
+  monkeypatch.setattr(environments, 'accelerator_files', card)
+  monkeypatch.setattr('vid2act_jax.envs.gl.select_backend', lambda: 'egl')
+  found = run('gl/egl', 'gl')
   assert found['gl/egl'].status == 'note' and found['gl'].status == 'ok'
   assert 'NVIDIA_DRIVER_CAPABILITIES' in found['gl/egl'].fix
 
 
-def test_how_a_probe_fails(monkeypatch):
-  with pytest.raises(probe.Failed, match="^KeyError: 'no_such_probe'$"):
-    probe.run('no_such_probe', limit=60)
-  replace_probes(monkeypatch, 'import sys; sys.exit("the last words")')
-  with pytest.raises(probe.Failed, match='status 1 .*: the last words$'):
-    probe.run('gl', limit=60)
+def test_processes_that_fail(monkeypatch, tmp_path):
+  def reply(code):
+    replace_processes(monkeypatch, tmp_path, code)
+    return checks.run('disk', '.')
+
+  [row] = checks.run('disk', str(tmp_path / 'none'))
+  assert row.text.endswith('does not exist, or is not a folder')
+  [row] = reply('echo the last words >&2; exit 1')
+  assert row.status == 'problem'
+  assert row.text == 'exit status 1 without an answer: the last words'
+  answer = 'ANSWER [["ok", "disk", "fine"]]'
   # An answer, and a crash on the way out.
-  replace_probes(monkeypatch, f'print("{{}}", flush=True); {CRASH}')
-  with pytest.raises(probe.Failed, match='SIGABRT'):
-    probe.run('gl', limit=60)
-  replace_probes(monkeypatch, 'print("noise"); print(\'{"rate": 3}\')')
-  assert probe.run('gl', limit=60) == {'rate': 3}
+  [row] = reply(f"echo '{answer}'; {CRASH}")
+  assert row.status == 'problem' and 'SIGABRT' in row.text
+  assert reply(f"echo 'noise\n\n{answer}'") == [results.ok('disk', 'fine')]
+  monkeypatch.setattr(machine.shutil, 'disk_usage', lambda path: {}['a'])
+  assert run('disk')['disk'].text == "KeyError: 'a'"
 
 
 def without(monkeypatch, *missing):
   real = importlib.util.find_spec
   find = lambda name: None if name in missing else real(name)
-  monkeypatch.setattr(checks.importlib.util, 'find_spec', find)
+  monkeypatch.setattr(environments, 'find_spec', find)
 
 
 def test_a_missing_suite_is_a_note_and_no_suite_a_problem(monkeypatch):
-  answer(monkeypatch, suite={'versions': {'some': '1'}})
+  env = types.SimpleNamespace(
+    action_dim=1,
+    reset=lambda: None,
+    step=lambda action: {'image': np.ones((64, 64, 3), np.uint8)},
+    close=lambda: None,
+    description={'versions': {'some': '1'}},
+  )
+  monkeypatch.setattr('vid2act_jax.envs.make', lambda *args, **kwargs: env)
+  names = ('suites/dmc', 'suites/metaworld', 'suites/gym', 'suites')
   without(monkeypatch, 'metaworld')
-  found = run(checks.suites)
+  found = run(*names)
   assert 'suites' not in found and found['suites/dmc'].status == 'ok'
+  assert found['suites/dmc'].text == 'dmc_cartpole_balance steps (some 1)'
   assert found['suites/metaworld'].status == 'note'
   assert found['suites/metaworld'].fix == "pip install -e '.[metaworld]'"
   without(monkeypatch, 'metaworld', 'dm_control', 'gymnasium', 'mujoco')
-  found = run(checks.suites)
+  found = run(*names)
   assert found['suites'].status == 'problem'
-  assert run(checks.gl)['gl'].status == 'note'
+  gl = run(*(f'gl/{x}' for x in GL_BACKENDS), 'gl')
+  assert list(gl) == ['gl'] and gl['gl'].status == 'note'
 
 
 def test_a_suite_that_fails_is_a_problem(monkeypatch):
-  answer(monkeypatch, suite=probe.Failed('AttributeError: np.in1d'))
-  row = run(checks.suites)['suites/dmc']
+  def make(*args, **kwargs):
+    raise AttributeError('np.in1d')
+
+  monkeypatch.setattr('vid2act_jax.envs.make', make)
+  row = run('suites/dmc')['suites/dmc']
   assert row.status == 'problem' and 'np.in1d' in row.text
+  black = {'image': np.zeros((64, 64, 3), np.uint8)}
+  env = types.SimpleNamespace(
+    action_dim=1,
+    reset=lambda: None,
+    step=lambda action: black,
+    close=lambda: None,
+  )
+  monkeypatch.setattr('vid2act_jax.envs.make', lambda *args, **kwargs: env)
+  row = run('suites/dmc')['suites/dmc']
+  assert row.status == 'problem' and 'renders no image' in row.text
 
 
 def test_the_suites_are_those_of_the_registry():
-  for name, (package, extra, task) in checks.SUITES.items():
-    suite = registry.SUITES[name]
-    assert (suite.package, suite.extra) == (package, extra)
-    assert task.startswith(f'{name}_')
-  optional = {k for k, suite in registry.SUITES.items() if suite.package}
-  assert optional == set(checks.SUITES)
+  optional = {k: x for k, x in registry.SUITES.items() if x.package}
+  for name, suite in optional.items():
+    check = checks.CHECKS[f'suites/{name}']
+    assert f"pip install -e '.[{suite.extra}]'" in check.fix
+    assert check.find.args[1].startswith(f'{name}_')
+  names = [x for x in checks.CHECKS if x.startswith('suites/')]
+  assert set(names) == {f'suites/{name}' for name in optional}
 
 
 @pytest.mark.parametrize('error', [0.5, float('nan')])
 def test_an_update_with_wrong_numbers(monkeypatch, error):
-  good = {'compile_s': 2.0, 'rate': 9.0, 'form': 'native', 'bad': []}
-  answer(monkeypatch, update={**good, 'conv_error': error})
-  found = run(checks.update)
+  from vid2act_jax.doctor import update
+
+  monkeypatch.setattr(update, 'measure', lambda agent: (9.0, 2.0, []))
+  monkeypatch.setattr(update, 'conv_error', lambda: error)
+  found = run('update')
   assert found['update'].status == 'ok'
   assert found['update/conv'].status == 'problem'
-  bad = {**good, 'bad': ['actor_loss'], 'conv_error': 1e-6}
-  answer(monkeypatch, update=bad)
-  found = run(checks.update)
+  bad = lambda agent: (9.0, 2.0, ['actor_loss'])
+  monkeypatch.setattr(update, 'measure', bad)
+  monkeypatch.setattr(update, 'conv_error', lambda: 1e-6)
+  found = run('update')
   assert found['update'].status == 'problem'
   assert 'actor_loss' in found['update'].text
   assert found['update/conv'].status == 'ok'
-  answer(monkeypatch, update=probe.Failed('it died of SIGILL'))
-  assert run(checks.update)['update'].status == 'problem'
 
 
-def test_a_wrong_convolution_is_seen(monkeypatch):
+def test_an_update_that_crashes(monkeypatch, tmp_path):
+  replace_processes(monkeypatch, tmp_path, 'kill -ILL $$')
+  [row] = checks.run('update', '.')
+  assert row.name == 'update' and row.status == 'problem'
+  assert 'SIGILL' in row.text
+
+
+@pytest.mark.parametrize('name', ['conv', 'conv_transpose'])
+def test_a_wrong_convolution_is_seen(monkeypatch, name):
   from vid2act_jax.doctor import update
 
-  real = update.conv.conv
+  real = getattr(update.conv, name)
 
   def broken(scale):
     wrong = lambda x: x * scale
@@ -317,7 +379,7 @@ def test_a_wrong_convolution_is_seen(monkeypatch):
       wrong if form == 'native' else right
     )
 
-  monkeypatch.setattr(update.conv, 'conv', broken(1.01))
+  monkeypatch.setattr(update.conv, name, broken(1.01))
   assert 1e-3 < update.conv_error() < 1
-  monkeypatch.setattr(update.conv, 'conv', broken(np.nan))
+  monkeypatch.setattr(update.conv, name, broken(np.nan))
   assert np.isnan(update.conv_error())

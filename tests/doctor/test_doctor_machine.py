@@ -7,14 +7,14 @@ from importlib import metadata
 
 import pytest
 
-from vid2act_jax.doctor import machine, packages, results
+from vid2act_jax.doctor import checks, machine, packages
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(check, folder='.'):
-  """Rows of a check by their names."""
-  return {row.name: row for row in results.collect({'check': check}, folder)}
+  """Results of a check by their names."""
+  return {row.name: row for row in check(folder)}
 
 
 def versions(monkeypatch, **changed):
@@ -67,27 +67,32 @@ def test_plugins_fit_jaxlib(monkeypatch):
 
 
 def test_where_the_ranges_come_from(monkeypatch, tmp_path):
-  python, lines, is_installed = packages.declared()
-  assert python == '>=3.11' and is_installed
+  python, lines = packages.declared()
+  assert python == '>=3.11'
   assert 'numpy>=2.0' in lines and 'mujoco==3.3.0; extra == "dmc"' in lines
+  assert run(packages.packages)['packages'].status == 'ok'
   # Without a checkout: what was installed.
   monkeypatch.setattr(packages, '_ROOT', tmp_path)
-  python, lines, is_installed = packages.declared()
-  assert python == '>=3.11' and is_installed
+  python, lines = packages.declared()
+  assert python == '>=3.11'
   assert 'numpy>=2.0' in lines and 'mujoco==3.3.0; extra == "dmc"' in lines
+  assert run(packages.packages)['packages'].status == 'ok'
 
 
 def test_a_project_that_is_not_installed(monkeypatch, tmp_path):
+  versions(monkeypatch, vid2act_jax=None)
+  found = list(packages.packages('.'))
+  assert {r.status for r in found if r.name == 'python'} == {'ok'}
+  assert found[0].status == 'note' and 'not installed' in found[0].text
+
   def missing(name):
     raise metadata.PackageNotFoundError(name)
 
   monkeypatch.setattr(packages.metadata, 'metadata', missing)
-  found = list(results.collect({'packages': packages.packages}, '.'))
-  assert {r.status for r in found if r.name == 'python'} == {'ok'}
-  assert found[0].status == 'note' and 'not installed' in found[0].text
   monkeypatch.setattr(packages, '_ROOT', tmp_path)
-  [row] = results.collect({'packages': packages.packages}, '.')
-  assert row.status == 'problem' and 'setup.cfg' in row.text
+  [row] = checks.find('packages', '.')
+  assert row.status == 'problem' and 'vid2act_jax' in row.text
+  assert "pip install -e '.[dmc]'" in row.fix
 
 
 def test_markers_for_another_python_are_left_out(monkeypatch, tmp_path):
@@ -108,7 +113,8 @@ def test_markers_for_another_python_are_left_out(monkeypatch, tmp_path):
 )
 def test_memory(monkeypatch, available, status):
   monkeypatch.setattr(machine.os, 'sysconf', lambda name: 100_000)  # 10 GB
-  monkeypatch.setattr(machine, '_available', lambda: available)
+  number = lambda path, key, default: available / 1024
+  monkeypatch.setattr(machine, '_number', number)
   no_limit = (float('inf'), float('inf'))
   monkeypatch.setattr(machine, 'cgroup_memory', lambda: no_limit)
   row = run(machine.memory)['memory']
@@ -119,24 +125,35 @@ def test_memory(monkeypatch, available, status):
   assert 'limited to 4.0 GB' in row.text and '1.0 GB available' in row.text
 
 
+def test_available_memory_is_read_in_bytes(monkeypatch):
+  monkeypatch.setattr(machine.os, 'sysconf', lambda name: 100_000)  # 10 GB
+  no_limit = (float('inf'), float('inf'))
+  monkeypatch.setattr(machine, 'cgroup_memory', lambda: no_limit)
+  text = 'MemTotal: 9 kB\nMemAvailable:    3000000 kB\n'
+  monkeypatch.setattr(machine, '_read', lambda path: text)
+  assert '; 3.1 GB available' in run(machine.memory)['memory'].text
+  monkeypatch.setattr(machine, '_read', lambda path: '')  # Unknown.
+  assert '; 10.0 GB available' in run(machine.memory)['memory'].text
+
+
 def test_control_groups_of_both_versions(monkeypatch, tmp_path):
-  v2, v1 = tmp_path / 'v2' / 'job', tmp_path / 'v1' / 'box'
+  v2, v1 = tmp_path / 'job', tmp_path / 'memory' / 'box'
   for folder, name, limit, used in (
     (v2 / 'step', 'memory.max', 'max', 'anon 5'),
-    (v2, 'memory.max', '1000', 'file 9\nanon 300'),
+    (v2, 'memory.max', '1000', 'file 9\nanon 300\nanon_thp 7'),
     (v1, 'memory.limit_in_bytes', '800', 'rss 1\ntotal_rss 500'),
+    (tmp_path / 'memory' / 'other', 'memory.limit_in_bytes', '1', ''),
   ):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(limit)
     (folder / 'memory.stat').write_text(used)
-  listed = [
-    (v2 / 'step', 'memory.max', 'anon'),
-    (v2, 'memory.max', 'anon'),
-    (tmp_path / 'nowhere', 'memory.max', 'anon'),
-  ]
-  monkeypatch.setattr(machine, '_cgroup_folders', lambda: listed)
+  listed = tmp_path / 'cgroup'
+  monkeypatch.setattr(machine, '_CGROUPS', tmp_path)
+  monkeypatch.setattr(machine, '_CGROUP_FILE', listed)
+  assert machine.cgroup_memory() == (float('inf'), float('inf'))
+  listed.write_text('5:cpu:/other\n0::/job/step/nowhere\n')
   assert machine.cgroup_memory() == (1000, 700)
-  listed.append((v1, 'memory.limit_in_bytes', 'total_rss'))
+  listed.write_text('0::/job/step\n4:hugetlb,memory:/box/inner\n')
   assert machine.cgroup_memory() == (800, 300)
 
 

@@ -13,43 +13,40 @@ import sys
 from vid2act_jax.doctor import checks, results
 
 
-def _parser():
-  parser = argparse.ArgumentParser(
-    'python -m vid2act_jax.doctor',
-    description='Reports what works on this machine, and how to fix the rest.',
-    epilog='Exit status: 0 no problem (perhaps notes), 1 a problem, 2 wrong'
-    ' usage.',
-  )
-  text = 'these checks alone, of: ' + ', '.join(checks.CHECKS)
-  choices = {'choices': checks.CHECKS, 'metavar': 'NAME'}
-  parser.add_argument('--only', nargs='+', help=text, **choices)
-  parser.add_argument('--list', action='store_true', help='name the checks')
-  text = 'where runs are to be kept (default: the current folder)'
-  parser.add_argument('--folder', default='.', help=text)
-  text = 'print one JSON object'
-  parser.add_argument('--json', action='store_true', help=text)
-  return parser
-
-
 def main(arguments: list[str] | None = None) -> int:
   """Runs the checks named by command-line arguments; returns the exit status.
 
   Raises:
     SystemExit: with 2, for wrong usage.
   """
-  args = _parser().parse_args(arguments)
+  parser = argparse.ArgumentParser(
+    'python -m vid2act_jax.doctor',
+    description='Reports what works on this machine, and how to fix the rest.',
+    epilog='Exit status: 0 no problem (perhaps notes), 1 a problem, 2 wrong'
+    ' usage.',
+  )
+  groups = [name for name in checks.CHECKS if '/' not in name]
+  names = {'nargs': '+', 'choices': groups, 'metavar': 'NAME'}
+  text = f'these checks alone, of: {", ".join(groups)}'
+  parser.add_argument('--only', default=groups, help=text, **names)
+  parser.add_argument('--list', action='store_true', help='name the checks')
+  text = 'where runs are to be kept (default: the current folder)'
+  parser.add_argument('--folder', default='.', help=text)
+  text = 'print one JSON object'
+  parser.add_argument('--json', action='store_true', help=text)
+  args = parser.parse_args(arguments)
   if args.list:
-    for name, check in checks.CHECKS.items():
-      print(f'{name:<12}{check.__doc__.splitlines()[0]}')
+    for name in groups:
+      print(f'{name:<12}{checks.CHECKS[name].find.__doc__.splitlines()[0]}')
     return 0
-  names = [x for x in checks.CHECKS if not args.only or x in args.only]
-  chosen = {name: checks.CHECKS[name] for name in names}
   found = []
-  for result in results.collect(chosen, os.path.expanduser(args.folder)):
-    found.append(result)
-    if not args.json:
-      print(result, flush=True)  # Immediately: some checks take a while.
-  statuses = [result.status for result in found]
+  for name in checks.CHECKS:
+    if name.partition('/')[0] in args.only:
+      rows = checks.run(name, os.path.expanduser(args.folder))
+      found += rows
+      if rows and not args.json:
+        print(*rows, sep='\n', flush=True)  # Some checks take a while.
+  statuses = [row.status for row in found]
   ok = 'problem' not in statuses
   if args.json:
     keys = {'name': 'name', 'status': 'status', 'text': 'text', 'remedy': 'fix'}

@@ -18,59 +18,51 @@ _PLUGINS = [f'jax-cuda{n}-{x}' for n in (12, 13) for x in ('plugin', 'pjrt')]
 
 def packages(_):
   """Versions of Python and the packages against the ranges of setup.cfg."""
-  from packaging import requirements, specifiers
+  from packaging.requirements import Requirement
+  from packaging.specifiers import SpecifierSet
 
-  required, lines, is_installed = declared()
-  if not is_installed:
+  required, lines = declared()
+  if not _version(_PROJECT):
     text = f'{_PROJECT} is not installed: it works only in its own folder'
     yield note('packages', text, f"pip install -e '{_ROOT}[dmc]'")
   version = platform.python_version()
-  if specifiers.SpecifierSet(required).contains(version, prereleases=True):
+  if SpecifierSet(required).contains(version, prereleases=True):
     yield ok('python', f'{version} (required: {required})')
   else:
     fix = 'PYTHON=FILE VENV=.venv-new bash launch/setup.sh, with a newer Python'
     yield problem('python', f'{version}, but the code is for {required}', fix)
-  wanted = [requirements.Requirement(line) for line in lines]
-  bad = [x for r in sorted(wanted, key=_extra) if (x := _judge(r, _extra(r)))]
-  bad += _judge_plugins()
-  # A package of several extras is reported once, as by the first of them.
-  yield from {(x.name, x.text): x for x in reversed(bad)}.values()
-  if not any(x.status == 'problem' for x in bad):
-    names = {r.name for r in wanted if _extra(r) != 'dev'} | {'jaxlib'}
-    found = {name: _version(name) for name in sorted(names)}
-    text = ', '.join(f'{name} {x}' for name, x in found.items() if x)
-    yield ok('packages', f'in range: {text}')
+  if jaxlib := _version('jaxlib'):
+    lines += [f'{x}=={jaxlib}' for x in ('jaxlib', *_PLUGINS) if _version(x)]
+  wanted = sorted(map(Requirement, lines), key=_extra)
+  bad = {}  # By package: the first of several extras reports it.
+  for requirement in wanted:
+    if result := _judge(requirement):
+      bad.setdefault(requirement.name, result)
+  yield from bad.values()
+  if not any(x.status == 'problem' for x in bad.values()):
+    names = sorted({x.name for x in wanted if _extra(x) != 'dev'})
+    found = (f'{name} {x}' for name in names if (x := _version(name)))
+    yield ok('packages', f'in range: {", ".join(found)}')
 
 
-def declared() -> tuple[str, list[str], bool]:
-  """Reads what setup.cfg requires.
-
-  Returns:
-    The range of Python; requirements, each with its extra as a marker; and
-    whether the project is installed.
+def declared() -> tuple[str, list[str]]:
+  """Returns the range of Python, and requirements with extras as markers.
 
   Raises:
-    FileNotFoundError: it is neither installed nor a checkout.
+    PackageNotFoundError: the project is neither installed nor a checkout.
   """
-  try:
-    installed = metadata.metadata(_PROJECT)
-  except metadata.PackageNotFoundError:
-    installed = None  # It runs from its folder.
   config = configparser.ConfigParser()
   # In a checkout, the file: what is installed may be of an older commit.
   config.read(_ROOT / 'setup.cfg')
   if config.get('metadata', 'name', fallback='') != _PROJECT:
-    if installed is None:
-      raise FileNotFoundError(f'{_PROJECT} is not installed, and no setup.cfg')
-    return installed['Requires-Python'], metadata.requires(_PROJECT), True
-  options = config['options']
-  lines = options['install_requires'].splitlines()
+    required = metadata.metadata(_PROJECT)['Requires-Python']
+    return required, metadata.requires(_PROJECT)
+  lines = config['options']['install_requires'].split('\n')
   for extra, text in config['options.extras_require'].items():
-    for line in filter(None, text.splitlines()):
+    for line in filter(None, text.split('\n')):
       joint = ' and' if ';' in line else ';'
       lines.append(f'{line}{joint} extra == "{extra}"')
-  lines = list(filter(None, lines))
-  return options['python_requires'], lines, installed is not None
+  return config['options']['python_requires'], list(filter(None, lines))
 
 
 def _extra(requirement):
@@ -86,30 +78,20 @@ def _version(name):
     return None
 
 
-def _judge(requirement, extra):
+def _judge(requirement):
   """Returns the result for a missing or unfit package, or None."""
-  name, version = requirement.name, _version(requirement.name)
-  marker, required = requirement.marker, requirement.specifier
-  pinned_for = _PINNED_FOR.get(extra)
-  if marker and not marker.evaluate({'extra': extra}):
+  name, required = requirement.name, requirement.specifier
+  version, extra = _version(name), _extra(requirement)
+  if requirement.marker and not requirement.marker.evaluate({'extra': extra}):
     return None  # For another Python or system.
-  if extra and not version or pinned_for and not _version(pinned_for):
+  if extra and not (version and _version(_PINNED_FOR.get(extra, name))):
     return None  # Optional: other checks report what is missing without it.
   if version and required.contains(version, prereleases=True):
     return None
   text = f'{version} is installed; required: {required}'
   if not version:
     text = f'not installed; required: {name}{required}'
-  if extra:
-    report = problem if pinned_for else note
-    return report(name, text, f"pip install -e '.[{extra}]'")
-  return problem(name, text, f"pip install '{name}{required}'")
-
-
-def _judge_plugins():
-  jaxlib = _version('jaxlib')
-  for name in _PLUGINS:
-    plugin = _version(name)
-    if plugin and jaxlib and plugin != jaxlib:
-      text = f'{plugin} is installed, but jaxlib is {jaxlib}'
-      yield problem(name, text, f"pip install '{name}=={jaxlib}'")
+  if not extra:
+    return problem(name, text, f"pip install '{name}{required}'")
+  report = problem if extra in _PINNED_FOR else note
+  return report(name, text, f"pip install -e '.[{extra}]'")

@@ -1,29 +1,20 @@
-"""Results of checks, and how they are collected."""
+"""Results of checks."""
 
 import dataclasses
 import functools
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
 
 STATUSES = ('ok', 'note', 'problem')
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckResult:
-  """One result of a check.
+  """One result; ValueError for an unknown status or a missing fix."""
 
-  status: 'ok'; 'note', something to know that stops nothing; or 'problem'.
-  name: '<check>' or '<check>/<part>'.
-  text: what was found, in one line.
-  fix: what to type or to do; '' exactly if the status is 'ok'.
-
-  Raises ValueError for an unknown status, or a missing fix.
-  """
-
-  status: str
-  name: str
-  text: str
-  fix: str = ''
+  status: str  # 'ok', 'note' (it stops nothing) or 'problem'
+  name: str  # '<check>' or '<check>/<part>'
+  text: str  # what was found, in one line
+  fix: str = ''  # what to type or to do; '' exactly if the status is 'ok'
 
   def __post_init__(self):
     if self.status not in STATUSES:
@@ -42,21 +33,16 @@ class CheckResult:
 ok, note, problem = (functools.partial(CheckResult, x) for x in STATUSES)
 
 
-def collect(
-  checks: dict[str, Callable[[str], Iterable[CheckResult]]], folder: str
-) -> Iterator[CheckResult]:
-  """Runs checks (folder) -> results; one that raises ends only itself."""
-  for name, check in checks.items():
-    try:
-      yield from check(folder)
-    except ImportError as error:
-      yield problem(name, first_line(error), "pip install -e '.[dmc]'")
-    except Exception as error:  # Any: it is reported, the next check runs.
-      fix = f'python -m vid2act_jax.doctor --only {name}; if it fails again,'
-      yield problem(name, first_line(error), f'{fix} report this line')
+def grade(name, text, value, minimum, enough, need, fix) -> CheckResult:
+  """'problem' below `minimum`, 'note' below `enough`; both say the `need`."""
+  if value >= enough:
+    return ok(name, text)
+  return (note if value >= minimum else problem)(name, f'{text}; {need}', fix)
 
 
-def first_line(error: BaseException) -> str:
-  """'<type>: <first line>' of an error's message, at most 300 characters."""
+def describe(error: BaseException) -> str:
+  """An error in one line, with its type unless it is written for users."""
+  if type(error).__name__ == 'UserError':  # Its module imports JAX.
+    return ' '.join(str(error).split())
   lines = str(error).strip().splitlines()
   return ': '.join([type(error).__name__, *lines[:1]])[:300]
