@@ -9,8 +9,8 @@ import numpy as np
 from vid2act_jax import learner
 from vid2act_jax.config import get_config, set_tiny_networks
 from vid2act_jax.doctor.results import ok, problem
-from vid2act_jax.nets import conv
-from vid2act_jax.nets.blocked_image import BlockedImage
+from vid2act_jax.ops import conv
+from vid2act_jax.ops.blocked_image import BlockedImage
 from vid2act_jax.types import Batch, FinetuneBatch
 
 # Compiles on a CPU in a fifth of the time; the code runs slower.
@@ -42,7 +42,7 @@ def update():
   else:
     yield ok('update', f'{text}all metrics are finite')
   error = conv_error()
-  text = f'{agent.student.conv_impl} is chosen; its two forms differ by'
+  text = f'{agent.student.compute.conv_impl} is chosen; its two forms differ by'
   text += f' {error:.0e}'
   if error <= _MAX_ERROR:  # False for NaN.
     yield ok('update/conv', text)
