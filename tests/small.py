@@ -165,6 +165,19 @@ def assert_close(left, right, tolerance=1e-5):
   jax.tree.map(compare, left, right)
 
 
+def assert_norm_close(ours, expected, tolerance=1e-5):
+  """Two arrays, relative by norm."""
+  ours, expected = np.asarray(ours), np.asarray(expected)
+  assert ours.shape == expected.shape
+  error = np.linalg.norm(ours - expected)
+  assert error <= tolerance * np.linalg.norm(expected)
+
+
+def normal(*shape):
+  """A constant sample of standard normal noise, f32."""
+  return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
 def differ(left, right) -> bool:
   """Whether any arrays of two trees differ."""
   leaves = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)

@@ -28,14 +28,6 @@ def _normal(*shape):
   return jnp.asarray(_rng().normal(size=shape), jnp.float32)
 
 
-def _close(ours, expected, tolerance=1e-5):
-  """Relative by norm."""
-  ours, expected = np.asarray(ours), np.asarray(expected)
-  assert ours.shape == expected.shape
-  error = np.linalg.norm(ours - expected)
-  assert error <= tolerance * np.linalg.norm(expected)
-
-
 @pytest.mark.parametrize('network', ['encoder', 'decoder'])
 def test_networks_agree_with_both_conv_impls(network):
   """With few channels in the image only, as in practice."""
@@ -53,7 +45,7 @@ def test_networks_agree_with_both_conv_impls(network):
     loss = lambda params: jnp.sin(apply(params)).sum()
     return small.jit(lambda p: (apply(p), jax.grad(loss)(p)))(params)
 
-  jax.tree.map(_close, *map(run, nets))
+  jax.tree.map(small.assert_norm_close, *map(run, nets))
 
 
 def test_student_and_teacher_share_the_scan_step():
@@ -105,7 +97,7 @@ def test_label_bias_equals_label_planes(impl):
 
   ours, expected = both(with_bias), both(with_planes)
   assert np.ptp(np.asarray(ours[0]), axis=0).max() > 0.1
-  jax.tree.map(_close, ours, expected)
+  jax.tree.map(small.assert_norm_close, ours, expected)
 
 
 def test_split_dense_looks_up_labels_as_rows():
@@ -115,7 +107,9 @@ def test_split_dense_looks_up_labels_as_rows():
   bound = layer.bind({'params': parameters})
   ours = bound(0, z) + bound(1, a) + bound(2, label) + bound.bias
   whole = jnp.concatenate([z, a, jax.nn.one_hot(label, 4)], -1)
-  _close(ours, whole @ parameters['kernel'] + parameters['bias'])
+  small.assert_norm_close(
+    ours, whole @ parameters['kernel'] + parameters['bias']
+  )
 
 
 def _sigmoid(x):
@@ -141,7 +135,7 @@ def test_gru_matches_its_formula():
     'norm': {'scale': scale, 'bias': shift},
   }
   parameters, x, h = jax.tree.map(jnp.float32, (parameters, x, h))
-  _close(cell.apply({'params': parameters}, x, h), expected)
+  small.assert_norm_close(cell.apply({'params': parameters}, x, h), expected)
 
 
 def test_std_is_bounded():
@@ -183,15 +177,17 @@ def test_is_first_resets_the_state(world):
   reset, post = observe({**inputs, 'is_first': first})
   plain, _ = observe(inputs)
   # The second sequence and the earlier frames are unchanged.
-  _close(reset.deter[1], plain.deter[1])
-  _close(reset.deter[0, :3], plain.deter[0, :3])
+  small.assert_norm_close(reset.deter[1], plain.deter[1])
+  small.assert_norm_close(reset.deter[0, :3], plain.deter[0, :3])
   assert np.abs(reset.deter[0, 3:] - plain.deter[0, 3:]).max() > 1e-2
   # From there it equals a new sequence, for any action at the reset.
   fresh = jax.tree.map(lambda x: jnp.roll(x, -3, 1), inputs)
   fresh['action'] = fresh['action'].at[0, 0].set(0)
   alone, alone_post = observe(fresh)
   for ours, expected in ((reset, alone), (post, alone_post)):
-    jax.tree.map(lambda x, y: _close(x[0, 3:], y[0, :3]), ours, expected)
+    jax.tree.map(
+      lambda x, y: small.assert_norm_close(x[0, 3:], y[0, :3]), ours, expected
+    )
 
 
 def test_observe_equals_repeated_observe_step(world):
@@ -205,7 +201,7 @@ def test_observe_equals_repeated_observe_step(world):
   for t in range(6):
     latent, post = step(latent, {k: v[:, t] for k, v in inputs.items()})
     now = jax.tree.map(lambda x, t=t: x[:, t], expected)
-    jax.tree.map(_close, (latent, post), now)
+    jax.tree.map(small.assert_norm_close, (latent, post), now)
 
 
 def test_imagine_step_samples_from_the_prior(world):
@@ -216,10 +212,12 @@ def test_imagine_step_samples_from_the_prior(world):
   next_state, prior = model.imagine_step(
     params, state, inputs['action'][:, 3], noise, label
   )
-  _close(next_state.deter, latent.deter[:, 3])
+  small.assert_norm_close(next_state.deter, latent.deter[:, 3])
   expected = model.prior(params, latent.deter)
-  jax.tree.map(lambda x, y: _close(x, y[:, 3]), prior, expected)
-  _close(next_state.stoch, prior.mean + prior.std * noise)
+  jax.tree.map(
+    lambda x, y: small.assert_norm_close(x, y[:, 3]), prior, expected
+  )
+  small.assert_norm_close(next_state.stoch, prior.mean + prior.std * noise)
 
 
 def test_the_recurrence_depends_on_the_domain(world):
@@ -258,9 +256,11 @@ def test_sum_chunks_has_the_gradients_of_one_call(rows, chunk):
   run = lambda fn: small.jit(jax.value_and_grad(fn, (0, 1)))(params, feat)
   value, grads = run(ours)
   true_value, true_grads = run(expected)
-  _close(value, true_value)
-  _close(ours(params, feat), true_value)  # The path without a gradient.
-  jax.tree.map(_close, grads, true_grads)
+  small.assert_norm_close(value, true_value)
+  small.assert_norm_close(
+    ours(params, feat), true_value
+  )  # The path without a gradient.
+  jax.tree.map(small.assert_norm_close, grads, true_grads)
   assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(true_grads))
 
 
@@ -274,4 +274,4 @@ def test_image_log_prob_is_the_mean_over_frames():
   error = model.decode(params, feat) - (images / 255.0 - 0.5)
   constant = 0.5 * np.log(2 * np.pi) * 64 * 64 * 3
   expected = -0.5 * jnp.square(error).sum((2, 3, 4)).mean() - constant
-  _close(ours, expected)
+  small.assert_norm_close(ours, expected)

@@ -2,29 +2,17 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
+from tests import small
 from vid2act_jax.ops.chunks import map_chunks, sum_chunks
-
-
-def _normal(*shape):
-  return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-
-
-def _close(ours, expected, tolerance=1e-5):
-  """Relative by norm."""
-  ours, expected = np.asarray(ours), np.asarray(expected)
-  assert ours.shape == expected.shape
-  error = np.linalg.norm(ours - expected)
-  assert error <= tolerance * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize(
   'rows, chunk', [(7, 3), (12, 5), (12, 4), (6, 0), (5, 9)]
 )
 def test_map_chunks_equals_one_call(rows, chunk):
-  x, y = _normal(rows, 4), _normal(rows, 2, 3)
+  x, y = small.normal(rows, 4), small.normal(rows, 2, 3)
   sizes = []
 
   def fn(x, y):
@@ -33,14 +21,14 @@ def test_map_chunks_equals_one_call(rows, chunk):
 
   expected = {'sum': x.sum(1), 'product': x[:, :3] * y[:, 1]}
   ours = map_chunks(fn, chunk, x, y)
-  jax.tree.map(_close, ours, expected)
+  jax.tree.map(small.assert_norm_close, ours, expected)
   assert max(sizes) <= (chunk or rows)
 
 
 @pytest.mark.parametrize('rows, chunk', [(7, 3), (12, 5), (12, 4), (6, 0)])
 def test_sum_chunks_equals_one_sum(rows, chunk):
-  params = {'kernel': _normal(4, 3), 'bias': _normal(3)}
-  x, data = _normal(rows, 4), _normal(rows, 3)
+  params = {'kernel': small.normal(4, 3), 'bias': small.normal(3)}
+  x, data = small.normal(rows, 4), small.normal(rows, 3)
 
   def fn(params, x, data):
     y = jnp.tanh(x @ params['kernel'] + params['bias'])
@@ -48,6 +36,6 @@ def test_sum_chunks_equals_one_sum(rows, chunk):
 
   ours = lambda params, x: 3 * sum_chunks(fn, chunk, params, x, data)
   plain = lambda params, x: 3 * fn(params, x, data).sum()
-  _close(ours(params, x), plain(params, x))
+  small.assert_norm_close(ours(params, x), plain(params, x))
   run = lambda fn: jax.value_and_grad(fn, (0, 1))(params, x)
-  jax.tree.map(_close, run(ours), run(plain))
+  jax.tree.map(small.assert_norm_close, run(ours), run(plain))

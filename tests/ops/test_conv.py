@@ -10,25 +10,13 @@ from vid2act_jax.ops import conv
 from vid2act_jax.ops.blocked_image import BlockedImage
 
 
-def _normal(*shape):
-  return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-
-
-def _close(ours, expected, tolerance=1e-5):
-  """Relative by norm."""
-  ours, expected = np.asarray(ours), np.asarray(expected)
-  assert ours.shape == expected.shape
-  error = np.linalg.norm(ours - expected)
-  assert error <= tolerance * np.linalg.norm(expected)
-
-
 @pytest.mark.parametrize('channels', [3, 6])
 @pytest.mark.parametrize(
   'size, kernel', [(64, 4), (62, 4), (31, 4), (14, 3), (14, 5), (6, 4)]
 )
 def test_conv_impls_agree(size, kernel, channels):
-  inputs = _normal(2, size, size, channels)
-  kernel = _normal(kernel, kernel, channels, 5)
+  inputs = small.normal(2, size, size, channels)
+  kernel = small.normal(kernel, kernel, channels, 5)
   _assert_impls_agree(conv.conv, inputs, kernel)
 
 
@@ -36,7 +24,10 @@ def test_conv_impls_agree(size, kernel, channels):
 @pytest.mark.parametrize('kernel', [5, 6])
 @pytest.mark.parametrize('size', [1, 5, 13, 30])
 def test_conv_transpose_impls_agree(size, kernel, channels):
-  inputs = _normal(2, size, size, 5), _normal(kernel, kernel, 5, channels)
+  inputs = (
+    small.normal(2, size, size, 5),
+    small.normal(kernel, kernel, 5, channels),
+  )
   _assert_impls_agree(conv.conv_transpose, *inputs)
 
 
@@ -47,28 +38,33 @@ def _assert_impls_agree(fn, x, kernel):
     both = lambda *args: (pixels(*args), jax.grad(loss, (0, 1))(*args))
     return small.jit(both)(x, kernel)
 
-  jax.tree.map(_close, run('subpixel'), run('native'))
+  jax.tree.map(small.assert_norm_close, run('subpixel'), run('native'))
 
 
 @pytest.mark.parametrize('impl', conv.IMPLS)
 def test_convolutions_match_their_definition(impl):
-  x, kernel = np.asarray(_normal(1, 7, 7, 2)), np.asarray(_normal(4, 4, 2, 3))
+  x, kernel = (
+    np.asarray(small.normal(1, 7, 7, 2)),
+    np.asarray(small.normal(4, 4, 2, 3)),
+  )
   expected = np.zeros((1, 2, 2, 3))
   for i, j in np.ndindex(2, 2):
     patch = x[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4]
     expected[:, i, j] = np.einsum('mabc,abcd->md', patch, kernel)
-  _close(conv.conv(BlockedImage.of(x), kernel, impl).pixels(), expected)
+  small.assert_norm_close(
+    conv.conv(BlockedImage.of(x), kernel, impl).pixels(), expected
+  )
   expected = np.zeros((1, 16, 16, 3))
   for i, j, a, b in np.ndindex(7, 7, 4, 4):
     expected[:, 2 * i + a, 2 * j + b] += x[:, i, j] @ kernel[a, b]
-  _close(
+  small.assert_norm_close(
     conv.conv_transpose(BlockedImage.of(x), kernel, impl).pixels(), expected
   )
 
 
 @pytest.mark.parametrize('size', [12, 13])
 def test_blocked_image_round_trip(size):
-  pixels = _normal(2, size, size, 3)
+  pixels = small.normal(2, size, size, 3)
   blocked = BlockedImage.of(pixels)
   for block_size in (2, 4, 1, 4, 2):
     blocked = blocked.blocks(block_size)
