@@ -17,11 +17,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vid2act_jax.analysis import load_runs, measures
+from vid2act_jax.analysis import load_runs
 from vid2act_jax.data import dataset, files, shards
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data import weights as weight_files
-from vid2act_jax.learner import open_loop
+from vid2act_jax.learner import diagnostics, open_loop
 from vid2act_jax.loops import runs, setup
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import Batch, UserError
@@ -83,7 +83,7 @@ def _part(name: str, measure: Callable) -> dict:
 
 
 class _Subject:
-  """A run and its measures, named as in diagnosis.json."""
+  """A run and its diagnostics, named as in diagnosis.json."""
 
   def __init__(self, run, num, seed):
     self.config = _open_config(run)
@@ -95,9 +95,9 @@ class _Subject:
     args = self._agent, self._state, self._target, self._key(0)
     return {
       'context': open_loop.CONTEXT,
-      'student': measures.prediction(*args),
+      'student': diagnostics.prediction(*args),
       **_part('teachers', self._teachers),
-      'last_frame': measures.last_frame(self._target),
+      'last_frame': diagnostics.last_frame(self._target),
       'sequences': self._num,
     }
 
@@ -109,12 +109,12 @@ class _Subject:
         f'{self.config.teacher_from}: a public teacher comes without decoder'
       )
     args = agent, params, self._target, self._key(1)
-    return self._by_source(measures.teacher_predictions(*args))
+    return self._by_source(diagnostics.teacher_predictions(*args))
 
   def vae(self):
     agent = self._agent_with_vae()
     args = agent, self._state, self._sources(), self._key(2)
-    named = self._by_source(measures.action_replay(*args))
+    named = self._by_source(diagnostics.action_replay(*args))
     if agent.variant.weights == 'single':  # The others' are not trained.
       task = self.metadata['sources'][agent.variant.domain]
       return {task: named[task]}
@@ -123,7 +123,7 @@ class _Subject:
   def guidance(self):
     agent = self._agent_with_vae()
     inputs, rng = self._followed[0], self._rng(2)
-    return measures.guidance_use(agent, self._state, inputs, rng)
+    return diagnostics.guidance_use(agent, self._state, inputs, rng)
 
   def similarity(self):
     weights = self._followed[1].mean((0, 1), np.float64)
@@ -135,12 +135,12 @@ class _Subject:
       raise UserError('one sequence alone: there is none to test it on')
     student = inputs[..., : self._agent.student.feat_dim]
     args = self._agent, self._state, student, teacher
-    return self._by_source(measures.feature_similarity(*args))
+    return self._by_source(diagnostics.feature_similarity(*args))
 
   def pull(self):
     agent, num = self._agent_with_teacher(), self.config.finetune.batch
     batch = jax.tree.map(lambda x: x[:num], self._target)
-    return measures.grad_norms(agent, self._state, batch, self._key(4))
+    return diagnostics.grad_norms(agent, self._state, batch, self._key(4))
 
   def _by_source(self, values):
     return dict(zip(self.metadata['sources'], values, strict=True))
@@ -148,7 +148,7 @@ class _Subject:
   @functools.cached_property
   def _followed(self):
     agent, key = self._agent_with_teacher(), self._key(3)
-    return measures.follow(agent, self._state, self._target, key)
+    return diagnostics.follow(agent, self._state, self._target, key)
 
   def _agent_with_teacher(self):
     if not self._agent.teacher:
@@ -250,11 +250,6 @@ def _open_config(run):
 
 
 def _locate(path, run, file):
-  """Finds a path that contains `file`, as it was when the run was started.
-
-  The current folder of that time is not recorded: a relative path is tried
-  in the current one, then in the folders above the run, the nearest first.
-  """
-  path = pathlib.Path(path).expanduser()
-  tried = [path, *(folder / path for folder in run.resolve().parents)]
-  return str(next((x for x in tried if (x / file).exists()), path))
+  """Finds a path that contains `file`."""
+  tried = load_runs.candidates(path, run)
+  return str(next((x for x in tried if (x / file).exists()), tried[0]))

@@ -141,7 +141,7 @@ def load(path: pathlib.Path) -> Run:
     pass  # Perhaps it is only a teacher.
   elif not len(steps):
     problems.append('finetuning logged no evaluation')
-  elif _is_number(goal) and steps[-1] < goal:
+  elif is_number(goal) and steps[-1] < goal:
     text = f'evaluated up to {steps[-1]:.0f} of {goal:.0f} env steps'
     problems.append(f'unfinished: {text}')
   return run
@@ -155,13 +155,13 @@ def _load_rows(path, problems):
   for record in _lines(path, problems):
     record = record if isinstance(record, dict) else {}
     step, stage = record.get('step'), record.pop('stage', None)
-    known = isinstance(stage, str) and _is_number(step)
+    known = isinstance(stage, str) and is_number(step)
     if not known or not 0 <= step <= _MAX_STEP:
       damaged += 1
       continue
     row = {'stage': printable(stage)}
     for key, value in record.items():
-      if value is None or value != value or _is_number(value):
+      if value is None or value != value or is_number(value):
         row[printable(key) or ''] = math.nan if value is None else float(value)
       else:
         ignored += 1
@@ -214,10 +214,11 @@ def _clean(value, levels=_MAX_LEVELS):
     return {printable(key): _clean(x, levels - 1) for key, x in items}
   if isinstance(value, list) and levels and len(value) <= _MAX_ITEMS:
     return [_clean(x, levels - 1) for x in value]
-  return float(value) if _is_number(value) else printable(value)
+  return float(value) if is_number(value) else printable(value)
 
 
-def _is_number(value):
+def is_number(value) -> bool:
+  """Returns whether a value is a number of a sound size."""
   good = isinstance(value, int | float) and not isinstance(value, bool)
   return good and abs(value) <= _MAX_VALUE
 
@@ -227,3 +228,13 @@ def printable(value) -> str | None:
   if not isinstance(value, str):
     return None
   return ''.join(c if c.isprintable() else '?' for c in value[:200]) or None
+
+
+def candidates(path: str, run: pathlib.Path) -> list[pathlib.Path]:
+  """Returns where a path may be that is in the config of a run's folder.
+
+  The current folder of the run's start is not recorded: a relative path may
+  start in the current one, or in those above the run, the nearest first.
+  """
+  start = pathlib.Path(path).expanduser()
+  return [start, *(folder / start for folder in run.resolve().parents)]

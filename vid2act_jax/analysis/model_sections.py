@@ -24,7 +24,17 @@ _FINAL_SHARE = 0.1  # Of the logged points, that a final weight is a mean of.
 # teacher's label distinguishes them.
 _MAX_DUPLICATES = 0.2
 _TIE = 0.01  # Weights closer to each other than this are a tie.
-_HISTOGRAMS = 'edges', 'recorded', 'replayed'
+# Types in each part of a diagnosis. [x]: a list of one x or more; {str: x}: an
+# object with any keys. Keys that are not named are not read.
+_HISTOGRAMS = {'edges': [float], 'recorded': [[float]], 'replayed': [[float]]}
+_LATENTS = dict.fromkeys(('kl', 'active', 'latent'), float)
+_SCHEMA = {
+  'prediction': {'student': [float], 'last_frame': [float]},
+  'relation': {str: {'distance': float, 'explained': float}},
+  'pull': {'distillation': float, 'others': float},
+  'vae': {str: {'error': float, 'variance': float, **_LATENTS, **_HISTOGRAMS}},
+  'guidance': {'shuffled': float, 'across_states': float},
+}
 
 
 def weights(run: Run) -> pd.DataFrame:
@@ -150,85 +160,75 @@ def read_diagnosis(run: Run, name: str) -> dict:
       guidance: {'share': change of actions when guidance is shuffled, relative
         to that from state to state, 'dead': share of units always zero}.
   """
+  part = run.diagnosis.get(name)
+  if not part or not _matches(part, _SCHEMA[name]):
+    return {}
   try:
-    part = run.diagnosis[name]
-    return _READERS[name](part, run.diagnosis) if part else {}
-  except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
+    return _derive(name, part, run.diagnosis)
+  except (KeyError, TypeError, ValueError, ZeroDivisionError):
     return {}
 
 
-def _floats(part, *keys):
-  if not all(isinstance(part[key], float) for key in keys):
-    raise TypeError
-  return {key: part[key] for key in keys}
+def _matches(value, schema):
+  if isinstance(schema, type):
+    return isinstance(value, schema)
+  if not value or not isinstance(value, type(schema)):
+    return False
+  if isinstance(schema, list):
+    return all(_matches(x, schema[0]) for x in value)
+  if str in schema:
+    return all(_matches(x, schema[str]) for x in value.values())
+  return all(
+    key in value and _matches(value[key], schema[key]) for key in schema
+  )
 
 
-def _prediction(part, _):
-  curves = {'student': part['student'], REPEATED: part['last_frame']}
-  for name, curve in (part.get('teachers') or {}).items():
-    curves[f'teacher {name}'] = curve
-  for curve in curves.values():
-    _floats(dict(enumerate(curve)), *range(len(curve)))
-  return curves
-
-
-def _relation(part, diagnosis):
-  weights = diagnosis['similarity']
-  return {
-    name: {'weight': weights[name], **_floats(entry, 'distance', 'explained')}
-    for name, entry in part.items()
-  }
-
-
-def _pull(part, _):
-  norms = _floats(part, 'distillation', 'others')
-  return {**norms, 'share': part['distillation'] / part['others']}
-
-
-def _vae(part, _):
+def _derive(name, part, diagnosis):
+  """Returns what a report shows of a part that matches its schema."""
+  pick = lambda values, keys: {key: values[key] for key in keys}
+  if name == 'prediction':
+    curves = {'student': part['student'], REPEATED: part['last_frame']}
+    teachers = part.get('teachers') or {}
+    if teachers and not _matches(teachers, {str: [float]}):
+      raise TypeError('teachers')
+    return curves | {f'teacher {x}': curve for x, curve in teachers.items()}
+  if name == 'relation':
+    keys, weights = _SCHEMA[name][str], diagnosis['similarity']
+    return {x: {'weight': weights[x], **pick(part[x], keys)} for x in part}
+  if name == 'pull':
+    share = part['distillation'] / part['others']
+    return {**pick(part, _SCHEMA[name]), 'share': share}
+  if name == 'guidance':
+    share = part['shuffled'] / part['across_states']
+    return {'share': share, 'dead': part.get('dead_units')}
   out = {}
-  for name, entry in part.items():
-    edges, *tables = (np.array(entry[key], float) for key in _HISTOGRAMS)
-    shape = len(tables[0]), len(edges) - 1
-    fits = all(x.shape == shape and np.isfinite(x).all() for x in tables)
-    if not fits or not (np.diff(edges) > 0).all():
-      raise ValueError
-    error, variance = _floats(entry, 'error', 'variance').values()
-    numbers = _floats(entry, 'kl', 'active', 'latent')
-    out[name] = {'unexplained': error / variance if variance else None}
-    out[name] |= numbers | {key: entry[key] for key in _HISTOGRAMS}
+  for source, entry in part.items():
+    edges, *tables = (np.array(entry[key]) for key in _HISTOGRAMS)
+    if {x.shape for x in tables} != {(len(tables[0]), len(edges) - 1)}:
+      raise ValueError('histograms of other shapes')
+    if (np.diff(edges) <= 0).any():
+      raise ValueError('edges that do not ascend')
+    variance = entry['variance']
+    out[source] = {
+      'unexplained': entry['error'] / variance if variance else None,
+      **pick(entry, [*_LATENTS, *_HISTOGRAMS]),
+    }
   return out
-
-
-def _guidance(part, _):
-  share = part['shuffled'] / part['across_states']
-  return {'share': share, 'dead': part.get('dead_units')}
-
-
-_READERS = {
-  'prediction': _prediction,
-  'relation': _relation,
-  'pull': _pull,
-  'vae': _vae,
-  'guidance': _guidance,
-}
 
 
 def undiagnosed(runs: list[Run]) -> dict[str, str]:
   """Returns {part of the diagnosis: why the first run without it has none}."""
   out = {}
-  for name in _READERS:
-    if lacking := [run for run in runs if not read_diagnosis(run, name)]:
-      out[name] = _why_missing(lacking[0].diagnosis, name)
+  for name in _SCHEMA:
+    lacking = (run.diagnosis for run in runs if not read_diagnosis(run, name))
+    for diagnosis in itertools.islice(lacking, 1):
+      state = 'damaged' if diagnosis.get(name) else 'not'
+      out[name] = diagnosis.get(f'{name}_missing')
+      if not diagnosis:
+        out[name] = 'python -m vid2act_jax.analysis diagnose RUN makes it'
+      elif not isinstance(out[name], str):
+        out[name] = f'{state} in {DIAGNOSIS}'
   return out
-
-
-def _why_missing(diagnosis, name):
-  if not diagnosis:
-    return 'python -m vid2act_jax.analysis diagnose RUN makes it'
-  state = 'damaged' if diagnosis.get(name) else 'not'
-  reason = diagnosis.get(f'{name}_missing')
-  return reason if isinstance(reason, str) else f'{state} in {DIAGNOSIS}'
 
 
 def diagnosed(runs: list[Run], name: str, key: str = '') -> list[dict]:
@@ -254,10 +254,9 @@ def mean_predictions(runs: list[Run]) -> dict[str, list[float]]:
   return {name: np.mean(each, 1).tolist() for name, each in frames.items()}
 
 
-def points(curve: pd.Series, *names: str) -> dict[str, list[float]]:
-  """Returns {'steps', 'values'} of a curve, or under other names."""
-  keys = names or ('steps', 'values')
-  return dict(zip(keys, (curve.index.tolist(), curve.tolist()), strict=True))
+def points(curve: pd.Series) -> dict[str, list[float]]:
+  """Returns {'steps', 'values'} of a curve."""
+  return {'steps': curve.index.tolist(), 'values': curve.tolist()}
 
 
 def prediction_errors(runs: list[Run]) -> dict | None:
@@ -290,22 +289,24 @@ def similarity_weights(runs: list[Run]) -> dict | None:
   if not len(names):
     return None
   grid = statistics.common_grid(each)
-  means = (statistics.align([x[name] for x in each], grid) for name in names)
+  mean = lambda name: statistics.align([x[name] for x in each], grid).mean(0)
   return {
     'grid': grid.tolist(),
-    'mean': {n: x.mean(0).tolist() for n, x in zip(names, means, strict=True)},
+    'mean': {name: mean(name).tolist() for name in names},
     'runs': [_describe_weights(run, table) for run, table in tables],
   }
 
 
 def _describe_weights(run, table):
   values, logged = entropy(run)
+  values = thin(values)
   return {
     **_run(run),
     'given': is_fixed(run),
     'steps': table.index.tolist(),
     'weights': table.to_dict('list'),
-    **points(thin(values), 'entropy_steps', 'entropy'),
+    'entropy_steps': values.index.tolist(),
+    'entropy': values.tolist(),
     'entropy_of_means': not logged,
     'most': math.log(len(table.columns)) or 1.0,  # One source: 0 of nothing.
     'end': final_weights(run),
