@@ -156,6 +156,7 @@ def test_no_better_than_random(make):
     {'vae': {'a': {'edges': [0, 1], 'recorded': [[1, 2]], 'replayed': [[1]]}}},
     {'vae': {'a': {'edges': [1, 0], 'recorded': [[1]], 'replayed': [[1]]}}},
     {'prediction': {'student': [1, None], 'teachers': {'a': 'b'}}},
+    {'prediction': {'student': [], 'last_frame': []}},
     {'guidance': {'shuffled': True, 'across_states': 1e300}},
   ],
 )

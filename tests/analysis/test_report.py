@@ -158,6 +158,17 @@ def test_figures_whose_names_differ_in_other_letters_alone(folder, tmp_path):
   assert (folder / 'learning-dmc_a_b-2.png').exists()
 
 
+def test_a_label_whose_runs_are_all_left_out_is_still_drawn(folder, tmp_path):
+  fake_runs.study(folder, 1)
+  fake_runs.add(folder, variant='short', env_steps=20_000)
+  page = report.write_report([folder], tmp_path / 'out').read_text()
+  assert 'left out of means' in page and 'short' in page
+  results = json.loads((tmp_path / 'out' / 'results.json').read_text())
+  task = 'dmc_quadruped_walk'
+  assert 'short' in results['similarity'][task]
+  assert 'short' not in results['tasks'][task]['labels']
+
+
 def test_a_report_of_nothing_says_so(tmp_path):
   with pytest.raises(UserError, match='no run with evaluations'):
     report.write_report([tmp_path / 'absent'], tmp_path / 'out')

@@ -49,7 +49,7 @@ def _evaluate(args):
 
 def _summary(args):
   """Draws the page of a run again."""
-  print(summary.redraw(args.run_folder))
+  print(summary.write_summary(args.run_folder))
 
 
 def _parser():

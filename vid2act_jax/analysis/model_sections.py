@@ -6,6 +6,7 @@ runs, the seeds of a label, return plain data for results.json.
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ REPEATED = 'last context frame repeated'  # A prediction without any model.
 FIXED = ('uniform', 'frozen_weights', 'single')
 AS_EXPECTED = 'as expected'
 _NOISE = 'probe_noise'  # A source without any use.
+_NEUTRAL = re.compile(r'|copy(=.*)?|(gravity|gain|mass)=0*1(\.0*)?')
 _FINAL_SHARE = 0.1  # Of the logged points, that a final weight is a mean of.
 # Difference, relative to the sum, of two sources with the same data: only the
 # teacher's label distinguishes them.
@@ -79,17 +81,8 @@ def canonical_task(task: str) -> str:
   'a@copy=1,mass=1.0,gravity=2' is 'a@gravity=2'.
   """
   base, _, modifiers = task.partition('@')
-  kept = [x for x in modifiers.split(',') if x and not _changes_nothing(x)]
-  return '@'.join([base, ','.join(sorted(kept))] if kept else [base])
-
-
-def _changes_nothing(modifier):
-  key, _, value = modifier.partition('=')
-  try:
-    factor = float(value) if key in ('gravity', 'gain', 'mass') else None
-  except ValueError:
-    return False
-  return key == 'copy' or factor == 1
+  kept = sorted(x for x in modifiers.split(',') if not _NEUTRAL.fullmatch(x))
+  return '@'.join([base, ','.join(kept)] if kept else [base])
 
 
 def relevance(run: Run) -> list[dict[str, str]]:
@@ -108,41 +101,39 @@ def relevance(run: Run) -> list[dict[str, str]]:
   alike: dict[str, list[str]] = {}
   for name in final:
     alike.setdefault(canonical_task(name), []).append(name)
-  # Not sums: a softmax gives a source its weight relative to each other one
-  # whether or not there is a second of its kind.
+  rows = []
+
+  def add(what, expected, seen, agrees, tie=False):
+    verdict = AS_EXPECTED if agrees else 'NOT as expected'
+    verdict = f'too close to call (less than {_TIE} apart)' if tie else verdict
+    row = {'what': what, 'expected': expected, 'seen': seen, 'verdict': verdict}
+    rows.append(row)
+
+  def compare(own, extreme, what, expected, other):
+    """Compares the heaviest of some sources with the extreme of the others."""
+    others = [name for name in final if name not in own]
+    if own and others:
+      # Not sums: a softmax gives a source its weight relative to each other one
+      # whether or not there is a second of its kind.
+      ours, theirs = max(own, key=final.get), extreme(others, key=final.get)
+      seen = f'{ours} {final[ours]:.3f}, {other} {theirs} {final[theirs]:.3f}'
+      agrees = extreme((ours, theirs), key=final.get) == ours
+      add(what, expected, seen, agrees, abs(final[ours] - final[theirs]) < _TIE)
+
   own = alike.get(canonical_task(run.task or ''), [])
-  what = 'same task as the target', 'its weight is the largest', 'next'
-  rows = [_against_others(own, final, max, *what)]
+  compare(
+    own, max, 'same task as the target', 'its weight is the largest', 'next'
+  )
   limit = f'weights differ by less than {_MAX_DUPLICATES:.0%} of their sum'
   for names in alike.values():
     for first, second in itertools.combinations(names, 2):
       a, b = final[first], final[second]
       share = abs(a - b) / max(a + b, 1e-12)
       seen = f'{first} {a:.3f}, {second} {b:.3f}: {share:.0%}'
-      agrees = share < _MAX_DUPLICATES
-      rows.append(_row('the same data twice', limit, seen, agrees))
+      add('the same data twice', limit, seen, share < _MAX_DUPLICATES)
   what = 'pure noise', 'its weight is the lowest', 'lowest other'
-  rows.append(_against_others(alike.get(_NOISE, []), final, min, *what))
-  return [row for row in rows if row]
-
-
-def _against_others(own, final, extreme, what, expected, other):
-  """Compares the heaviest of some sources with the extreme of the others."""
-  others = [name for name in final if name not in own]
-  if not own or not others:
-    return None
-  ours, theirs = max(own, key=final.get), extreme(others, key=final.get)
-  seen = f'{ours} {final[ours]:.3f}, {other} {theirs} {final[theirs]:.3f}'
-  agrees = extreme((ours, theirs), key=final.get) == ours
-  tie = abs(final[ours] - final[theirs]) < _TIE
-  return _row(what, expected, seen, agrees, tie)
-
-
-def _row(what, expected, seen, agrees, tie=False):
-  verdict = AS_EXPECTED if agrees else 'NOT as expected'
-  if tie:
-    verdict = f'too close to call (less than {_TIE} apart)'
-  return {'what': what, 'expected': expected, 'seen': seen, 'verdict': verdict}
+  compare(alike.get(_NOISE, []), min, *what)
+  return rows
 
 
 def read_diagnosis(run: Run, name: str) -> dict:
@@ -231,9 +222,10 @@ def undiagnosed(runs: list[Run]) -> dict[str, str]:
   return out
 
 
-def diagnosed(runs: list[Run], name: str, key: str = '') -> list[dict]:
-  """Returns a part of each run's diagnosis, as its items or under a key."""
+def diagnosed(runs: list[Run], name: str) -> list[dict]:
+  """Returns a part of each run's diagnosis; of sources, under 'sources'."""
   parts = [(run, read_diagnosis(run, name)) for run in runs]
+  key = 'sources' if str in _SCHEMA[name] else None
   return [
     _run(run) | ({key: part} if key else part) for run, part in parts if part
   ]
@@ -245,10 +237,9 @@ def _run(run):
 
 def mean_predictions(runs: list[Run]) -> dict[str, list[float]]:
   """Returns the runs' mean errors: {model: [error of each frame]}."""
-  curves: dict[str, list] = {}
-  for run in runs:
-    for name, errors in read_diagnosis(run, 'prediction').items():
-      curves.setdefault(name, []).append(errors)
+  parts = [read_diagnosis(run, 'prediction') for run in runs]
+  names = dict.fromkeys(name for part in parts for name in part)
+  curves = {name: [x[name] for x in parts if name in x] for name in names}
   # As far as all of them go.
   frames = {k: list(zip(*each, strict=False)) for k, each in curves.items()}
   return {name: np.mean(each, 1).tolist() for name, each in frames.items()}
@@ -264,7 +255,7 @@ def prediction_errors(runs: list[Run]) -> dict | None:
   curves = [(run, run.series('open_loop/error')) for run in runs]
   curves = [(run, curve) for run, curve in curves if len(curve)]
   each = [curve for _, curve in curves]
-  grid = statistics.common_grid(each) if each else ()
+  grid = statistics.common_grid(each)
   if not len(grid):
     return None
   middle = (grid[0] + grid[-1]) / 2

@@ -94,7 +94,7 @@ def _write(path, content):
 @matplotlib.rc_context({'text.parse_math': False})
 def draw(results: dict, out: pathlib.Path) -> dict[tuple[str, ...], str]:
   """Saves all figures; {(kind, task, label): data URL}."""
-  labels = {x for y in results['tasks'].values() for x in y['labels']}
+  labels = dict.fromkeys(x for y in results['costs'].values() for x in y)
   labels = aggregate.sort_labels(labels, results['baseline'])
   styles = {label: style.line_style(i) for i, label in enumerate(labels)}
   urls, stems = {}, set()

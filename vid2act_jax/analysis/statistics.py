@@ -35,10 +35,10 @@ def common_grid(curves: Sequence[pd.Series], points: int = 101) -> np.ndarray:
   """Returns equally spaced steps [G] at which all curves have a value.
 
   They run from the latest first to the earliest last step; the grid is empty
-  if the curves have no step in common.
+  if the curves have no step in common, or there are none.
   """
-  low = max(curve.index[0] for curve in curves)
-  high = min(curve.index[-1] for curve in curves)
+  low = max((curve.index[0] for curve in curves), default=1)
+  high = min((curve.index[-1] for curve in curves), default=0)
   if high < low:
     return np.zeros(0)
   return np.linspace(low, high, points if high > low else 1)
