@@ -4,6 +4,7 @@ Labels are scored on each task, over its seeds, and over several tasks, whose
 scores are normalised first.
 """
 
+import functools
 import json
 import math
 import pathlib
@@ -23,6 +24,17 @@ VERSION = 1
 _MIN_REACH = 0.5
 _PUBLISHED = pathlib.Path(__file__).with_name('published.json')
 _PUBLISHED_REACH = 2.0  # Longer curves would squeeze ours into a corner.
+# Data about the models of a label's runs, by key of the results.
+_PARTS = {
+  'similarity': sections.similarity_weights,
+  'relation': functools.partial(sections.diagnosed, name='relation'),
+  'pull': functools.partial(sections.diagnosed, name='pull'),
+  'errors': sections.prediction_errors,
+  'predictions': sections.mean_predictions,
+  'vae': functools.partial(sections.diagnosed, name='vae'),
+  'guidance': functools.partial(sections.diagnosed, name='guidance'),
+  'undiagnosed': sections.undiagnosed,
+}
 
 
 def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
@@ -34,11 +46,9 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
     baseline: the variant that the others are compared with.
 
   Returns:
-    {'version', 'baseline', 'tasks' and 'overall' (see `score_task` and
-    `score_overall`), 'published', 'similarity', 'relation', 'pull', 'errors',
-    'predictions', 'vae', 'guidance', 'undiagnosed' and 'costs' (each {task:
-    {label: ...}}), 'findings', 'runs', 'problems'}; 'tasks' is empty if no run
-    can be compared.
+    'tasks' and 'overall' as in `score_task` and `score_overall`; those of
+    `_PARTS` and 'costs' as {task: {label: ...}}. 'tasks' is empty if no run can
+    be compared.
   """
   every = group_runs.run_table(found)
   table, texts = group_runs.group(every)
@@ -57,13 +67,12 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
       ' (--baseline names another)'
     )
 
-  def per_label(function, *args):
-    out = {}
+  parts: dict[str, dict] = {}
+  for name, describe in _PARTS.items():
     for task, labels in groups.items():
-      values = {label: function(runs, *args) for label, runs in labels.items()}
-      out[task] = {label: value for label, value in values.items() if value}
-    return {task: values for task, values in out.items() if values}
-
+      values = {label: describe(runs) for label, runs in labels.items()}
+      if values := {label: value for label, value in values.items() if value}:
+        parts.setdefault(name, {})[task] = values
   return {
     'version': VERSION,
     'baseline': baseline,
@@ -73,14 +82,7 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
       task: published_curves(task, x['metric'], x['horizon'])
       for task, x in tasks.items()
     },
-    'similarity': per_label(sections.similarity_weights),
-    'relation': per_label(sections.diagnosed, 'relation'),
-    'pull': per_label(sections.diagnosed, 'pull'),
-    'errors': per_label(sections.prediction_errors),
-    'predictions': per_label(sections.mean_predictions),
-    'vae': per_label(sections.diagnosed, 'vae'),
-    'guidance': per_label(sections.diagnosed, 'guidance'),
-    'undiagnosed': per_label(sections.undiagnosed),
+    **{name: parts.get(name, {}) for name in _PARTS},
     'costs': costs,
     'findings': [
       {'run': str(run.path), 'name': name, 'text': text}

@@ -1,10 +1,9 @@
 """Measures what the parts of a run's agent have learned, beyond its returns.
 
-The result is written into the run's folder as diagnosis.json: how well the
-student and the teacher predict the target's frames, how the action VAE
-reconstructs and replays the sources' actions, how much the policy depends on
-its guidance, how similar the sources are to the target, and the gradient of the
-distillation. Nothing else in the folder changes.
+The result, diagnosis.json in the run's folder, says how well the student and
+the teacher predict the target's frames, how the action VAE reconstructs and
+replays the sources' actions, how much the policy depends on its guidance, how
+similar the sources are to the target, and the gradient of the distillation.
 """
 
 import functools
@@ -27,6 +26,7 @@ from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import Batch, UserError
 
 VERSION = 1
+_PARTS = 'prediction', 'vae', 'guidance', 'similarity', 'relation', 'pull'
 _NEWEST = 10  # Episodes of the replay that the target's sequences are from.
 _KEYS = ('image', 'action', 'reward', 'is_first', 'discount')
 
@@ -64,8 +64,7 @@ def diagnose(run: pathlib.Path, sequences: int, seed: int) -> dict:
   steps = subject.metadata['agent_steps'] * subject.config.env.action_repeat
   updates = subject.metadata['updates']
   out = {'version': VERSION, 'env_steps': steps, 'updates': updates}
-  names = 'prediction', 'vae', 'guidance', 'similarity', 'relation', 'pull'
-  for name in names:
+  for name in _PARTS:
     out |= _part(name, getattr(subject, name))
   return out
 
@@ -83,7 +82,7 @@ def _part(name: str, measure: Callable) -> dict:
 
 
 class _Subject:
-  """A run and its diagnostics, named as in diagnosis.json."""
+  """A run and its measures, named as in diagnosis.json."""
 
   def __init__(self, run, num, seed):
     self.config = _open_config(run)
@@ -102,7 +101,7 @@ class _Subject:
     }
 
   def _teachers(self):
-    agent = self._agent_with_teacher()
+    agent = self._require('teacher')
     params = setup.load_teacher(self.config, self._run, agent)
     if 'decoder' not in params:
       raise UserError(
@@ -112,7 +111,7 @@ class _Subject:
     return self._by_source(diagnostics.teacher_predictions(*args))
 
   def vae(self):
-    agent = self._agent_with_vae()
+    agent = self._require('action VAE')
     args = agent, self._state, self._sources(), self._key(2)
     named = self._by_source(diagnostics.action_replay(*args))
     if agent.variant.weights == 'single':  # The others' are not trained.
@@ -121,8 +120,8 @@ class _Subject:
     return named
 
   def guidance(self):
-    agent = self._agent_with_vae()
-    inputs, rng = self._followed[0], self._rng(2)
+    agent, rng = self._require('action VAE'), self._rng(2)
+    inputs, *_ = self._followed
     return diagnostics.guidance_use(agent, self._state, inputs, rng)
 
   def similarity(self):
@@ -138,27 +137,23 @@ class _Subject:
     return self._by_source(diagnostics.feature_similarity(*args))
 
   def pull(self):
-    agent, num = self._agent_with_teacher(), self.config.finetune.batch
+    agent, num = self._require('teacher'), self.config.finetune.batch
     batch = jax.tree.map(lambda x: x[:num], self._target)
     return diagnostics.grad_norms(agent, self._state, batch, self._key(4))
 
   def _by_source(self, values):
     return dict(zip(self.metadata['sources'], values, strict=True))
 
+  def _require(self, part):
+    has = {'teacher': self._agent.teacher, 'action VAE': self._agent.replays}
+    if not has[part]:
+      raise UserError(f'the variant {self.config.variant} has no {part}')
+    return self._agent
+
   @functools.cached_property
   def _followed(self):
-    agent, key = self._agent_with_teacher(), self._key(3)
-    return diagnostics.follow(agent, self._state, self._target, key)
-
-  def _agent_with_teacher(self):
-    if not self._agent.teacher:
-      raise UserError(f'the variant {self.config.variant} has no teacher')
-    return self._agent
-
-  def _agent_with_vae(self):
-    if not self._agent.replays:
-      raise UserError(f'the variant {self.config.variant} has no action VAE')
-    return self._agent
+    args = self._require('teacher'), self._state, self._target, self._key(3)
+    return diagnostics.follow(*args)
 
   @functools.cached_property
   def _target(self):
@@ -208,8 +203,7 @@ def sample(
 
   Args:
     found: the episodes, at least one of them that long.
-    num: B sequences.
-    length: L frames each.
+    num, length: B sequences of L frames each.
     rng: of the sampling.
     width: A of the result, padded with zeros; None: that of the episodes.
 
@@ -240,16 +234,15 @@ def sample(
 def _open_config(run):
   """Returns the run's config, its paths valid in the current folder."""
   config = ConfigDict(runs.read_config_dict(run))
+
+  def locate(path, file):
+    tried = load_runs.candidates(path, run)
+    return str(next((x for x in tried if (x / file).exists()), tried[0]))
+
   if config.source_dir and config.sources:
     file = pathlib.Path(config.sources[0], dataset.FILE)
-    config.source_dir = _locate(config.source_dir, run, file)
+    config.source_dir = locate(config.source_dir, file)
   if origin := config.teacher_from:
     file = '' if origin.endswith(weight_files.SUFFIXES) else runs.TEACHER
-    config.teacher_from = _locate(origin, run, file)
+    config.teacher_from = locate(origin, file)
   return config
-
-
-def _locate(path, run, file):
-  """Finds a path that contains `file`."""
-  tried = load_runs.candidates(path, run)
-  return str(next((x for x in tried if (x / file).exists()), tried[0]))

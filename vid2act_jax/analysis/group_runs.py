@@ -68,9 +68,11 @@ def _describe(run):
 def _costs(runs):
   rows = pd.RangeIndex(len(runs))
   metrics = pd.concat([x.metrics.assign(run=i) for i, x in enumerate(runs)])
-  stages = metrics.groupby(['run', 'stage'])[['time', 'step']].max()
-  stages = stages.unstack().reindex(rows)
-  seconds = stages.time.reindex(columns=_STAGES)
+  by_stage = metrics.groupby(['run', 'stage'])
+  last = lambda key: (
+    by_stage[key].max().unstack().reindex(rows, columns=_STAGES)
+  )
+  seconds = last('time')
   places = {run.path.resolve(): row for row, run in enumerate(runs)}
   teachers = pd.Series([_find_teacher(run, places) for run in runs], rows)
   taught = seconds.pretrain.reindex(teachers).set_axis(rows)
@@ -85,11 +87,11 @@ def _costs(runs):
   every = _numbers(run.config.get('finetune.log_every') for run in runs)
   exact = _numbers(run.diagnosis.get('updates') for run in runs)
   intervals = (logged['size'] - 1).where(logged['size'] > 1)
-  steps = stages.step.reindex(columns=_STAGES).finetune
   return seconds.assign(
     pretrain=seconds.pretrain.fillna(taught),
     shared=teachers.notna(),
-    env_steps_per_s=steps / seconds.finetune.where(seconds.finetune != 0),
+    env_steps_per_s=last('step').finetune
+    / seconds.finetune.where(seconds.finetune != 0),
     updates=exact.fillna(logged['size'] * every),
     seconds_per_update=(logged['last'] - logged['first']) / intervals / every,
   ).join(peaks.reindex(rows, columns=_PEAKS))

@@ -6,7 +6,6 @@ it is listed in `Run.problems`; everything else is used.
 
 import dataclasses
 import math
-import os
 import pathlib
 from collections.abc import Iterator
 
@@ -77,28 +76,26 @@ def find(folders: list[pathlib.Path]) -> tuple[list[pathlib.Path], list[str]]:
     if not folder.is_dir():
       problems.append(f'{folder}: there is no such folder')
       continue
-    paths = list(_search(folder, _DEPTH, problems))
+    paths = _search(folder, _DEPTH, problems)
     if not paths:
       problems.append(f'{folder}: no run in it, nor {_DEPTH} levels below')
     found |= {path.resolve(): path for path in paths}
   return list(found.values()), problems
 
 
-def _search(folder, depth, problems) -> Iterator[pathlib.Path]:
+def _search(folder, depth, problems):
   if any((folder / x).is_file() for x in (logger.METRICS, runs.STARTS)):
-    yield folder
-    return
+    return [folder]
   # Agents that collected a dataset lie in its folder; they are not compared.
   if depth == 0 or (folder / dataset.FILE).is_file():
-    return
+    return []
   try:
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    inner = sorted(x for x in folder.iterdir() if x.is_dir())
   except OSError as error:
     problems.append(f'{folder}: cannot be read ({error.strerror})')
-    return
-  for entry in entries:
-    if entry.is_dir() and entry.name != 'agent' and entry.name[0] != '.':
-      yield from _search(pathlib.Path(entry.path), depth - 1, problems)
+    return []
+  inner = [x for x in inner if x.name != 'agent' and x.name[0] != '.']
+  return [run for x in inner for run in _search(x, depth - 1, problems)]
 
 
 def load(path: pathlib.Path) -> Run:
@@ -112,8 +109,11 @@ def load(path: pathlib.Path) -> Run:
     hint = 'make it again by python -m vid2act_jax.analysis diagnose'
     diagnosis = _clean(_load_object(path / DIAGNOSIS, problems, hint))
   starts = [x for x in _lines(path / runs.STARTS, []) if isinstance(x, dict)]
-  commits = [printable(x.get('commit')) or 'unknown' for x in starts]
-  if len(set(commits)) > 1:
+  known = lambda key: [
+    printable(x.get(key)) or 'unknown' for x in starts or [{}]
+  ]
+  commits = known('commit')
+  if len({*commits}) > 1:
     problems.append(f'resumed with other code: {", ".join(sorted({*commits}))}')
   seed, sources = config.get('seed'), config.get('sources')
   sources = map(printable, sources if isinstance(sources, list) else ())
@@ -126,22 +126,19 @@ def load(path: pathlib.Path) -> Run:
     metrics=metrics,
     config=config,
     diagnosis=diagnosis,
-    commit=(commits or ['unknown'])[-1],
-    machine=printable((starts or [{}])[-1].get('machine')) or 'unknown',
+    commit=commits[-1],
+    machine=known('machine')[-1],
     problems=problems,
   )
   required = ('task', 'variant', 'seed') if config else ()
   if missing := [key for key in required if getattr(run, key) is None]:
     problems.append(f'config.json lacks its {" and ".join(missing)}')
-  steps, goal = (
-    run.series('eval/return').index,
-    config.get('finetune.env_steps'),
-  )
-  if not (metrics.stage == 'finetune').any():
-    pass  # Perhaps it is only a teacher.
-  elif not len(steps):
+  steps = run.series('eval/return').index
+  goal = config.get('finetune.env_steps')
+  # A run without finetuning is perhaps only a teacher.
+  if (metrics.stage == 'finetune').any() and not len(steps):
     problems.append('finetuning logged no evaluation')
-  elif is_number(goal) and steps[-1] < goal:
+  elif len(steps) and is_number(goal) and steps[-1] < goal:
     text = f'evaluated up to {steps[-1]:.0f} of {goal:.0f} env steps'
     problems.append(f'unfinished: {text}')
   return run

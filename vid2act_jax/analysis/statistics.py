@@ -5,9 +5,8 @@ the Statistical Precipice (arXiv 2108.13264), as in rliable. A curve is a
 pandas Series of values by ascending step. `Strata` are lists of scores, one
 array per task, seeds first: [S_m, ...]; the numbers of seeds S_m may differ.
 
-The resampling is a few lines of numpy: `scipy.stats.bootstrap` refuses tasks
-with a single seed, and `scipy.stats.permutation_test` permutes over all tasks,
-not within each.
+SciPy's `bootstrap` refuses tasks with a single seed, and its `permutation_test`
+permutes over all tasks, not within each.
 """
 
 from collections.abc import Callable, Sequence
@@ -99,7 +98,7 @@ def improvement_interval(
   """
   split = lambda *x: improvement(x[: len(ours)], x[len(ours) :])
   bounds = _bootstrap(split, [*ours, *theirs], seed, resamples)
-  return bounds and (float(bounds[0]), float(bounds[1]))
+  return bounds and tuple(map(float, bounds))
 
 
 def p_value(
