@@ -8,8 +8,6 @@ import functools
 import json
 import math
 import pathlib
-import re
-from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -38,23 +36,19 @@ _PARTS = {
 
 
 def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
-  """Compares runs and describes each.
-
-  Args:
-    found: all runs that were loaded.
-    problems: what was wrong before.
-    baseline: the variant that the others are compared with.
+  """Compares runs with those of the baseline's variant, and describes each.
 
   Returns:
-    'tasks' and 'overall' as in `score_task` and `score_overall`; those of
-    `_PARTS` and 'costs' as {task: {label: ...}}. 'tasks' is empty if no run can
-    be compared.
+    What results.json holds: 'tasks' and 'overall' as in `score_task` and
+    `score_overall`, the keys of `_PARTS` and 'costs' as {task: {label: ...}},
+    and lists. 'tasks' is empty if no run can be compared. To the 'problems'
+    that were known before, those of runs and groups are added.
   """
   every = group_runs.run_table(found)
   table, texts = group_runs.group(every)
   problems, tasks, groups, costs = [*problems, *texts], {}, {}, {}
   for task, runs in table.groupby('task'):
-    labels = sort_labels(runs.label.unique(), baseline)
+    labels = group_runs.sort_labels(runs.label.unique(), baseline)
     members = {label: runs[runs.label == label] for label in labels}
     costs[task] = {x: group_runs.mean_costs(y) for x, y in members.items()}
     groups[task] = {label: list(x.object) for label, x in members.items()}
@@ -94,19 +88,6 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
   }
 
 
-def sort_labels(labels: Iterable[str], baseline: str) -> list[str]:
-  """Sorts labels: the method, the baseline, the others; numbers by size."""
-
-  def key(label):
-    # Text and numbers alternate, so that like is compared with like.
-    parts = re.split(r'(\d+(?:\.\d+)?)', label)
-    parts[1::2] = map(float, parts[1::2])
-    variant = label.split(',')[0]
-    return variant != 'vid2act', variant != baseline, parts
-
-  return sorted(labels, key=key)
-
-
 def published_curves(task: str, metric: str, steps: float) -> list[dict]:
   """Returns published curves of a task, up to twice as far as our env steps.
 
@@ -125,12 +106,7 @@ def published_curves(task: str, metric: str, steps: float) -> list[dict]:
 def score_task(
   task: str, labels: dict[str, list[Run]], baseline: str
 ) -> tuple[dict, list[str]]:
-  """Scores and compares the runs of a task.
-
-  Args:
-    task: its name.
-    labels: runs by label.
-    baseline: the variant that the others are compared with.
+  """Scores the runs of a task, by label, and compares them with the baseline.
 
   Returns:
     {'metric', 'scale' (of a perfect score; None: unknown), 'start', 'horizon'
@@ -218,10 +194,6 @@ def score_overall(tasks: dict[str, dict], baseline: str) -> dict | None:
   Only labels with runs in all of these tasks are averaged: of all sets of
   tasks, the one with the most tasks times labels.
 
-  Args:
-    tasks: {task: result of `score_task`}.
-    baseline: the variant that the others are compared with.
-
   Returns:
     {'tasks', 'left_out' (labels), 'grid', 'baseline', 'labels': {label: {'iqm',
     'low', 'high', 'final', 'area', 'improvement'}}}, or None without two tasks
@@ -242,7 +214,7 @@ def score_overall(tasks: dict[str, dict], baseline: str) -> dict | None:
   high = min(result['horizon'] for result in chosen)
   grid = np.linspace(low, high, 101) if high > low else np.zeros(0)
   scored = {}
-  for label in sort_labels(labels, baseline):
+  for label in group_runs.sort_labels(labels, baseline):
     curves, finals, areas = [], [], []
     for result in chosen:
       scores, scale = result['labels'][label], result['scale']

@@ -1,7 +1,6 @@
 """Checks of single runs: what is wrong with them, a sentence each.
 
-A check yields what it finds in a run; its first finding is reported. The
-thresholds are meant to find what is broken, not what is merely unusual.
+The thresholds are meant to find what is broken, not what is merely unusual.
 """
 
 import math
@@ -26,18 +25,41 @@ _KL_HISTORY = 5  # Points before a median means something.
 _IGNORED = 0.05  # Of the change of actions from state to state.
 _MANY_SKIPPED = 0.01  # Of the updates.
 
+_Rules = Iterator[tuple[str, bool, str]]  # Check, whether it holds, text.
+
 
 def find(run: Run) -> dict[str, str]:
-  """Returns {name of a check: what it found}."""
-  found = {name: next(check(run), None) for name, check in _CHECKS.items()}
-  return {name: text for name, text in found.items() if text}
+  """Returns {name of a check: the first that it found}."""
+  found: dict[str, str] = {}
+  for check in (_check_weights, _check_vae, _check_losses, _check_policy):
+    for name, holds, text in check(run):
+      if holds:
+        found.setdefault(name, text)
+  return found
 
 
-def _learned_weights(run):
-  """Returns the weights of several sources, unless the variant sets them."""
-  weights = sections.weights(run)
-  several = len(weights) and len(weights.columns) > 1
-  return weights if several and not sections.is_fixed(run) else None
+def _check_weights(run) -> _Rules:
+  """Checks whether learned weights collapse, or never preferred a source."""
+  weights, (entropy, logged) = sections.weights(run), sections.entropy(run)
+  num = len(weights.columns)
+  if num < 2 or weights.empty or sections.is_fixed(run):
+    return
+  check, during = 'weights collapsed', 'during the last third'
+  for name, share in _late(weights).min().items():
+    text = f'the weight of {name} is above {_COLLAPSED} {during}: the other'
+    yield check, share > _COLLAPSED, f'{text} sources play no part'
+  text = (
+    f"the weights' entropy is below {_NO_ENTROPY:.0%} of ln N {during}: one"
+  )
+  collapsed = _late(entropy).max() < _NO_ENTROPY * math.log(num)
+  yield check, collapsed, f'{text} source at a time takes all'
+  selective = logged and entropy.median() < _SELECTIVE * math.log(num)
+  uniform = (weights - 1 / num).abs().to_numpy().max() <= _UNIFORM
+  text = (
+    f'all weights stayed within {_UNIFORM} of 1/N: the mean similarity does'
+  )
+  text = f'{text} not distinguish the sources'
+  yield 'weights mean nothing', uniform and not selective, text
 
 
 def _late(data):
@@ -46,55 +68,25 @@ def _late(data):
   return late if len(late) >= 2 else data
 
 
-def _collapsed_weights(run) -> Iterator[str]:
-  """Checks whether one source takes all of the similarity until the end."""
-  weights = _learned_weights(run)
-  if weights is None:
-    return
-  during = 'during the last third'
-  for name, collapsed in (_late(weights) > _COLLAPSED).all().items():
-    if collapsed:
-      text = f'the weight of {name} is above {_COLLAPSED} {during}: the other'
-      yield f'{text} sources play no part'
-  entropy, _ = sections.entropy(run)
-  if (_late(entropy) < _NO_ENTROPY * math.log(len(weights.columns))).all():
-    text = f"the weights' entropy is below {_NO_ENTROPY:.0%} of ln N {during}:"
-    yield f'{text} one source at a time takes all'
-
-
-def _meaningless_weights(run) -> Iterator[str]:
-  """Checks whether the similarity ever preferred anything."""
-  weights = _learned_weights(run)
-  if weights is None:
-    return
-  num, (entropy, logged) = len(weights.columns), sections.entropy(run)
-  selective = logged and entropy.median() < _SELECTIVE * math.log(num)
-  distance = (weights - 1 / num).abs().to_numpy().max()
-  if distance <= _UNIFORM and not selective:
-    text = f'all weights stayed within {_UNIFORM} of 1/N: the mean similarity'
-    yield f'{text} does not distinguish the sources'
-
-
-def _dead_vae(run) -> Iterator[str]:
+def _check_vae(run) -> _Rules:
   """Checks whether the action VAE encodes and reproduces actions."""
+  check = 'dead VAE'
   for source, part in sections.read_diagnosis(run, 'vae').items():
-    if part['active'] == 0:
-      text = f'{source}: no latent dimension of the action VAE is active'
-      yield f'{text} (KL above {_INACTIVE_KL} nats)'
+    text = (
+      f'{source}: no latent dimension of the action VAE is active (KL above'
+    )
+    yield check, part['active'] == 0, f'{text} {_INACTIVE_KL} nats)'
     share = part['unexplained'] or 0.0
-    if share >= _UNEXPLAINED:
-      text = (
-        f"{source}: the VAE's error is {share:.0%} of the actions' variance"
-      )
-      yield f'{text}: no better than predicting their mean'
-  last = run.series('train/vae_kl').tail(statistics.LAST)
-  if last.median() < _INACTIVE_KL:  # False for the NaN of an empty series.
-    text = f'train/vae_kl ended below {_INACTIVE_KL} nats: the latents carry'
-    yield f'{text} nothing'
+    text = f"{source}: the VAE's error is {share:.0%} of the actions' variance"
+    text = f'{text}: no better than predicting their mean'
+    yield check, share >= _UNEXPLAINED, text
+  last = run.series('train/vae_kl').tail(statistics.LAST).median()
+  text = f'train/vae_kl ended below {_INACTIVE_KL} nats: the latents carry'
+  yield check, last < _INACTIVE_KL, f'{text} nothing'  # Not if last is NaN.
 
 
-def _exploding_kl(run) -> Iterator[str]:
-  """Checks whether the world model's KL left its range so far."""
+def _check_losses(run) -> _Rules:
+  """Checks whether the KL left its range so far, and for skipped updates."""
   kl = run.series('train/kl')
   before = kl.expanding(_KL_HISTORY).median().shift()
   # A free nat is no explosion, however small the median was.
@@ -102,47 +94,27 @@ def _exploding_kl(run) -> Iterator[str]:
   for step, value in kl[growth | (kl > _KL_HIGH)].items():
     text = f'train/kl is {value:.3g} nats at step {step:.0f}'
     more = f', more than {_KL_GROWTH:.0f} times its median until then'
-    yield text if value > _KL_HIGH else text + more
+    yield 'exploding KL', True, text if value > _KL_HIGH else text + more
+  stages = {x: run.series('train/skipped', x) for x in ('pretrain', 'finetune')}
+  shares = {
+    x: series.mean() for x, series in stages.items() if series.max() > 0
+  }
+  many = {True: 'many: ', False: ''}
+  texts = (f'{x} {many[y > _MANY_SKIPPED]}{y:.2%}' for x, y in shares.items())
+  text = f'updates were not finite and were skipped ({", ".join(texts)})'
+  yield 'skipped updates', bool(shares), text
 
 
-def _skipped_updates(run) -> Iterator[str]:
-  """Checks for updates whose losses or gradients were not finite."""
-  texts = []
-  for stage in ('pretrain', 'finetune'):
-    shares = run.series('train/skipped', stage)
-    if shares.max() > 0:
-      many = 'many: ' if shares.mean() > _MANY_SKIPPED else ''
-      texts.append(f'{stage} {many}{shares.mean():.2%}')
-  if texts:
-    yield f'updates were not finite and were skipped ({", ".join(texts)})'
-
-
-def _ignored_guidance(run) -> Iterator[str]:
-  """Checks whether the policy depends on its guidance."""
-  part = sections.read_diagnosis(run, 'guidance')
-  if part and part['share'] < _IGNORED:
+def _check_policy(run) -> _Rules:
+  """Checks whether the policy uses guidance, and is better than random."""
+  if part := sections.read_diagnosis(run, 'guidance'):
     text = "shuffling the guidance among states changes the policy's actions by"
-    text = f'{text} {part["share"]:.1%} of what another state does'
-    yield f'{text}: it ignores guidance'
-
-
-def _no_better_than_random(run) -> Iterator[str]:
-  """Checks whether training ended above the random policy's return."""
-  returns, random = run.series('eval/return'), run.series('random/return')
-  if returns.empty or random.empty:
-    return
-  final, base = statistics.final_score(returns, math.inf), random.iloc[-1]
-  if final <= base:
-    text = f'the final return of {final:.4g} is no better than the random'
-    yield f'{text} policy with {base:.4g}'
-
-
-_CHECKS = {
-  'weights collapsed': _collapsed_weights,
-  'weights mean nothing': _meaningless_weights,
-  'dead VAE': _dead_vae,
-  'exploding KL': _exploding_kl,
-  'skipped updates': _skipped_updates,
-  'guidance ignored': _ignored_guidance,
-  'no better than random': _no_better_than_random,
-}
+    text = f'{text} {part["share"]:.1%} of what another state does: it ignores'
+    yield 'guidance ignored', part['share'] < _IGNORED, f'{text} guidance'
+  returns = run.series('eval/return')
+  for base in run.series('random/return')[-1:] if len(returns) else ():
+    final = statistics.final_score(returns, math.inf)
+    text = (
+      f'the final return of {final:.4g} is no better than the random policy'
+    )
+    yield 'no better than random', final <= base, f'{text} with {base:.4g}'

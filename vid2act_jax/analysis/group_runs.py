@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -28,6 +29,7 @@ _EQUAL = {
   'episodes': 'number of episodes per evaluation',
 }
 _STAGES = ['collect', 'pretrain', 'finetune']
+_EVERY_ROW = 'train/skipped'  # A metric of every row that updates log.
 _PEAKS = ['peak_gb', 'device_peak_gb']
 _MEANS = ['env_steps_per_s', 'updates', 'seconds_per_update', *_PEAKS]
 _LISTED = {'num_sources': 'sources', 'machine': 'machine', 'commit': 'commit'}
@@ -51,14 +53,13 @@ def _describe(run):
   steps, episodes = (run.series(f'eval/{x}') for x in ('return', 'episodes'))
   counts = sorted({*episodes.astype(int)})
   counts = counts or [run.config.get('evaluate.episodes', 'unknown')]
+  counts = dict.fromkeys([counts[0], counts[-1]])
   row = {'object': run, 'num_sources': len(run.sources)}
   keys = 'task', 'variant', 'seed', 'sources', 'commit', 'machine'
   row |= {key: getattr(run, key) for key in keys}
   row |= {'run': str(run.path), 'evaluations': len(steps)}
   row['env_steps'] = float(steps.index[-1]) if len(steps) else None
-  row['episodes'] = ' to '.join(
-    map(str, dict.fromkeys([counts[0], counts[-1]]))
-  )
+  row['episodes'] = ' to '.join(map(str, counts))
   row['length'] = str(run.config.get('finetune.env_steps', 'unknown'))
   for key in ('source_dir', 'teacher_from'):
     row[key] = re.sub(rf'-{run.seed}$', '', str(run.config.get(key, '')))
@@ -68,39 +69,33 @@ def _describe(run):
 def _costs(runs):
   rows = pd.RangeIndex(len(runs))
   metrics = pd.concat([x.metrics.assign(run=i) for i, x in enumerate(runs)])
-  by_stage = metrics.groupby(['run', 'stage'])
-  last = lambda key: (
-    by_stage[key].max().unstack().reindex(rows, columns=_STAGES)
-  )
-  seconds = last('time')
+  stages = metrics.groupby(['run', 'stage'])
+  last = lambda key: stages[key].max().unstack().reindex(rows, columns=_STAGES)
+  seconds, steps = last('time'), last('step').finetune
   places = {run.path.resolve(): row for row, run in enumerate(runs)}
   teachers = pd.Series([_find_teacher(run, places) for run in runs], rows)
-  taught = seconds.pretrain.reindex(teachers).set_axis(rows)
+  teacher_seconds = seconds.pretrain.reindex(teachers).set_axis(rows)
   names = metrics.key.str.split('/').str[-1]
   peaks = metrics.groupby(['run', names]).value.max().unstack()
   # A row is logged after as many updates. A diagnosis counts them exactly.
-  logged = metrics[
-    metrics.stage.eq('finetune') & metrics.key.eq('train/skipped')
-  ]
+  logged = metrics[(metrics.stage == 'finetune') & (metrics.key == _EVERY_ROW)]
   logged = logged.groupby('run').time.agg(['size', 'first', 'last'])
-  logged = logged.reindex(rows)
+  size, start, end = (logged.reindex(rows)[x] for x in logged)
   every = _numbers(run.config.get('finetune.log_every') for run in runs)
-  exact = _numbers(run.diagnosis.get('updates') for run in runs)
-  intervals = (logged['size'] - 1).where(logged['size'] > 1)
+  updates = _numbers(run.diagnosis.get('updates') for run in runs)
+  finetuning = seconds.finetune.where(seconds.finetune > 0)
   return seconds.assign(
-    pretrain=seconds.pretrain.fillna(taught),
+    pretrain=seconds.pretrain.fillna(teacher_seconds),
     shared=teachers.notna(),
-    env_steps_per_s=last('step').finetune
-    / seconds.finetune.where(seconds.finetune != 0),
-    updates=exact.fillna(logged['size'] * every),
-    seconds_per_update=(logged['last'] - logged['first']) / intervals / every,
+    env_steps_per_s=steps / finetuning,
+    updates=updates.fillna(size * every),
+    seconds_per_update=(end - start) / (size - 1).where(size > 1) / every,
   ).join(peaks.reindex(rows, columns=_PEAKS))
 
 
 def _numbers(values):
-  return pd.Series(
-    [x if is_number(x) else math.nan for x in values], dtype=float
-  )
+  values = [x if is_number(x) else math.nan for x in values]
+  return pd.Series(values, dtype=float)
 
 
 def _find_teacher(run, places):
@@ -195,6 +190,19 @@ def _short_values(values, texts):
   tried.append([f'{text} ({x.hexdigest()})' for text, x in pairs])
   differ = (short for short in tried if len({*short}) == texts.nunique())
   return next(differ, tried[-1])
+
+
+def sort_labels(labels: Iterable[str], baseline: str) -> list[str]:
+  """Sorts labels: the method, the baseline, the others; numbers by size."""
+
+  def key(label):
+    # Text and numbers alternate, so that like is compared with like.
+    parts = re.split(r'(\d+(?:\.\d+)?)', label)
+    parts[1::2] = map(float, parts[1::2])
+    variant = label.split(',')[0]
+    return variant != 'vid2act', variant != baseline, parts
+
+  return sorted(labels, key=key)
 
 
 def _differences(task, runs):

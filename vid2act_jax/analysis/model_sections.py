@@ -26,15 +26,14 @@ _FINAL_SHARE = 0.1  # Of the logged points, that a final weight is a mean of.
 # teacher's label distinguishes them.
 _MAX_DUPLICATES = 0.2
 _TIE = 0.01  # Weights closer to each other than this are a tie.
-# Types in each part of a diagnosis. [x]: a list of one x or more; {str: x}: an
-# object with any keys. Keys that are not named are not read.
-_HISTOGRAMS = {'edges': [float], 'recorded': [[float]], 'replayed': [[float]]}
-_LATENTS = dict.fromkeys(('kl', 'active', 'latent'), float)
+# What is read of the parts of a diagnosis: keys and types; {str: x}: any keys.
+_VAE = dict.fromkeys(('error', 'variance', 'kl', 'active', 'latent'), float)
+_VAE |= {'edges': [float], 'recorded': [[float]], 'replayed': [[float]]}
 _SCHEMA = {
   'prediction': {'student': [float], 'last_frame': [float]},
   'relation': {str: {'distance': float, 'explained': float}},
   'pull': {'distillation': float, 'others': float},
-  'vae': {str: {'error': float, 'variance': float, **_LATENTS, **_HISTOGRAMS}},
+  'vae': {str: _VAE},
   'guidance': {'shuffled': float, 'across_states': float},
 }
 
@@ -89,11 +88,8 @@ def relevance(run: Run) -> list[dict[str, str]]:
   """Compares the final weights with what is known in advance.
 
   It is known if the sources include the target's own task, the same task twice,
-  or noise.
-
-  Returns:
-    Rows with what (the sources are), expected, seen and verdict; none without
-    learned weights.
+  or noise. Rows have what (the sources are), expected, seen and verdict; there
+  are none without learned weights.
   """
   final = final_weights(run)
   if len(final) < 2 or is_fixed(run):
@@ -106,8 +102,7 @@ def relevance(run: Run) -> list[dict[str, str]]:
   def add(what, expected, seen, agrees, tie=False):
     verdict = AS_EXPECTED if agrees else 'NOT as expected'
     verdict = f'too close to call (less than {_TIE} apart)' if tie else verdict
-    row = {'what': what, 'expected': expected, 'seen': seen, 'verdict': verdict}
-    rows.append(row)
+    rows.append(dict(what=what, expected=expected, seen=seen, verdict=verdict))
 
   def compare(own, extreme, what, expected, other):
     """Compares the heaviest of some sources with the extreme of the others."""
@@ -120,10 +115,8 @@ def relevance(run: Run) -> list[dict[str, str]]:
       agrees = extreme((ours, theirs), key=final.get) == ours
       add(what, expected, seen, agrees, abs(final[ours] - final[theirs]) < _TIE)
 
-  own = alike.get(canonical_task(run.task or ''), [])
-  compare(
-    own, max, 'same task as the target', 'its weight is the largest', 'next'
-  )
+  what = 'same task as the target', 'its weight is the largest', 'next'
+  compare(alike.get(canonical_task(run.task or ''), []), max, *what)
   limit = f'weights differ by less than {_MAX_DUPLICATES:.0%} of their sum'
   for names in alike.values():
     for first, second in itertools.combinations(names, 2):
@@ -151,75 +144,64 @@ def read_diagnosis(run: Run, name: str) -> dict:
       guidance: {'share': change of actions when guidance is shuffled, relative
         to that from state to state, 'dead': share of units always zero}.
   """
-  part = run.diagnosis.get(name)
-  if not part or not _matches(part, _SCHEMA[name]):
-    return {}
   try:
-    return _derive(name, part, run.diagnosis)
-  except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    part = _select(run.diagnosis[name], _SCHEMA[name])
+    if name == 'prediction':
+      teachers = run.diagnosis[name].get('teachers') or {}
+      part[REPEATED] = part.pop('last_frame')
+      for source, curve in _select(teachers, {str: [float]}).items():
+        part[f'teacher {source}'] = curve
+    if name == 'relation':
+      weights = _select(run.diagnosis['similarity'], {str: float})
+      return {x: {'weight': weights[x], **part[x]} for x in part}
+    if name == 'pull':
+      part['share'] = part['distillation'] / part['others']
+    if name == 'guidance':
+      share = part['shuffled'] / part['across_states']
+      return {'share': share, 'dead': run.diagnosis[name].get('dead_units')}
+    if name == 'vae':
+      return {source: _read_vae(**entry) for source, entry in part.items()}
+    return part
+  except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
     return {}
 
 
-def _matches(value, schema):
-  if isinstance(schema, type):
-    return isinstance(value, schema)
-  if not value or not isinstance(value, type(schema)):
-    return False
-  if isinstance(schema, list):
-    return all(_matches(x, schema[0]) for x in value)
-  if str in schema:
-    return all(_matches(x, schema[str]) for x in value.values())
-  return all(
-    key in value and _matches(value[key], schema[key]) for key in schema
-  )
+def _select(value, schema):
+  """Returns what a schema names of a value; raises an error without it."""
+  if isinstance(schema, dict):
+    keys = value if str in schema else schema
+    return {x: _select(value[x], schema.get(str) or schema[x]) for x in keys}
+  if isinstance(schema, list) and isinstance(value, list) and value:
+    return [_select(x, schema[0]) for x in value]
+  if isinstance(schema, list) or not isinstance(value, schema):
+    raise TypeError(value)
+  return value
 
 
-def _derive(name, part, diagnosis):
-  """Returns what a report shows of a part that matches its schema."""
-  pick = lambda values, keys: {key: values[key] for key in keys}
-  if name == 'prediction':
-    curves = {'student': part['student'], REPEATED: part['last_frame']}
-    teachers = part.get('teachers') or {}
-    if teachers and not _matches(teachers, {str: [float]}):
-      raise TypeError('teachers')
-    return curves | {f'teacher {x}': curve for x, curve in teachers.items()}
-  if name == 'relation':
-    keys, weights = _SCHEMA[name][str], diagnosis['similarity']
-    return {x: {'weight': weights[x], **pick(part[x], keys)} for x in part}
-  if name == 'pull':
-    share = part['distillation'] / part['others']
-    return {**pick(part, _SCHEMA[name]), 'share': share}
-  if name == 'guidance':
-    share = part['shuffled'] / part['across_states']
-    return {'share': share, 'dead': part.get('dead_units')}
-  out = {}
-  for source, entry in part.items():
-    edges, *tables = (np.array(entry[key]) for key in _HISTOGRAMS)
-    if {x.shape for x in tables} != {(len(tables[0]), len(edges) - 1)}:
-      raise ValueError('histograms of other shapes')
-    if (np.diff(edges) <= 0).any():
-      raise ValueError('edges that do not ascend')
-    variance = entry['variance']
-    out[source] = {
-      'unexplained': entry['error'] / variance if variance else None,
-      **pick(entry, [*_LATENTS, *_HISTOGRAMS]),
-    }
-  return out
+def _read_vae(error, variance, edges, recorded, replayed, **latents):
+  tables = np.array([recorded, replayed])  # Fails if they differ in shape.
+  if tables.shape[2:] != np.diff(edges).shape or min(np.diff(edges)) <= 0:
+    raise ValueError(edges)
+  unexplained = {'unexplained': error / variance if variance else None}
+  histograms = {'edges': edges, 'recorded': recorded, 'replayed': replayed}
+  return unexplained | latents | histograms
 
 
 def undiagnosed(runs: list[Run]) -> dict[str, str]:
   """Returns {part of the diagnosis: why the first run without it has none}."""
-  out = {}
-  for name in _SCHEMA:
-    lacking = (run.diagnosis for run in runs if not read_diagnosis(run, name))
-    for diagnosis in itertools.islice(lacking, 1):
-      state = 'damaged' if diagnosis.get(name) else 'not'
-      out[name] = diagnosis.get(f'{name}_missing')
-      if not diagnosis:
-        out[name] = 'python -m vid2act_jax.analysis diagnose RUN makes it'
-      elif not isinstance(out[name], str):
-        out[name] = f'{state} in {DIAGNOSIS}'
-  return out
+  lacking = {
+    name: [run.diagnosis for run in runs if not read_diagnosis(run, name)]
+    for name in _SCHEMA
+  }
+  return {name: _why(name, *x[:1]) for name, x in lacking.items() if x}
+
+
+def _why(name, diagnosis):
+  if not diagnosis:
+    return 'python -m vid2act_jax.analysis diagnose RUN makes it'
+  reason = diagnosis.get(f'{name}_missing')
+  state = 'damaged' if diagnosis.get(name) else 'not'
+  return reason if isinstance(reason, str) else f'{state} in {DIAGNOSIS}'
 
 
 def diagnosed(runs: list[Run], name: str) -> list[dict]:

@@ -12,6 +12,7 @@ import matplotlib
 
 from vid2act_jax.analysis import (
   aggregate,
+  group_runs,
   load_runs,
   plots,
   statistics,
@@ -38,11 +39,8 @@ def write_report(
   Args:
     folders: runs, or folders of runs.
     out: the report's folder, created if it does not exist.
-    title: of the page.
+    title: of the page, whose path is returned.
     baseline: the variant that the others are compared with.
-
-  Returns:
-    The path of the page.
 
   Raises:
     UserError: there is nothing to report, or `out` cannot be written.
@@ -93,7 +91,7 @@ def _write(path, content):
 def draw(results: dict, out: pathlib.Path) -> dict[tuple[str, ...], str]:
   """Saves all figures; {(kind, task, label): data URL}."""
   labels = dict.fromkeys(x for y in results['costs'].values() for x in y)
-  labels = aggregate.sort_labels(labels, results['baseline'])
+  labels = group_runs.sort_labels(labels, results['baseline'])
   styles = {label: style.line_style(i) for i, label in enumerate(labels)}
   urls, stems = {}, set()
   for name, fig in _figures(results, styles):
