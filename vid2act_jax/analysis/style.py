@@ -88,8 +88,11 @@ def add_legend(parent, axes, letters=110, **place) -> None:
   """
   pairs = [zip(*x.get_legend_handles_labels(), strict=True) for x in axes]
   handles = {label: handle for pair in pairs for handle, label in pair}
-  size = 9 if max(map(len, handles)) < 50 else 7
-  columns = max(1, int(letters * 9 / size) // (max(map(len, handles)) + 7))
+  if not handles:
+    return
+  widest = max(map(len, handles))
+  size = 9 if widest < 50 else 7
+  columns = max(1, int(letters * 9 / size) // (widest + 7))
   columns = math.ceil(len(handles) / math.ceil(len(handles) / columns))
   look = {'frameon': False, 'fontsize': size, 'labelcolor': INK}
   look |= {'handlelength': 1.4, 'loc': 'outside lower center'} | place

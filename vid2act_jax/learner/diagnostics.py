@@ -65,10 +65,9 @@ def prediction(agent, state, batch: Batch, key: jax.Array) -> list[float]:
 def teacher_predictions(
   agent, params: Params, batch: Batch, key: jax.Array
 ) -> list[list[float]]:
-  """Returns `prediction` for the teacher under each of its N labels.
+  """Returns `prediction` for the teacher under each label, with equal noise.
 
-  `params` are the teacher's, with its decoder; the noise is the same for every
-  label.
+  `params` are the teacher's, with its decoder.
   """
 
   @jax.jit
@@ -86,10 +85,9 @@ def teacher_predictions(
 
 def last_frame(batch: Batch) -> list[float]:
   """Returns `prediction` for repeating the last frame of the context."""
-  errors = []
-  for row in batch.image:
-    frames = row[open_loop.CONTEXT - 1 :].astype(np.float32) / 255
-    errors.append(np.square(frames[1:] - frames[0]).mean((1, 2, 3)))
+  frames = (row[open_loop.CONTEXT - 1 :] for row in batch.image)
+  frames = (row.astype(np.float32) / 255 for row in frames)
+  errors = [np.square(x[1:] - x[0]).mean((1, 2, 3)) for x in frames]
   return _mean(np.stack(errors))
 
 
@@ -104,10 +102,7 @@ def _mean(rows):
 
 
 def action_replay(agent, state, sources: Batch, key: jax.Array) -> list[dict]:
-  """Returns `domain_replay` on each domain.
-
-  `sources` is [B, N, L, ...]; the actions are zero-padded.
-  """
+  """Returns `domain_replay` of sources [B, N, L, ...], actions zero-padded."""
 
   @jax.jit
   def run(state, target, sources, key):
@@ -190,11 +185,10 @@ def follow(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Runs the policy on recorded sequences and actions, as in evaluation.
 
-  `key` selects a domain if all weights are equal.
-
   Returns:
     The actor's inputs, f32 [B, L, F (+ guidance)], the similarity weights,
-    f32 [B, L, N], and the teachers' features, f32 [B, L, N, F_teacher].
+    f32 [B, L, N], and the teachers' features, f32 [B, L, N, F_teacher]. If all
+    weights are equal, `key` selects the domain of the guidance.
   """
 
   @jax.jit
