@@ -13,6 +13,8 @@ from experiments import debug, run
 from tests import small
 from vid2act_jax import learner
 from vid2act_jax.analysis import __main__, diagnose, load_runs
+from vid2act_jax.data import dataset
+from vid2act_jax.data import episodes as eps
 from vid2act_jax.learner import open_loop
 from vid2act_jax.loops import runs
 from vid2act_jax.loops.checkpoint import Checkpoint
@@ -221,6 +223,42 @@ def test_no_run_and_no_checkpoint(finished, tmp_path):
   with pytest.raises(UserError, match='at least 1'):
     diagnose.write(finished, 0)
   assert not (tmp_path / load_runs.DIAGNOSIS).exists()
+
+
+def test_sequences_of_episodes(tmp_path):
+  """Uniform over the places where they start; paddings are zeros."""
+  rng = np.random.default_rng(0)
+  for index, length in enumerate((4, 6, 9)):
+    flags = np.zeros((3, length), bool)
+    flags[0, 0] = flags[1, -1] = True
+    action = rng.uniform(-1, 1, (length, 2)).astype(np.float32)
+    reward = np.arange(length, dtype=np.float32) + 100 * index
+    action[0], reward[0] = 0, 0
+    eps.save(
+      tmp_path,
+      index,
+      {
+        'image': np.zeros((length, 64, 64, 3), np.uint8) + index,
+        'action': action,
+        'reward': reward,
+        'discount': np.ones(length, np.float32),
+        **dict(zip(('is_first', 'is_last', 'is_terminal'), flags, strict=True)),
+      },
+    )
+  known = dataset.find_episodes(tmp_path)
+  assert [file.length for file in known] == [4, 6, 9]  # The newest is last.
+  batch = diagnose.sample(known, 400, 5, rng, 3)
+  assert batch.image.shape == (400, 5, 64, 64, 3)
+  assert batch.action.shape == (400, 5, 3) and not batch.action[..., 2].any()
+  starts, counts = np.unique(batch.reward[:, 1], return_counts=True)
+  assert starts.tolist() == [101, 102, 201, 202, 203, 204, 205]
+  assert counts.min() > 30
+  np.testing.assert_array_equal(
+    np.diff(batch.reward[:, 1:], axis=1), np.ones((400, 3))
+  )
+  np.testing.assert_array_equal(
+    batch.image[..., 0, 0, 0], np.repeat(batch.reward[:, 1:2] // 100, 5, 1)
+  )
 
 
 def test_numbers_that_are_not_finite_are_left_out():

@@ -42,6 +42,11 @@ def _train(key, values, stage='finetune'):
   ]
 
 
+def _found(run, check):
+  """What a check found, or None."""
+  return findings.find(run).get(check)
+
+
 def test_sound_runs_have_no_findings(make):
   run = make(fake_runs.rows(vae_kl=0.4, vae_loss=0.1), fake_runs.diagnosis())
   assert findings.find(run) == {} and run.problems == []
@@ -50,20 +55,20 @@ def test_sound_runs_have_no_findings(make):
 def test_one_weight_that_takes_all(make):
   early = [(0.34, 0.33, 0.33)] * 20
   run = make(_weights([*early, *[(0.98, 0.01, 0.01)] * 10]))
-  assert 'dmc_walker_walk' in findings.collapsed_weights(run)
+  assert 'dmc_walker_walk' in _found(run, 'weights collapsed')
   assert list(findings.find(run)) == ['weights collapsed']
   # It had recovered by the end, or it was not for long.
   again = make(_weights([*early, *[(0.98, 0.01, 0.01)] * 8, (0.5, 0.3, 0.2)]))
-  assert findings.collapsed_weights(again) is None
+  assert _found(again, 'weights collapsed') is None
   late = make(_weights([*early, *[(0.98, 0.01, 0.01)] * 3]))
-  assert findings.collapsed_weights(late) is None
+  assert _found(late, 'weights collapsed') is None
 
 
 def test_entropy_that_is_gone(make):
   # On average alike, but in every state one source takes all.
   values = [(0.4, 0.3, 0.3)] * 12
-  assert 'entropy' in findings.collapsed_weights(make(_weights(values, 0.05)))
-  assert findings.collapsed_weights(make(_weights(values, 0.5))) is None
+  assert 'entropy' in _found(make(_weights(values, 0.05)), 'weights collapsed')
+  assert _found(make(_weights(values, 0.5)), 'weights collapsed') is None
 
 
 def test_fixed_weights_are_not_judged(make):
@@ -72,33 +77,33 @@ def test_fixed_weights_are_not_judged(make):
     assert findings.find(make(rows, variant=variant)) == {}
   rows = _weights([(1 / 3, 1 / 3, 1 / 3)] * 12)
   assert findings.find(make(rows, variant='uniform')) == {}
-  assert findings.collapsed_weights(make(_weights([[1]], 0, ['a']))) is None
+  assert _found(make(_weights([[1]], 0, ['a'])), 'weights collapsed') is None
 
 
 def test_weights_that_mean_nothing(make):
   flat = [(0.335, 0.333, 0.332)] * 12
-  assert findings.meaningless_weights(make(_weights(flat)))
-  assert findings.meaningless_weights(make(_weights(flat, np.log(3))))
+  assert _found(make(_weights(flat)), 'weights mean nothing')
+  assert _found(make(_weights(flat, np.log(3))), 'weights mean nothing')
   once = make(_weights([*flat, (0.4, 0.3, 0.3)]))
-  assert findings.meaningless_weights(once) is None
+  assert _found(once, 'weights mean nothing') is None
   # In single states they do choose.
-  assert findings.meaningless_weights(make(_weights(flat, 0.3))) is None
+  assert _found(make(_weights(flat, 0.3)), 'weights mean nothing') is None
 
 
 def test_dead_vae_of_the_diagnosis(make):
   found = fake_runs.diagnosis()
   found['vae']['dmc_cheetah_run']['active'] = 0
-  assert 'dmc_cheetah_run' in findings.dead_vae(make(None, found))
+  assert 'dmc_cheetah_run' in _found(make(None, found), 'dead VAE')
   found = fake_runs.diagnosis()
   found['vae']['dmc_hopper_stand'].update(error=0.3, variance=0.31)
-  assert '97%' in findings.dead_vae(make(None, found))
+  assert '97%' in _found(make(None, found), 'dead VAE')
 
 
 def test_dead_vae_of_the_metrics_alone(make):
   rows = _train('vae_kl', [0.5, 0.1, 0.001, 0.002, 0.001])
-  assert 'train/vae_kl' in findings.dead_vae(make(rows))
+  assert 'train/vae_kl' in _found(make(rows), 'dead VAE')
   assert (
-    findings.dead_vae(make(_train('vae_kl', [0.001, 0.2, 0.3, 0.3]))) is None
+    _found(make(_train('vae_kl', [0.001, 0.2, 0.3, 0.3])), 'dead VAE') is None
   )
 
 
@@ -113,31 +118,33 @@ def test_dead_vae_of_the_metrics_alone(make):
   ],
 )
 def test_exploding_kl(make, values, found):
-  text = findings.exploding_kl(make(_train('kl', values)))
+  text = _found(make(_train('kl', values)), 'exploding KL')
   assert text is None if found is None else found in text
 
 
 def test_skipped_updates(make):
-  text = findings.skipped_updates(make(_train('skipped', [0, 0, 0.002, 0])))
+  text = _found(make(_train('skipped', [0, 0, 0.002, 0])), 'skipped updates')
   assert 'finetune 0.05%' in text and 'many' not in text
-  text = findings.skipped_updates(make(_train('skipped', [0.5, 0], 'pretrain')))
+  text = _found(
+    make(_train('skipped', [0.5, 0], 'pretrain')), 'skipped updates'
+  )
   assert 'pretrain many: 25.00%' in text
-  assert findings.skipped_updates(make(_train('skipped', [0, 0]))) is None
+  assert _found(make(_train('skipped', [0, 0])), 'skipped updates') is None
 
 
 def test_guidance_that_is_ignored(make):
   found = fake_runs.diagnosis(guidance={'shuffled': 0.01, 'across_states': 0.5})
-  assert '2.0%' in findings.ignored_guidance(make(None, found))
+  assert '2.0%' in _found(make(None, found), 'guidance ignored')
   found['guidance']['shuffled'] = 0.05
-  assert findings.ignored_guidance(make(None, found)) is None
-  assert findings.ignored_guidance(make(None, None)) is None
+  assert _found(make(None, found), 'guidance ignored') is None
+  assert _found(make(None, None), 'guidance ignored') is None
 
 
 def test_no_better_than_random(make):
-  assert findings.no_better_than_random(make(fake_runs.rows(level=-80)))
-  assert findings.no_better_than_random(make(fake_runs.rows())) is None
+  assert _found(make(fake_runs.rows(level=-80)), 'no better than random')
+  assert _found(make(fake_runs.rows()), 'no better than random') is None
   rows = [r for r in fake_runs.rows(level=-80) if 'random/return' not in r]
-  assert findings.no_better_than_random(make(rows)) is None
+  assert _found(make(rows), 'no better than random') is None
 
 
 @pytest.mark.parametrize(
@@ -149,6 +156,7 @@ def test_no_better_than_random(make):
     {'vae': {'a': {'edges': [0, 1], 'recorded': [[1, 2]], 'replayed': [[1]]}}},
     {'vae': {'a': {'edges': [1, 0], 'recorded': [[1]], 'replayed': [[1]]}}},
     {'prediction': {'student': [1, None], 'teachers': {'a': 'b'}}},
+    {'prediction': {'student': [], 'last_frame': []}},
     {'guidance': {'shuffled': True, 'across_states': 1e300}},
   ],
 )

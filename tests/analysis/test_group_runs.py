@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from tests import fake_runs
-from vid2act_jax.analysis import aggregate, group_runs, load_runs
+from vid2act_jax.analysis import group_runs, load_runs
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_labels_of_lists(folder):
 
 def test_labels_are_in_order():
   labels = ['b, n=10', 'b, n=0.5', 'b, n=0.25', 'dreamerv2', 'vid2act', 'a']
-  assert aggregate.sort_labels(labels, 'dreamerv2') == [
+  assert group_runs.sort_labels(labels, 'dreamerv2') == [
     'vid2act', 'dreamerv2', 'a', 'b, n=0.25', 'b, n=0.5', 'b, n=10',
   ]  # fmt: skip
 

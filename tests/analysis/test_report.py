@@ -158,6 +158,30 @@ def test_figures_whose_names_differ_in_other_letters_alone(folder, tmp_path):
   assert (folder / 'learning-dmc_a_b-2.png').exists()
 
 
+def test_a_label_whose_runs_are_all_left_out_is_still_drawn(folder, tmp_path):
+  fake_runs.study(folder, 1)
+  fake_runs.add(folder, variant='short', env_steps=20_000)
+  page = report.write_report([folder], tmp_path / 'out').read_text()
+  assert 'left out of means' in page and 'short' in page
+  results = json.loads((tmp_path / 'out' / 'results.json').read_text())
+  task = 'dmc_quadruped_walk'
+  assert 'short' in results['similarity'][task]
+  assert 'short' not in results['tasks'][task]['labels']
+
+
+def test_weights_of_runs_without_a_common_step(folder, tmp_path):
+  for seed in range(2):
+    rows = [
+      {k: v for k, v in row.items() if 'similarity' not in k}
+      for row in fake_runs.rows(seed=seed)
+    ]
+    step = {'stage': 'finetune', 'step': 100 + seed, 'time': 1.0}
+    rows.append(step | {'similarity/a': 0.6, 'similarity/b': 0.4})
+    fake_runs.write(folder / str(seed), fake_runs.config(seed=seed), rows)
+  report.write_report([folder], tmp_path / 'out')
+  assert (tmp_path / 'out' / 'similarity-dmc_quadruped_walk.png').exists()
+
+
 def test_a_report_of_nothing_says_so(tmp_path):
   with pytest.raises(UserError, match='no run with evaluations'):
     report.write_report([tmp_path / 'absent'], tmp_path / 'out')

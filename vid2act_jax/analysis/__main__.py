@@ -49,7 +49,7 @@ def _evaluate(args):
 
 def _summary(args):
   """Draws the page of a run again."""
-  print(summary.redraw(args.run_folder))
+  print(summary.write_summary(args.run_folder))
 
 
 def _parser():
@@ -82,10 +82,7 @@ def _parser():
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """Runs a command.
-
-  Args:
-    arguments: of the command line; None: those of this process.
+  """Runs a command, by default that of this process.
 
   Returns:
     The exit status: 0, or 1 after a message about what the user can fix.

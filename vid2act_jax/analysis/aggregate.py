@@ -8,8 +8,6 @@ import functools
 import json
 import math
 import pathlib
-import re
-from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -24,32 +22,37 @@ VERSION = 1
 _MIN_REACH = 0.5
 _PUBLISHED = pathlib.Path(__file__).with_name('published.json')
 _PUBLISHED_REACH = 2.0  # Longer curves would squeeze ours into a corner.
+# Data about the models of a label's runs, by key of the results.
+_PARTS = {
+  'similarity': sections.similarity_weights,
+  'relation': functools.partial(sections.diagnosed, name='relation'),
+  'pull': functools.partial(sections.diagnosed, name='pull'),
+  'errors': sections.prediction_errors,
+  'predictions': sections.mean_predictions,
+  'vae': functools.partial(sections.diagnosed, name='vae'),
+  'guidance': functools.partial(sections.diagnosed, name='guidance'),
+  'undiagnosed': sections.undiagnosed,
+}
 
 
 def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
-  """Compares runs and describes each.
-
-  Args:
-    found: all runs that were loaded.
-    problems: what was wrong before.
-    baseline: the variant that the others are compared with.
+  """Compares runs with those of the baseline's variant, and describes each.
 
   Returns:
-    {'version', 'baseline', 'tasks' and 'overall' (see `score_task` and
-    `score_overall`), 'published', 'similarity', 'relation', 'pull', 'errors',
-    'predictions', 'vae', 'guidance', 'undiagnosed' and 'costs' (each {task:
-    {label: ...}}), 'findings', 'runs', 'problems'}; 'tasks' is empty if no run
-    can be compared.
+    What results.json holds: 'tasks' and 'overall' as in `score_task` and
+    `score_overall`, the keys of `_PARTS` and 'costs' as {task: {label: ...}},
+    and lists. 'tasks' is empty if no run can be compared. To the 'problems'
+    that were known before, those of runs and groups are added.
   """
-  table = group_runs.run_table(found)
-  groups, texts = group_runs.group(table)
-  problems, tasks, by_label = [*problems, *texts], {}, {}
-  for task, runs in groups.groupby('task'):
-    labels = {label: runs[runs.label == label] for label in runs.label.unique()}
-    labels = {x: labels[x] for x in sort_labels(labels, baseline)}
-    by_label |= {(task, label): members for label, members in labels.items()}
-    members = {label: list(x.object) for label, x in labels.items()}
-    tasks[task], texts = score_task(task, members, baseline)
+  every = group_runs.run_table(found)
+  table, texts = group_runs.group(every)
+  problems, tasks, groups, costs = [*problems, *texts], {}, {}, {}
+  for task, runs in table.groupby('task'):
+    labels = group_runs.sort_labels(runs.label.unique(), baseline)
+    members = {label: runs[runs.label == label] for label in labels}
+    costs[task] = {x: group_runs.mean_costs(y) for x, y in members.items()}
+    groups[task] = {label: list(x.object) for label, x in members.items()}
+    tasks[task], texts = score_task(task, groups[task], baseline)
     problems += texts
   problems += [f'{run.path}: {text}' for run in found for text in run.problems]
   if tasks and not any(x['baseline'] for x in tasks.values()):
@@ -58,14 +61,12 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
       ' (--baseline names another)'
     )
 
-  def per_group(function, *args, column='object'):
-    out: dict[str, dict] = {}
-    for (task, label), runs in by_label.items():
-      runs = list(runs[column]) if column else runs
-      if value := function(runs, *args):
-        out.setdefault(task, {})[label] = value
-    return out
-
+  parts: dict[str, dict] = {}
+  for name, describe in _PARTS.items():
+    for task, labels in groups.items():
+      values = {label: describe(runs) for label, runs in labels.items()}
+      if values := {label: value for label, value in values.items() if value}:
+        parts.setdefault(name, {})[task] = values
   return {
     'version': VERSION,
     'baseline': baseline,
@@ -75,42 +76,16 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
       task: published_curves(task, x['metric'], x['horizon'])
       for task, x in tasks.items()
     },
-    'similarity': per_group(sections.similarity_weights),
-    'relation': per_group(sections.diagnosed, 'relation', 'sources'),
-    'pull': per_group(sections.diagnosed, 'pull'),
-    'errors': per_group(sections.prediction_errors),
-    'predictions': per_group(sections.mean_predictions),
-    'vae': per_group(sections.diagnosed, 'vae', 'sources'),
-    'guidance': per_group(sections.diagnosed, 'guidance'),
-    'undiagnosed': per_group(sections.undiagnosed),
-    'costs': per_group(group_runs.mean_costs, column=''),
+    **{name: parts.get(name, {}) for name in _PARTS},
+    'costs': costs,
     'findings': [
       {'run': str(run.path), 'name': name, 'text': text}
       for run in found
       for name, text in findings.find(run).items()
     ],
-    'runs': table[group_runs.DESCRIPTION].to_dict('records'),
+    'runs': every[group_runs.DESCRIPTION].to_dict('records'),
     'problems': list(dict.fromkeys(problems)),
   }
-
-
-def sort_labels(labels: Iterable[str], baseline: str) -> list[str]:
-  """Sorts labels: the method, the baseline, the others; numbers by size."""
-  first = ['vid2act', baseline]
-
-  def key(label):
-    variant = label.split(',')[0]
-    rank = first.index(variant) if variant in first else len(first)
-    # Text and numbers alternate, so that like is compared with like.
-    parts = re.split(r'(\d+(?:\.\d+)?)', label)
-    return rank, [float(p) if i % 2 else p for i, p in enumerate(parts)]
-
-  return sorted(labels, key=key)
-
-
-@functools.cache
-def _published() -> list[dict]:
-  return json.loads(_PUBLISHED.read_text())
 
 
 def published_curves(task: str, metric: str, steps: float) -> list[dict]:
@@ -120,7 +95,7 @@ def published_curves(task: str, metric: str, steps: float) -> list[dict]:
   protocol, which differs from ours. A modified task ('@') has none.
   """
   out = []
-  for curve in _published():
+  for curve in json.loads(_PUBLISHED.read_text()):
     count = sum(x <= _PUBLISHED_REACH * steps for x in curve['env_steps'])
     if (curve['task'], curve['metric']) == (task, metric) and count:
       cut = {key: curve[key][:count] for key in ('env_steps', 'mean', 'std')}
@@ -131,12 +106,7 @@ def published_curves(task: str, metric: str, steps: float) -> list[dict]:
 def score_task(
   task: str, labels: dict[str, list[Run]], baseline: str
 ) -> tuple[dict, list[str]]:
-  """Scores and compares the runs of a task.
-
-  Args:
-    task: its name.
-    labels: runs by label.
-    baseline: the variant that the others are compared with.
+  """Scores the runs of a task, by label, and compares them with the baseline.
 
   Returns:
     {'metric', 'scale' (of a perfect score; None: unknown), 'start', 'horizon'
@@ -155,20 +125,21 @@ def score_task(
       ' known scale'
     )
   grid = statistics.common_grid(list(counted.values()))
-  start, horizon = float(grid[0]), float(grid[-1])
   furthest = max(curve.index[-1] for curve in counted.values())
-  if furthest > horizon:
+  if furthest > grid[-1]:
     problems.append(
-      f'{task}: means and comparisons end at {horizon:.0f} env steps, where the'
-      f' shortest run ends; others continue to {furthest:.0f}'
+      f'{task}: means and comparisons end at {grid[-1]:.0f} env steps, where'
+      f' the shortest run ends; others continue to {furthest:.0f}'
     )
   scored = {}
   for label, runs in labels.items():
     kept = [run for run in runs if run.path in counted]
     if not kept:
       continue
-    randoms = [x for run in kept for x in run.series(f'random/{metric}')[-1:]]
     curves = [counted[run.path] for run in kept]
+    randoms = [x for run in kept for x in run.series(f'random/{metric}')[-1:]]
+    finals = [statistics.final_score(x, grid[-1]) for x in curves]
+    areas = [statistics.area(x, grid[0], grid[-1]) for x in curves]
     scored[label] = {
       'seeds': [run.seed for run in kept],
       'runs': [str(run.path) for run in kept],
@@ -177,17 +148,17 @@ def score_task(
         | sections.points(every[run.path])
         for run in runs
       ],
-      **_score([(curves, start, horizon, 1)], grid),
+      **_score([statistics.align(curves, grid)], [finals], [areas]),
       'random': float(np.mean(randoms)) if randoms else None,
     }
   return {
     'metric': metric,
     'scale': 1.0 if metric == 'success' else _return_scale(task, members),
-    'start': start,
-    'horizon': horizon,
+    'start': float(grid[0]),
+    'horizon': float(grid[-1]),
     'grid': grid.tolist(),
     'labels': scored,
-    'baseline': _add_comparisons(scored, baseline),
+    'baseline': _compare_with_baseline(scored, baseline),
   }, problems
 
 
@@ -201,18 +172,20 @@ def _return_scale(task, members):
 
 def _comparable(task, every):
   """Returns the curves with enough steps in common, and what is left out."""
-  last = {path: curve.index[-1] for path, curve in every.items()}
-  furthest = max(last.values())
-  far = [path for path in every if last[path] >= _MIN_REACH * furthest]
-  end = min(last[path] for path in far)
-  kept = {x: every[x] for x in far if every[x].index[0] <= end}
-  return kept, [
-    f'{path}: left out of means and comparisons: evaluated from'
-    f' {curve.index[0]:.0f} to {last[path]:.0f} env steps, others of {task} up'
-    f' to {furthest:.0f}'
-    for path, curve in every.items()
-    if path not in kept
-  ]
+  furthest = max(curve.index[-1] for curve in every.values())
+  reach = _MIN_REACH * furthest
+  end = min(x.index[-1] for x in every.values() if x.index[-1] >= reach)
+  kept, problems = {}, []
+  for path, curve in every.items():
+    first, last = curve.index[[0, -1]]
+    if last >= reach and first <= end:
+      kept[path] = curve
+      continue
+    problems.append(
+      f'{path}: left out of means and comparisons: evaluated from {first:.0f}'
+      f' to {last:.0f} env steps, others of {task} up to {furthest:.0f}'
+    )
+  return kept, problems
 
 
 def score_overall(tasks: dict[str, dict], baseline: str) -> dict | None:
@@ -220,10 +193,6 @@ def score_overall(tasks: dict[str, dict], baseline: str) -> dict | None:
 
   Only labels with runs in all of these tasks are averaged: of all sets of
   tasks, the one with the most tasks times labels.
-
-  Args:
-    tasks: {task: result of `score_task`}.
-    baseline: the variant that the others are compared with.
 
   Returns:
     {'tasks', 'left_out' (labels), 'grid', 'baseline', 'labels': {label: {'iqm',
@@ -239,42 +208,40 @@ def score_overall(tasks: dict[str, dict], baseline: str) -> dict | None:
     return None
   size = lambda have: len(have) * sum(have <= x for x in having.values())
   best = max(sets, key=size)
-  chosen = {task: result for task, result in tasks.items() if task in best}
-  low = max(result['start'] for result in chosen.values())
-  high = min(result['horizon'] for result in chosen.values())
+  labels = [label for label, have in having.items() if best <= have]
+  chosen = [result for task, result in tasks.items() if task in best]
+  low = max(result['start'] for result in chosen)
+  high = min(result['horizon'] for result in chosen)
   grid = np.linspace(low, high, 101) if high > low else np.zeros(0)
   scored = {}
-  labels = [label for label, have in having.items() if best <= have]
-  for label in sort_labels(labels, baseline):
-    parts = []
-    for result in chosen.values():
-      each = result['labels'][label]['each']
-      curves = [pd.Series(x['values'], x['steps']) for x in each if x['counts']]
-      keys = 'start', 'horizon', 'scale'
-      parts.append((curves, *(result[key] for key in keys)))
-    seeds = [len(curves) for curves, *_ in parts]
-    scored[label] = {'seeds': seeds, **_score(parts, grid)}
+  for label in group_runs.sort_labels(labels, baseline):
+    curves, finals, areas = [], [], []
+    for result in chosen:
+      scores, scale = result['labels'][label], result['scale']
+      counted = [x for x in scores['each'] if x['counts']]
+      each = [pd.Series(x['values'], x['steps']) for x in counted]
+      curves.append(statistics.align(each, grid) / scale)
+      finals.append(np.array(scores['final']['each'][0]) / scale)
+      areas.append(np.array(scores['area']['each'][0]) / scale)
+    seeds = [len(x) for x in finals]
+    scored[label] = {'seeds': seeds, **_score(curves, finals, areas)}
   return {
-    'tasks': list(chosen),
+    'tasks': [task for task in tasks if task in best],
     'left_out': sorted(set(having) - set(labels)),
     'grid': grid.tolist(),
     'labels': scored,
-    'baseline': _add_comparisons(scored, baseline),
+    'baseline': _compare_with_baseline(scored, baseline),
   }
 
 
-def _score(parts, grid):
-  """Scores a label; parts are (curves, start, horizon, scale) of each task."""
+def _score(curves, finals, areas):
+  """Scores a label; for each task curves [S_m, G], finals and areas [S_m]."""
   out = dict.fromkeys(('iqm', 'low', 'high'))
-  if len(grid):
-    curve = _summary([statistics.align(x, grid) / s for x, _, _, s in parts])
-    low, high = curve['interval'] or (None, None)
-    out = {'iqm': curve['iqm'], 'low': low, 'high': high}
-  final, areas = [], []
-  for curves, start, horizon, scale in parts:
-    final.append([statistics.final_score(x, horizon) / scale for x in curves])
-    areas.append([statistics.area(x, start, horizon) / scale for x in curves])
-  return {**out, 'final': _summary(final), 'area': _summary(areas)}
+  if curves[0].size:
+    mean = _summary(curves)
+    low, high = mean['interval'] or (None, None)
+    out = {'iqm': mean['iqm'], 'low': low, 'high': high}
+  return {**out, 'final': _summary(finals), 'area': _summary(areas)}
 
 
 def _summary(strata):
@@ -288,7 +255,7 @@ def _summary(strata):
   }
 
 
-def _add_comparisons(scored, baseline):
+def _compare_with_baseline(scored, baseline):
   """Adds 'improvement' over the baseline's label, which is returned.
 
   If the baseline has several labels, the one with the most seeds.
@@ -300,23 +267,21 @@ def _add_comparisons(scored, baseline):
   names = (x for x in scored if x == baseline or x.startswith(f'{baseline},'))
   base = max(names, key=lambda x: sum(map(len, finals[x])), default=None)
   for label, scores in scored.items():
-    compared = base and label != base
-    sides = (finals[label], finals[base]) if compared else ()
-    scores['improvement'] = _compare(*sides) if compared else None
+    scores['improvement'] = None
+    if base and label != base:
+      scores['improvement'] = _compare(finals[label], finals[base])
   return base
 
 
 def _compare(ours, theirs):
   """Compares per-task scores: probability of improvement, and its verdict."""
   interval = statistics.improvement_interval(ours, theirs)
-  p_value = statistics.p_value(ours, theirs)
+  p_value, verdict = statistics.p_value(ours, theirs), 'undecided'
+  if interval and p_value <= statistics.ALPHA:
+    better, worse = interval[0] > 0.5, interval[1] < 0.5
+    verdict = 'better' if better else 'worse' if worse else verdict
   pairs = zip(ours, theirs, strict=True)
   assignments = math.prod(math.comb(len(x) + len(y), len(x)) for x, y in pairs)
-  verdict = 'undecided'
-  if interval and p_value <= statistics.ALPHA and interval[0] > 0.5:
-    verdict = 'better'
-  if interval and p_value <= statistics.ALPHA and interval[1] < 0.5:
-    verdict = 'worse'
   return {
     'probability': float(statistics.improvement(ours, theirs)),
     'interval': interval and list(interval),

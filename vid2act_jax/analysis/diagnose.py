@@ -1,10 +1,9 @@
 """Measures what the parts of a run's agent have learned, beyond its returns.
 
-The result is written into the run's folder as diagnosis.json: how well the
-student and the teacher predict the target's frames, how the action VAE
-reconstructs and replays the sources' actions, how much the policy depends on
-its guidance, how similar the sources are to the target, and the gradient of the
-distillation. Nothing else in the folder changes.
+The result, diagnosis.json in the run's folder, says how well the student and
+the teacher predict the target's frames, how the action VAE reconstructs and
+replays the sources' actions, how much the policy depends on its guidance, how
+similar the sources are to the target, and the gradient of the distillation.
 """
 
 import functools
@@ -17,16 +16,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vid2act_jax.analysis import load_runs, measures
+from vid2act_jax.analysis import load_runs
 from vid2act_jax.data import dataset, files, shards
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data import weights as weight_files
-from vid2act_jax.learner import open_loop
-from vid2act_jax.loops import runs, sources
+from vid2act_jax.learner import diagnostics, open_loop
+from vid2act_jax.loops import runs, setup
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import Batch, UserError
 
 VERSION = 1
+_PARTS = 'prediction', 'vae', 'guidance', 'similarity', 'relation', 'pull'
 _NEWEST = 10  # Episodes of the replay that the target's sequences are from.
 _KEYS = ('image', 'action', 'reward', 'is_first', 'discount')
 
@@ -64,8 +64,7 @@ def diagnose(run: pathlib.Path, sequences: int, seed: int) -> dict:
   steps = subject.metadata['agent_steps'] * subject.config.env.action_repeat
   updates = subject.metadata['updates']
   out = {'version': VERSION, 'env_steps': steps, 'updates': updates}
-  names = 'prediction', 'vae', 'guidance', 'similarity', 'relation', 'pull'
-  for name in names:
+  for name in _PARTS:
     out |= _part(name, getattr(subject, name))
   return out
 
@@ -95,35 +94,35 @@ class _Subject:
     args = self._agent, self._state, self._target, self._key(0)
     return {
       'context': open_loop.CONTEXT,
-      'student': measures.prediction(*args),
+      'student': diagnostics.prediction(*args),
       **_part('teachers', self._teachers),
-      'last_frame': measures.last_frame(self._target),
+      'last_frame': diagnostics.last_frame(self._target),
       'sequences': self._num,
     }
 
   def _teachers(self):
-    agent = self._agent_with_teacher()
-    params = sources.load_teacher(self.config, self._run, agent)
+    agent = self._require('teacher')
+    params = setup.load_teacher(self.config, self._run, agent)
     if 'decoder' not in params:
       raise UserError(
         f'{self.config.teacher_from}: a public teacher comes without decoder'
       )
     args = agent, params, self._target, self._key(1)
-    return self._by_source(measures.teacher_predictions(*args))
+    return self._by_source(diagnostics.teacher_predictions(*args))
 
   def vae(self):
-    agent = self._agent_with_vae()
+    agent = self._require('action VAE')
     args = agent, self._state, self._sources(), self._key(2)
-    named = self._by_source(measures.action_replay(*args))
+    named = self._by_source(diagnostics.action_replay(*args))
     if agent.variant.weights == 'single':  # The others' are not trained.
       task = self.metadata['sources'][agent.variant.domain]
       return {task: named[task]}
     return named
 
   def guidance(self):
-    agent = self._agent_with_vae()
-    inputs, rng = self._followed[0], self._rng(2)
-    return measures.guidance_use(agent, self._state, inputs, rng)
+    agent, rng = self._require('action VAE'), self._rng(2)
+    inputs, *_ = self._followed
+    return diagnostics.guidance_use(agent, self._state, inputs, rng)
 
   def similarity(self):
     weights = self._followed[1].mean((0, 1), np.float64)
@@ -135,30 +134,26 @@ class _Subject:
       raise UserError('one sequence alone: there is none to test it on')
     student = inputs[..., : self._agent.student.feat_dim]
     args = self._agent, self._state, student, teacher
-    return self._by_source(measures.feature_similarity(*args))
+    return self._by_source(diagnostics.feature_similarity(*args))
 
   def pull(self):
-    agent, num = self._agent_with_teacher(), self.config.finetune.batch
+    agent, num = self._require('teacher'), self.config.finetune.batch
     batch = jax.tree.map(lambda x: x[:num], self._target)
-    return measures.grad_norms(agent, self._state, batch, self._key(4))
+    return diagnostics.grad_norms(agent, self._state, batch, self._key(4))
 
   def _by_source(self, values):
     return dict(zip(self.metadata['sources'], values, strict=True))
 
+  def _require(self, part):
+    has = {'teacher': self._agent.teacher, 'action VAE': self._agent.replays}
+    if not has[part]:
+      raise UserError(f'the variant {self.config.variant} has no {part}')
+    return self._agent
+
   @functools.cached_property
   def _followed(self):
-    agent, key = self._agent_with_teacher(), self._key(3)
-    return measures.follow(agent, self._state, self._target, key)
-
-  def _agent_with_teacher(self):
-    if not self._agent.teacher:
-      raise UserError(f'the variant {self.config.variant} has no teacher')
-    return self._agent
-
-  def _agent_with_vae(self):
-    if not self._agent.replays:
-      raise UserError(f'the variant {self.config.variant} has no action VAE')
-    return self._agent
+    args = self._require('teacher'), self._state, self._target, self._key(3)
+    return diagnostics.follow(*args)
 
   @functools.cached_property
   def _target(self):
@@ -208,8 +203,7 @@ def sample(
 
   Args:
     found: the episodes, at least one of them that long.
-    num: B sequences.
-    length: L frames each.
+    num, length: B sequences of L frames each.
     rng: of the sampling.
     width: A of the result, padded with zeros; None: that of the episodes.
 
@@ -240,21 +234,15 @@ def sample(
 def _open_config(run):
   """Returns the run's config, its paths valid in the current folder."""
   config = ConfigDict(runs.read_config_dict(run))
+
+  def locate(path, file):
+    tried = load_runs.candidates(path, run)
+    return str(next((x for x in tried if (x / file).exists()), tried[0]))
+
   if config.source_dir and config.sources:
     file = pathlib.Path(config.sources[0], dataset.FILE)
-    config.source_dir = _locate(config.source_dir, run, file)
+    config.source_dir = locate(config.source_dir, file)
   if origin := config.teacher_from:
     file = '' if origin.endswith(weight_files.SUFFIXES) else runs.TEACHER
-    config.teacher_from = _locate(origin, run, file)
+    config.teacher_from = locate(origin, file)
   return config
-
-
-def _locate(path, run, file):
-  """Finds a path that contains `file`, as it was when the run was started.
-
-  The current folder of that time is not recorded: a relative path is tried
-  in the current one, then in the folders above the run, the nearest first.
-  """
-  path = pathlib.Path(path).expanduser()
-  tried = [path, *(folder / path for folder in run.resolve().parents)]
-  return str(next((x for x in tried if (x / file).exists()), path))

@@ -1,11 +1,10 @@
 """Checks of single runs: what is wrong with them, a sentence each.
 
-A check returns what it found, or None. The thresholds are meant to find what
-is broken, not what is merely unusual.
+The thresholds are meant to find what is broken, not what is merely unusual.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 
 from vid2act_jax.analysis import model_sections as sections
 from vid2act_jax.analysis import statistics
@@ -18,7 +17,7 @@ _NO_ENTROPY = 0.1  # Of ln N: weights of 97% out of four sources leave that.
 _COLLAPSED_SHARE = 1 / 3  # Of the training, its end: early ones may recover.
 _UNIFORM = 0.01  # All weights this close to 1/N: nothing was ever preferred.
 _SELECTIVE = 0.9  # Of ln N: below, weights prefer sources in single states.
-_INACTIVE_KL = 0.01  # Nats of a latent dimension, as in `measures`.
+_INACTIVE_KL = 0.01  # Nats of a latent dimension, as in `diagnostics`.
 _UNEXPLAINED = 0.95  # Of the variance: no better than always the mean.
 _KL_GROWTH = 10.0  # Relative to the median so far; noise makes 2.
 _KL_HIGH = 100.0  # Nats; trained models have 1 to 20.
@@ -26,28 +25,41 @@ _KL_HISTORY = 5  # Points before a median means something.
 _IGNORED = 0.05  # Of the change of actions from state to state.
 _MANY_SKIPPED = 0.01  # Of the updates.
 
+_Rules = Iterator[tuple[str, bool, str]]  # Check, whether it holds, text.
+
 
 def find(run: Run) -> dict[str, str]:
-  """Returns {name of a check: what it found}."""
-  found = {name: check(run) for name, check in CHECKS.items()}
-  return {name: text for name, text in found.items() if text}
+  """Returns {name of a check: the first that it found}."""
+  found: dict[str, str] = {}
+  for check in (_check_weights, _check_vae, _check_losses, _check_policy):
+    for name, holds, text in check(run):
+      if holds:
+        found.setdefault(name, text)
+  return found
 
 
-def collapsed_weights(run: Run) -> str | None:
-  """Checks whether one source takes all of the similarity until the end."""
-  weights = sections.weights(run)
-  if len(weights.columns) < 2 or weights.empty or sections.is_fixed(run):
-    return None
-  during = 'during the last third'
-  for name, collapsed in (_late(weights) > _COLLAPSED).all().items():
-    if collapsed:
-      text = f'the weight of {name} is above {_COLLAPSED} {during}: the other'
-      return f'{text} sources play no part'
-  entropy, _ = sections.entropy(run)
-  if (_late(entropy) < _NO_ENTROPY * math.log(len(weights.columns))).all():
-    text = f"the weights' entropy is below {_NO_ENTROPY:.0%} of ln N {during}:"
-    return f'{text} one source at a time takes all'
-  return None
+def _check_weights(run) -> _Rules:
+  """Checks whether learned weights collapse, or never preferred a source."""
+  weights, (entropy, logged) = sections.weights(run), sections.entropy(run)
+  num = len(weights.columns)
+  if num < 2 or weights.empty or sections.is_fixed(run):
+    return
+  check, during = 'weights collapsed', 'during the last third'
+  for name, share in _late(weights).min().items():
+    text = f'the weight of {name} is above {_COLLAPSED} {during}: the other'
+    yield check, share > _COLLAPSED, f'{text} sources play no part'
+  text = (
+    f"the weights' entropy is below {_NO_ENTROPY:.0%} of ln N {during}: one"
+  )
+  collapsed = _late(entropy).max() < _NO_ENTROPY * math.log(num)
+  yield check, collapsed, f'{text} source at a time takes all'
+  selective = logged and entropy.median() < _SELECTIVE * math.log(num)
+  uniform = (weights - 1 / num).abs().to_numpy().max() <= _UNIFORM
+  text = (
+    f'all weights stayed within {_UNIFORM} of 1/N: the mean similarity does'
+  )
+  text = f'{text} not distinguish the sources'
+  yield 'weights mean nothing', uniform and not selective, text
 
 
 def _late(data):
@@ -56,93 +68,53 @@ def _late(data):
   return late if len(late) >= 2 else data
 
 
-def meaningless_weights(run: Run) -> str | None:
-  """Checks whether the similarity ever preferred anything."""
-  weights = sections.weights(run)
-  num = len(weights.columns)
-  if num < 2 or weights.empty or sections.is_fixed(run):
-    return None
-  entropy, logged = sections.entropy(run)
-  selective = logged and entropy.median() < _SELECTIVE * math.log(num)
-  if selective or (weights - 1 / num).abs().to_numpy().max() > _UNIFORM:
-    return None
-  text = (
-    f'all weights stayed within {_UNIFORM} of 1/N: the mean similarity does'
-  )
-  return f'{text} not distinguish the sources'
-
-
-def dead_vae(run: Run) -> str | None:
+def _check_vae(run) -> _Rules:
   """Checks whether the action VAE encodes and reproduces actions."""
+  check = 'dead VAE'
   for source, part in sections.read_diagnosis(run, 'vae').items():
-    if part['active'] == 0:
-      text = f'{source}: no latent dimension of the action VAE is active'
-      return f'{text} (KL above {_INACTIVE_KL} nats)'
-    share = part['unexplained']
-    if share is not None and share >= _UNEXPLAINED:
-      text = (
-        f"{source}: the VAE's error is {share:.0%} of the actions' variance"
-      )
-      return f'{text}: no better than predicting their mean'
-  last = run.series('train/vae_kl').tail(statistics.LAST)
-  if last.median() < _INACTIVE_KL:  # False for the NaN of an empty series.
-    text = f'train/vae_kl ended below {_INACTIVE_KL} nats: the latents carry'
-    return f'{text} nothing'
-  return None
+    text = (
+      f'{source}: no latent dimension of the action VAE is active (KL above'
+    )
+    yield check, part['active'] == 0, f'{text} {_INACTIVE_KL} nats)'
+    share = part['unexplained'] or 0.0
+    text = f"{source}: the VAE's error is {share:.0%} of the actions' variance"
+    text = f'{text}: no better than predicting their mean'
+    yield check, share >= _UNEXPLAINED, text
+  last = run.series('train/vae_kl').tail(statistics.LAST).median()
+  text = f'train/vae_kl ended below {_INACTIVE_KL} nats: the latents carry'
+  yield check, last < _INACTIVE_KL, f'{text} nothing'  # Not if last is NaN.
 
 
-def exploding_kl(run: Run) -> str | None:
-  """Checks whether the world model's KL left its range so far."""
+def _check_losses(run) -> _Rules:
+  """Checks whether the KL left its range so far, and for skipped updates."""
   kl = run.series('train/kl')
   before = kl.expanding(_KL_HISTORY).median().shift()
   # A free nat is no explosion, however small the median was.
   growth = kl > _KL_GROWTH * before.clip(1.0)
-  for step, value in kl[growth | (kl > _KL_HIGH)].head(1).items():
+  for step, value in kl[growth | (kl > _KL_HIGH)].items():
     text = f'train/kl is {value:.3g} nats at step {step:.0f}'
-    if value > _KL_HIGH:
-      return text
-    return f'{text}, more than {_KL_GROWTH:.0f} times its median until then'
-  return None
-
-
-def skipped_updates(run: Run) -> str | None:
-  """Checks for updates whose losses or gradients were not finite."""
-  texts = []
-  for stage in ('pretrain', 'finetune'):
-    shares = run.series('train/skipped', stage)
-    if shares.max() > 0:
-      many = 'many: ' if shares.mean() > _MANY_SKIPPED else ''
-      texts.append(f'{stage} {many}{shares.mean():.2%}')
+    more = f', more than {_KL_GROWTH:.0f} times its median until then'
+    yield 'exploding KL', True, text if value > _KL_HIGH else text + more
+  stages = {x: run.series('train/skipped', x) for x in ('pretrain', 'finetune')}
+  shares = {
+    x: series.mean() for x, series in stages.items() if series.max() > 0
+  }
+  many = {True: 'many: ', False: ''}
+  texts = (f'{x} {many[y > _MANY_SKIPPED]}{y:.2%}' for x, y in shares.items())
   text = f'updates were not finite and were skipped ({", ".join(texts)})'
-  return text if texts else None
+  yield 'skipped updates', bool(shares), text
 
 
-def ignored_guidance(run: Run) -> str | None:
-  """Checks whether the policy depends on its guidance."""
-  part = sections.read_diagnosis(run, 'guidance')
-  if not part or part['share'] >= _IGNORED:
-    return None
-  text = "shuffling the guidance among states changes the policy's actions by"
-  text = f'{text} {part["share"]:.1%} of what another state does'
-  return f'{text}: it ignores guidance'
-
-
-def no_better_than_random(run: Run) -> str | None:
-  """Checks whether training ended above the random policy's return."""
-  returns, random = run.series('eval/return'), run.series('random/return')
-  if returns.empty or random.empty:
-    return None
-  final, base = statistics.final_score(returns, math.inf), random.iloc[-1]
-  text = f'the final return of {final:.4g} is no better than the random policy'
-  return None if final > base else f'{text} with {base:.4g}'
-
-
-CHECKS: dict[str, Callable[[Run], str | None]] = {
-  'weights collapsed': collapsed_weights,
-  'weights mean nothing': meaningless_weights,
-  'dead VAE': dead_vae,
-  'exploding KL': exploding_kl,
-  'skipped updates': skipped_updates,
-  'guidance ignored': ignored_guidance,
-  'no better than random': no_better_than_random,
-}
+def _check_policy(run) -> _Rules:
+  """Checks whether the policy uses guidance, and is better than random."""
+  if part := sections.read_diagnosis(run, 'guidance'):
+    text = "shuffling the guidance among states changes the policy's actions by"
+    text = f'{text} {part["share"]:.1%} of what another state does: it ignores'
+    yield 'guidance ignored', part['share'] < _IGNORED, f'{text} guidance'
+  returns = run.series('eval/return')
+  for base in run.series('random/return')[-1:] if len(returns) else ():
+    final = statistics.final_score(returns, math.inf)
+    text = (
+      f'the final return of {final:.4g} is no better than the random policy'
+    )
+    yield 'no better than random', final <= base, f'{text} with {base:.4g}'

@@ -1,23 +1,22 @@
-"""A table of all runs, and groups by task and label: the seeds of a label.
+"""A table of all runs with their costs, and labels to group them by.
 
 A label is the variant, followed by the config keys whose values differ between
-the runs of a task and variant.
+the runs of a task and variant. Runs of a task and label are its seeds.
 """
 
 import hashlib
 import json
 import math
-import pathlib
 import re
+from collections.abc import Iterable
 
 import pandas as pd
 
-from vid2act_jax.analysis.load_runs import Run
+from vid2act_jax.analysis.load_runs import Run, candidates, is_number
 from vid2act_jax.analysis.style import shorten
 from vid2act_jax.loops import config_keys
 
 _IGNORED = (*config_keys.RUNTIME, *config_keys.GROUPED)
-_STAGES = ['collect', 'pretrain', 'finetune']
 # Columns of a `run_table`: what describes a run, what should be the same in all
 # runs of a task, and costs of which means are taken or values are listed.
 DESCRIPTION = [
@@ -29,114 +28,101 @@ _EQUAL = {
   'length': 'length (config.finetune.env_steps)',
   'episodes': 'number of episodes per evaluation',
 }
-_MEANS = [
-  'env_steps_per_s', 'updates', 'seconds_per_update', 'peak_gb',
-  'device_peak_gb',
-]  # fmt: skip
-_LISTED = ['num_sources', 'machine', 'commit']
+_STAGES = ['collect', 'pretrain', 'finetune']
+_EVERY_ROW = 'train/skipped'  # A metric of every row that updates log.
+_PEAKS = ['peak_gb', 'device_peak_gb']
+_MEANS = ['env_steps_per_s', 'updates', 'seconds_per_update', *_PEAKS]
+_LISTED = {'num_sources': 'sources', 'machine': 'machine', 'commit': 'commit'}
 
 
 def run_table(runs: list[Run]) -> pd.DataFrame:
-  """Returns a line per run: what it is, how far it got, what it cost."""
-  paths = {run.path.resolve(): run for run in runs}
-  rows = []
-  for run in runs:
-    steps = run.series('eval/return').index
-    keys = 'task', 'variant', 'seed', 'sources', 'commit', 'machine'
-    row = {'object': run, 'run': str(run.path)}
-    row |= {key: getattr(run, key) for key in keys}
-    row['env_steps'] = float(steps[-1]) if len(steps) else None
-    row |= {'evaluations': len(steps), 'episodes': _episodes(run)}
-    row['length'] = str(run.config.get('finetune.env_steps', 'unknown'))
-    for key in ('source_dir', 'teacher_from'):
-      row[key] = re.sub(rf'-{run.seed}$', '', str(run.config.get(key, '')))
-    rows.append(row | run_costs(run, paths))
-  columns = None if rows else ['object', *DESCRIPTION, 'label']
-  return pd.DataFrame(rows, columns=columns, dtype=object)
+  """Returns a line per run: what it is, how far it got, what it cost.
 
-
-def _episodes(run):
-  episodes = run.series('eval/episodes').astype(int)
-  if episodes.empty:
-    return str(run.config.get('evaluate.episodes', 'unknown'))
-  low, high = episodes.min(), episodes.max()
-  return str(low) if low == high else f'{low} to {high}'
-
-
-def run_costs(run: Run, others: dict[pathlib.Path, Run]) -> dict:
-  """Returns a run's costs, NaN where unknown.
-
-  Args:
-    run: the run.
-    others: all runs by their resolved paths. If one of them made this run's
-      teacher, its seconds of pretraining are counted.
-
-  Returns:
-    Seconds by stage; 'shared': whether the teacher is another run's;
-    'env_steps_per_s', 'updates', 'seconds_per_update' (of finetuning, with
-    acting and evaluating), 'peak_gb' (of the process), 'device_peak_gb'.
+  Costs are NaN where unknown: seconds by stage; 'shared': whether the teacher
+  is that of another of the runs, whose seconds of pretraining then count;
+  'env_steps_per_s', 'updates' and 'seconds_per_update' (of finetuning, with
+  acting and evaluating), 'peak_gb' (of the process), 'device_peak_gb'.
   """
-  stages = run.metrics.groupby('stage')
-  seconds = stages.time.max().reindex(_STAGES)
-  teacher = _teacher(run, others)
-  if math.isnan(seconds.pretrain) and teacher:
-    last = teacher.metrics.groupby('stage').time.max()
-    seconds['pretrain'] = last.get('pretrain', math.nan)
-  names = run.metrics.key.str.split('/').str[-1]
-  peaks = run.metrics.groupby(names).value.max()
-  steps = stages.step.max().get('finetune', math.nan)
-  return {
-    **seconds,
-    'shared': teacher is not None,
-    'env_steps_per_s': steps / (seconds.finetune or math.nan),
-    **_updates(run),
-    **peaks.reindex(['peak_gb', 'device_peak_gb']),
-    'num_sources': len(run.sources),
-  }
+  if not runs:
+    return pd.DataFrame(columns=['object', *DESCRIPTION, 'label'])
+  table = pd.DataFrame([_describe(run) for run in runs], dtype=object)
+  return table.join(_costs(runs))
 
 
-def _teacher(run, others):
+def _describe(run):
+  steps, episodes = (run.series(f'eval/{x}') for x in ('return', 'episodes'))
+  counts = sorted({*episodes.astype(int)})
+  counts = counts or [run.config.get('evaluate.episodes', 'unknown')]
+  counts = dict.fromkeys([counts[0], counts[-1]])
+  row = {'object': run, 'num_sources': len(run.sources)}
+  keys = 'task', 'variant', 'seed', 'sources', 'commit', 'machine'
+  row |= {key: getattr(run, key) for key in keys}
+  row |= {'run': str(run.path), 'evaluations': len(steps)}
+  row['env_steps'] = float(steps.index[-1]) if len(steps) else None
+  row['episodes'] = ' to '.join(map(str, counts))
+  row['length'] = str(run.config.get('finetune.env_steps', 'unknown'))
+  for key in ('source_dir', 'teacher_from'):
+    row[key] = re.sub(rf'-{run.seed}$', '', str(run.config.get(key, '')))
+  return row
+
+
+def _costs(runs):
+  rows = pd.RangeIndex(len(runs))
+  metrics = pd.concat([x.metrics.assign(run=i) for i, x in enumerate(runs)])
+  stages = metrics.groupby(['run', 'stage'])
+  last = lambda key: stages[key].max().unstack().reindex(rows, columns=_STAGES)
+  seconds, steps = last('time'), last('step').finetune
+  places = {run.path.resolve(): row for row, run in enumerate(runs)}
+  teachers = pd.Series([_find_teacher(run, places) for run in runs], rows)
+  teacher_seconds = seconds.pretrain.reindex(teachers).set_axis(rows)
+  names = metrics.key.str.split('/').str[-1]
+  peaks = metrics.groupby(['run', names]).value.max().unstack()
+  # A row is logged after as many updates. A diagnosis counts them exactly.
+  logged = metrics[(metrics.stage == 'finetune') & (metrics.key == _EVERY_ROW)]
+  logged = logged.groupby('run').time.agg(['size', 'first', 'last'])
+  size, start, end = (logged.reindex(rows)[x] for x in logged)
+  every = _numbers(run.config.get('finetune.log_every') for run in runs)
+  updates = _numbers(run.diagnosis.get('updates') for run in runs)
+  finetuning = seconds.finetune.where(seconds.finetune > 0)
+  return seconds.assign(
+    pretrain=seconds.pretrain.fillna(teacher_seconds),
+    shared=teachers.notna(),
+    env_steps_per_s=steps / finetuning,
+    updates=updates.fillna(size * every),
+    seconds_per_update=(end - start) / (size - 1).where(size > 1) / every,
+  ).join(peaks.reindex(rows, columns=_PEAKS))
+
+
+def _numbers(values):
+  values = [x if is_number(x) else math.nan for x in values]
+  return pd.Series(values, dtype=float)
+
+
+def _find_teacher(run, places):
+  """Returns the row of the run whose teacher this one has, or None."""
   path = run.config.get('teacher_from')
   if not isinstance(path, str) or not path:
     return None
   try:
-    # A relative path starts where the run was started: in the current folder,
-    # or in one above the run.
-    tried = [pathlib.Path(path).resolve()]
-    tried += [folder / path for folder in run.path.resolve().parents]
-  except (OSError, ValueError):  # No path that this system could have.
+    tried = [x.resolve() for x in candidates(path, run.path)]
+  except (OSError, ValueError, RuntimeError):  # No path on this system.
     return None
-  return next((others[x] for x in tried if x in others), None)
-
-
-def _updates(run):
-  """Counts logged lines, each of as many updates; a diagnosis is more exact."""
-  every = run.config.get('finetune.log_every')
-  every = float(every) if type(every) in (int, float) else math.nan
-  rows = run.metrics[run.metrics.stage == 'finetune']
-  times = rows.time[rows.key == 'train/skipped'].to_numpy()
-  updates, pace = run.diagnosis.get('updates'), math.nan
-  if not isinstance(updates, float):
-    updates = len(times) * every if len(times) else math.nan
-  if len(times) > 1 and every:
-    pace = (times[-1] - times[0]) / ((len(times) - 1) * every)
-  return {'updates': updates, 'seconds_per_update': pace}
+  return next((places[x] for x in tried if x in places), None)
 
 
 def mean_costs(table: pd.DataFrame) -> dict:
   """Returns the means of the runs in a `run_table`; machines are listed."""
   numbers = table[_STAGES + _MEANS].astype(float).mean()
   means = {key: None if math.isnan(x) else x for key, x in numbers.items()}
-  listed = {
-    key: '; '.join(sorted(set(map(str, table[key])))) for key in _LISTED
-  }
   return {
     'runs': len(table),
     'seconds': {stage: means.pop(stage) for stage in _STAGES},
     'shared': bool(table.shared.any()),
     **means,
-    'sources': listed.pop('num_sources'),
-    **listed,
+    **{
+      name: '; '.join(sorted({*map(str, table[key])}))
+      for key, name in _LISTED.items()
+    },
   }
 
 
@@ -156,11 +142,9 @@ def group(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     has_begun = (run.metrics.stage == 'finetune').any()
     why = 'not compared' if has_begun else 'no finetuning yet, not compared'
     problems.append(f'{run.path}: {why}')
-  labels = [
-    pd.Series(_labels(variant, kind.object), kind.index)
-    for (_, variant), kind in table[known].groupby(['task', 'variant'])
-  ]
-  table = table[known].assign(label=pd.concat(labels) if labels else '')
+  table = table[known].assign(label='')
+  for (_, variant), runs in table.groupby(['task', 'variant']):
+    table.loc[runs.index, 'label'] = _labels(variant, runs.object)
   table = table.sort_values('env_steps', kind='stable')
   same = ['task', 'label', 'seed']
   worse = table.seed.notna() & table.duplicated(same, keep='last')
@@ -181,10 +165,8 @@ def _labels(variant, runs):
   """Returns a label for each of the runs of one task and variant."""
   configs = [config_keys.exclude(run.config, _IGNORED) for run in runs]
   texts = pd.DataFrame(
-    [
-      {key: json.dumps(x, sort_keys=True) for key, x in config.items()}
-      for config in configs
-    ]
+    {key: json.dumps(x, sort_keys=True) for key, x in config.items()}
+    for config in configs
   ).dropna(axis=1)  # A key that only some configs have is no difference.
   keys = sorted(key for key in texts if texts[key].nunique() > 1)
   names = [key.split('.')[-1] for key in keys]
@@ -198,24 +180,36 @@ def _labels(variant, runs):
 
 def _short_values(values, texts):
   """Shortens values to texts that differ where the values do."""
-  different = texts.nunique()
+  tried = []
   if all(isinstance(value, list) for value in values):
-    lengths = [str(len(value)) for value in values]
-    if len(set(lengths)) == different:
-      return lengths
+    tried.append([str(len(value)) for value in values])
     values = ['+'.join(map(str, value)) or 'none' for value in values]
-  short = [shorten(str(value), 40) for value in values]
-  if len(set(short)) == different:
-    return short
-  marks = (hashlib.blake2b(x.encode(), digest_size=2) for x in texts)
-  return [f'{x} ({y.hexdigest()})' for x, y in zip(short, marks, strict=True)]
+  tried.append([shorten(str(value), 40) for value in values])
+  hashes = [hashlib.blake2b(x.encode(), digest_size=2) for x in texts]
+  pairs = zip(tried[-1], hashes, strict=True)
+  tried.append([f'{text} ({x.hexdigest()})' for text, x in pairs])
+  differ = (short for short in tried if len({*short}) == texts.nunique())
+  return next(differ, tried[-1])
+
+
+def sort_labels(labels: Iterable[str], baseline: str) -> list[str]:
+  """Sorts labels: the method, the baseline, the others; numbers by size."""
+
+  def key(label):
+    # Text and numbers alternate, so that like is compared with like.
+    parts = re.split(r'(\d+(?:\.\d+)?)', label)
+    parts[1::2] = map(float, parts[1::2])
+    variant = label.split(',')[0]
+    return variant != 'vid2act', variant != baseline, parts
+
+  return sorted(labels, key=key)
 
 
 def _differences(task, runs):
   """Names what is not the same in all compared runs, and should be."""
-  seeds = {x: set(y.seed.dropna()) for x, y in runs.groupby('label')}
-  for label, present in seeds.items():
-    if missing := sorted(set().union(*seeds.values()) - present):
+  labels = runs.groupby('label')
+  for label, members in labels:
+    if missing := sorted({*runs.seed.dropna()} - {*members.seed}):
       text = ', '.join(map(str, missing))
       yield f'{task}, {label}: no seed {text}, which other labels have'
   for column, name in _EQUAL.items():
@@ -223,12 +217,12 @@ def _differences(task, runs):
     if len(counts) > 1:
       text = ', '.join(f'{k} ({n} runs)' for k, n in counts.items())
       yield f'{task}: runs differ in their {name}: {text}'
-  # Places are in no label: the same data may lie in two of them.
-  for label, members in runs.groupby('label'):
+  # Folders are in no label: the same data may lie in two of them.
+  for label, members in labels:
     for key in ('source_dir', 'teacher_from'):
-      places = ', '.join(sorted(members[key].unique()))
       if members[key].nunique() > 1:
         yield (
-          f'{task}, {label}: seeds differ in config.{key} ({places}); unless'
-          ' they hold the same, these are not seeds of one thing'
+          f'{task}, {label}: seeds differ in config.{key}'
+          f' ({", ".join(sorted(members[key].unique()))}); unless they hold the'
+          ' same, these are not seeds of one thing'
         )

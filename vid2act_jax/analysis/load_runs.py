@@ -6,7 +6,6 @@ it is listed in `Run.problems`; everything else is used.
 
 import dataclasses
 import math
-import os
 import pathlib
 from collections.abc import Iterator
 
@@ -77,28 +76,26 @@ def find(folders: list[pathlib.Path]) -> tuple[list[pathlib.Path], list[str]]:
     if not folder.is_dir():
       problems.append(f'{folder}: there is no such folder')
       continue
-    paths = list(_search(folder, _DEPTH, problems))
+    paths = _search(folder, _DEPTH, problems)
     if not paths:
       problems.append(f'{folder}: no run in it, nor {_DEPTH} levels below')
     found |= {path.resolve(): path for path in paths}
   return list(found.values()), problems
 
 
-def _search(folder, depth, problems) -> Iterator[pathlib.Path]:
+def _search(folder, depth, problems):
   if any((folder / x).is_file() for x in (logger.METRICS, runs.STARTS)):
-    yield folder
-    return
+    return [folder]
   # Agents that collected a dataset lie in its folder; they are not compared.
   if depth == 0 or (folder / dataset.FILE).is_file():
-    return
+    return []
   try:
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    inner = sorted(x for x in folder.iterdir() if x.is_dir())
   except OSError as error:
     problems.append(f'{folder}: cannot be read ({error.strerror})')
-    return
-  for entry in entries:
-    if entry.is_dir() and entry.name != 'agent' and entry.name[0] != '.':
-      yield from _search(pathlib.Path(entry.path), depth - 1, problems)
+    return []
+  inner = [x for x in inner if x.name != 'agent' and x.name[0] != '.']
+  return [run for x in inner for run in _search(x, depth - 1, problems)]
 
 
 def load(path: pathlib.Path) -> Run:
@@ -112,8 +109,11 @@ def load(path: pathlib.Path) -> Run:
     hint = 'make it again by python -m vid2act_jax.analysis diagnose'
     diagnosis = _clean(_load_object(path / DIAGNOSIS, problems, hint))
   starts = [x for x in _lines(path / runs.STARTS, []) if isinstance(x, dict)]
-  commits = [printable(x.get('commit')) or 'unknown' for x in starts]
-  if len(set(commits)) > 1:
+  known = lambda key: [
+    printable(x.get(key)) or 'unknown' for x in starts or [{}]
+  ]
+  commits = known('commit')
+  if len({*commits}) > 1:
     problems.append(f'resumed with other code: {", ".join(sorted({*commits}))}')
   seed, sources = config.get('seed'), config.get('sources')
   sources = map(printable, sources if isinstance(sources, list) else ())
@@ -126,22 +126,19 @@ def load(path: pathlib.Path) -> Run:
     metrics=metrics,
     config=config,
     diagnosis=diagnosis,
-    commit=(commits or ['unknown'])[-1],
-    machine=printable((starts or [{}])[-1].get('machine')) or 'unknown',
+    commit=commits[-1],
+    machine=known('machine')[-1],
     problems=problems,
   )
   required = ('task', 'variant', 'seed') if config else ()
   if missing := [key for key in required if getattr(run, key) is None]:
     problems.append(f'config.json lacks its {" and ".join(missing)}')
-  steps, goal = (
-    run.series('eval/return').index,
-    config.get('finetune.env_steps'),
-  )
-  if not (metrics.stage == 'finetune').any():
-    pass  # Perhaps it is only a teacher.
-  elif not len(steps):
+  steps = run.series('eval/return').index
+  goal = config.get('finetune.env_steps')
+  # A run without finetuning is perhaps only a teacher.
+  if (metrics.stage == 'finetune').any() and not len(steps):
     problems.append('finetuning logged no evaluation')
-  elif _is_number(goal) and steps[-1] < goal:
+  elif len(steps) and is_number(goal) and steps[-1] < goal:
     text = f'evaluated up to {steps[-1]:.0f} of {goal:.0f} env steps'
     problems.append(f'unfinished: {text}')
   return run
@@ -155,13 +152,13 @@ def _load_rows(path, problems):
   for record in _lines(path, problems):
     record = record if isinstance(record, dict) else {}
     step, stage = record.get('step'), record.pop('stage', None)
-    known = isinstance(stage, str) and _is_number(step)
+    known = isinstance(stage, str) and is_number(step)
     if not known or not 0 <= step <= _MAX_STEP:
       damaged += 1
       continue
     row = {'stage': printable(stage)}
     for key, value in record.items():
-      if value is None or value != value or _is_number(value):
+      if value is None or value != value or is_number(value):
         row[printable(key) or ''] = math.nan if value is None else float(value)
       else:
         ignored += 1
@@ -214,10 +211,11 @@ def _clean(value, levels=_MAX_LEVELS):
     return {printable(key): _clean(x, levels - 1) for key, x in items}
   if isinstance(value, list) and levels and len(value) <= _MAX_ITEMS:
     return [_clean(x, levels - 1) for x in value]
-  return float(value) if _is_number(value) else printable(value)
+  return float(value) if is_number(value) else printable(value)
 
 
-def _is_number(value):
+def is_number(value) -> bool:
+  """Returns whether a value is a number of a sound size."""
   good = isinstance(value, int | float) and not isinstance(value, bool)
   return good and abs(value) <= _MAX_VALUE
 
@@ -227,3 +225,13 @@ def printable(value) -> str | None:
   if not isinstance(value, str):
     return None
   return ''.join(c if c.isprintable() else '?' for c in value[:200]) or None
+
+
+def candidates(path: str, run: pathlib.Path) -> list[pathlib.Path]:
+  """Returns where a path may be that is in the config of a run's folder.
+
+  The current folder of the run's start is not recorded: a relative path may
+  start in the current one, or in those above the run, the nearest first.
+  """
+  start = pathlib.Path(path).expanduser()
+  return [start, *(folder / start for folder in run.resolve().parents)]

@@ -6,6 +6,7 @@ runs, the seeds of a label, return plain data for results.json.
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -19,12 +20,22 @@ REPEATED = 'last context frame repeated'  # A prediction without any model.
 FIXED = ('uniform', 'frozen_weights', 'single')
 AS_EXPECTED = 'as expected'
 _NOISE = 'probe_noise'  # A source without any use.
+_NEUTRAL = re.compile(r'|copy(=.*)?|(gravity|gain|mass)=0*1(\.0*)?')
 _FINAL_SHARE = 0.1  # Of the logged points, that a final weight is a mean of.
 # Difference, relative to the sum, of two sources with the same data: only the
 # teacher's label distinguishes them.
 _MAX_DUPLICATES = 0.2
 _TIE = 0.01  # Weights closer to each other than this are a tie.
-_HISTOGRAMS = 'edges', 'recorded', 'replayed'
+# What is read of the parts of a diagnosis: keys and types; {str: x}: any keys.
+_VAE = dict.fromkeys(('error', 'variance', 'kl', 'active', 'latent'), float)
+_VAE |= {'edges': [float], 'recorded': [[float]], 'replayed': [[float]]}
+_SCHEMA = {
+  'prediction': {'student': [float], 'last_frame': [float]},
+  'relation': {str: {'distance': float, 'explained': float}},
+  'pull': {'distillation': float, 'others': float},
+  'vae': {str: _VAE},
+  'guidance': {'shuffled': float, 'across_states': float},
+}
 
 
 def weights(run: Run) -> pd.DataFrame:
@@ -69,28 +80,16 @@ def canonical_task(task: str) -> str:
   'a@copy=1,mass=1.0,gravity=2' is 'a@gravity=2'.
   """
   base, _, modifiers = task.partition('@')
-  kept = [x for x in modifiers.split(',') if x and not _changes_nothing(x)]
-  return '@'.join([base, ','.join(sorted(kept))] if kept else [base])
-
-
-def _changes_nothing(modifier):
-  key, _, value = modifier.partition('=')
-  try:
-    factor = float(value) if key in ('gravity', 'gain', 'mass') else None
-  except ValueError:
-    return False
-  return key == 'copy' or factor == 1
+  kept = sorted(x for x in modifiers.split(',') if not _NEUTRAL.fullmatch(x))
+  return '@'.join([base, ','.join(kept)] if kept else [base])
 
 
 def relevance(run: Run) -> list[dict[str, str]]:
   """Compares the final weights with what is known in advance.
 
   It is known if the sources include the target's own task, the same task twice,
-  or noise.
-
-  Returns:
-    Rows with what (the sources are), expected, seen and verdict; none without
-    learned weights.
+  or noise. Rows have what (the sources are), expected, seen and verdict; there
+  are none without learned weights.
   """
   final = final_weights(run)
   if len(final) < 2 or is_fixed(run):
@@ -98,41 +97,36 @@ def relevance(run: Run) -> list[dict[str, str]]:
   alike: dict[str, list[str]] = {}
   for name in final:
     alike.setdefault(canonical_task(name), []).append(name)
-  # Not sums: a softmax gives a source its weight relative to each other one
-  # whether or not there is a second of its kind.
-  own = alike.get(canonical_task(run.task or ''), [])
+  rows = []
+
+  def add(what, expected, seen, agrees, tie=False):
+    verdict = AS_EXPECTED if agrees else 'NOT as expected'
+    verdict = f'too close to call (less than {_TIE} apart)' if tie else verdict
+    rows.append(dict(what=what, expected=expected, seen=seen, verdict=verdict))
+
+  def compare(own, extreme, what, expected, other):
+    """Compares the heaviest of some sources with the extreme of the others."""
+    others = [name for name in final if name not in own]
+    if own and others:
+      # Not sums: a softmax gives a source its weight relative to each other one
+      # whether or not there is a second of its kind.
+      ours, theirs = max(own, key=final.get), extreme(others, key=final.get)
+      seen = f'{ours} {final[ours]:.3f}, {other} {theirs} {final[theirs]:.3f}'
+      agrees = extreme((ours, theirs), key=final.get) == ours
+      add(what, expected, seen, agrees, abs(final[ours] - final[theirs]) < _TIE)
+
   what = 'same task as the target', 'its weight is the largest', 'next'
-  rows = [_against_others(own, final, max, *what)]
+  compare(alike.get(canonical_task(run.task or ''), []), max, *what)
   limit = f'weights differ by less than {_MAX_DUPLICATES:.0%} of their sum'
   for names in alike.values():
     for first, second in itertools.combinations(names, 2):
       a, b = final[first], final[second]
       share = abs(a - b) / max(a + b, 1e-12)
       seen = f'{first} {a:.3f}, {second} {b:.3f}: {share:.0%}'
-      agrees = share < _MAX_DUPLICATES
-      rows.append(_row('the same data twice', limit, seen, agrees))
+      add('the same data twice', limit, seen, share < _MAX_DUPLICATES)
   what = 'pure noise', 'its weight is the lowest', 'lowest other'
-  rows.append(_against_others(alike.get(_NOISE, []), final, min, *what))
-  return [row for row in rows if row]
-
-
-def _against_others(own, final, extreme, what, expected, other):
-  """Compares the heaviest of some sources with the extreme of the others."""
-  others = [name for name in final if name not in own]
-  if not own or not others:
-    return None
-  ours, theirs = max(own, key=final.get), extreme(others, key=final.get)
-  seen = f'{ours} {final[ours]:.3f}, {other} {theirs} {final[theirs]:.3f}'
-  agrees = extreme((ours, theirs), key=final.get) == ours
-  tie = abs(final[ours] - final[theirs]) < _TIE
-  return _row(what, expected, seen, agrees, tie)
-
-
-def _row(what, expected, seen, agrees, tie=False):
-  verdict = AS_EXPECTED if agrees else 'NOT as expected'
-  if tie:
-    verdict = f'too close to call (less than {_TIE} apart)'
-  return {'what': what, 'expected': expected, 'seen': seen, 'verdict': verdict}
+  compare(alike.get(_NOISE, []), min, *what)
+  return rows
 
 
 def read_diagnosis(run: Run, name: str) -> dict:
@@ -151,89 +145,69 @@ def read_diagnosis(run: Run, name: str) -> dict:
         to that from state to state, 'dead': share of units always zero}.
   """
   try:
-    part = run.diagnosis[name]
-    return _READERS[name](part, run.diagnosis) if part else {}
+    part = _select(run.diagnosis[name], _SCHEMA[name])
+    if name == 'prediction':
+      teachers = run.diagnosis[name].get('teachers') or {}
+      part[REPEATED] = part.pop('last_frame')
+      for source, curve in _select(teachers, {str: [float]}).items():
+        part[f'teacher {source}'] = curve
+    if name == 'relation':
+      weights = _select(run.diagnosis['similarity'], {str: float})
+      return {x: {'weight': weights[x], **part[x]} for x in part}
+    if name == 'pull':
+      part['share'] = part['distillation'] / part['others']
+    if name == 'guidance':
+      share = part['shuffled'] / part['across_states']
+      return {'share': share, 'dead': run.diagnosis[name].get('dead_units')}
+    if name == 'vae':
+      return {source: _read_vae(**entry) for source, entry in part.items()}
+    return part
   except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
     return {}
 
 
-def _floats(part, *keys):
-  if not all(isinstance(part[key], float) for key in keys):
-    raise TypeError
-  return {key: part[key] for key in keys}
+def _select(value, schema):
+  """Returns what a schema names of a value; raises an error without it."""
+  if isinstance(schema, dict):
+    keys = value if str in schema else schema
+    return {x: _select(value[x], schema.get(str) or schema[x]) for x in keys}
+  if isinstance(schema, list) and isinstance(value, list) and value:
+    return [_select(x, schema[0]) for x in value]
+  if isinstance(schema, list) or not isinstance(value, schema):
+    raise TypeError(value)
+  return value
 
 
-def _prediction(part, _):
-  curves = {'student': part['student'], REPEATED: part['last_frame']}
-  for name, curve in (part.get('teachers') or {}).items():
-    curves[f'teacher {name}'] = curve
-  for curve in curves.values():
-    _floats(dict(enumerate(curve)), *range(len(curve)))
-  return curves
-
-
-def _relation(part, diagnosis):
-  weights = diagnosis['similarity']
-  return {
-    name: {'weight': weights[name], **_floats(entry, 'distance', 'explained')}
-    for name, entry in part.items()
-  }
-
-
-def _pull(part, _):
-  norms = _floats(part, 'distillation', 'others')
-  return {**norms, 'share': part['distillation'] / part['others']}
-
-
-def _vae(part, _):
-  out = {}
-  for name, entry in part.items():
-    edges, *tables = (np.array(entry[key], float) for key in _HISTOGRAMS)
-    shape = len(tables[0]), len(edges) - 1
-    fits = all(x.shape == shape and np.isfinite(x).all() for x in tables)
-    if not fits or not (np.diff(edges) > 0).all():
-      raise ValueError
-    error, variance = _floats(entry, 'error', 'variance').values()
-    numbers = _floats(entry, 'kl', 'active', 'latent')
-    out[name] = {'unexplained': error / variance if variance else None}
-    out[name] |= numbers | {key: entry[key] for key in _HISTOGRAMS}
-  return out
-
-
-def _guidance(part, _):
-  share = part['shuffled'] / part['across_states']
-  return {'share': share, 'dead': part.get('dead_units')}
-
-
-_READERS = {
-  'prediction': _prediction,
-  'relation': _relation,
-  'pull': _pull,
-  'vae': _vae,
-  'guidance': _guidance,
-}
+def _read_vae(error, variance, edges, recorded, replayed, **latents):
+  tables = np.array([recorded, replayed])  # Fails if they differ in shape.
+  if tables.shape[2:] != np.diff(edges).shape or min(np.diff(edges)) <= 0:
+    raise ValueError(edges)
+  unexplained = {'unexplained': error / variance if variance else None}
+  histograms = {'edges': edges, 'recorded': recorded, 'replayed': replayed}
+  return unexplained | latents | histograms
 
 
 def undiagnosed(runs: list[Run]) -> dict[str, str]:
   """Returns {part of the diagnosis: why the first run without it has none}."""
-  out = {}
-  for name in _READERS:
-    if lacking := [run for run in runs if not read_diagnosis(run, name)]:
-      out[name] = _why_missing(lacking[0].diagnosis, name)
-  return out
+  lacking = {
+    name: [run.diagnosis for run in runs if not read_diagnosis(run, name)]
+    for name in _SCHEMA
+  }
+  return {name: _why(name, *x[:1]) for name, x in lacking.items() if x}
 
 
-def _why_missing(diagnosis, name):
+def _why(name, diagnosis):
   if not diagnosis:
     return 'python -m vid2act_jax.analysis diagnose RUN makes it'
-  state = 'damaged' if diagnosis.get(name) else 'not'
   reason = diagnosis.get(f'{name}_missing')
+  state = 'damaged' if diagnosis.get(name) else 'not'
   return reason if isinstance(reason, str) else f'{state} in {DIAGNOSIS}'
 
 
-def diagnosed(runs: list[Run], name: str, key: str = '') -> list[dict]:
-  """Returns a part of each run's diagnosis, as its items or under a key."""
+def diagnosed(runs: list[Run], name: str) -> list[dict]:
+  """Returns a part of each run's diagnosis; of sources, under 'sources'."""
   parts = [(run, read_diagnosis(run, name)) for run in runs]
+  key = 'sources' if str in _SCHEMA[name] else None
   return [
     _run(run) | ({key: part} if key else part) for run, part in parts if part
   ]
@@ -245,19 +219,17 @@ def _run(run):
 
 def mean_predictions(runs: list[Run]) -> dict[str, list[float]]:
   """Returns the runs' mean errors: {model: [error of each frame]}."""
-  curves: dict[str, list] = {}
-  for run in runs:
-    for name, errors in read_diagnosis(run, 'prediction').items():
-      curves.setdefault(name, []).append(errors)
+  parts = [read_diagnosis(run, 'prediction') for run in runs]
+  names = dict.fromkeys(name for part in parts for name in part)
+  curves = {name: [x[name] for x in parts if name in x] for name in names}
   # As far as all of them go.
   frames = {k: list(zip(*each, strict=False)) for k, each in curves.items()}
   return {name: np.mean(each, 1).tolist() for name, each in frames.items()}
 
 
-def points(curve: pd.Series, *names: str) -> dict[str, list[float]]:
-  """Returns {'steps', 'values'} of a curve, or under other names."""
-  keys = names or ('steps', 'values')
-  return dict(zip(keys, (curve.index.tolist(), curve.tolist()), strict=True))
+def points(curve: pd.Series) -> dict[str, list[float]]:
+  """Returns {'steps', 'values'} of a curve."""
+  return {'steps': curve.index.tolist(), 'values': curve.tolist()}
 
 
 def prediction_errors(runs: list[Run]) -> dict | None:
@@ -265,7 +237,7 @@ def prediction_errors(runs: list[Run]) -> dict | None:
   curves = [(run, run.series('open_loop/error')) for run in runs]
   curves = [(run, curve) for run, curve in curves if len(curve)]
   each = [curve for _, curve in curves]
-  grid = statistics.common_grid(each) if each else ()
+  grid = statistics.common_grid(each)
   if not len(grid):
     return None
   middle = (grid[0] + grid[-1]) / 2
@@ -290,22 +262,24 @@ def similarity_weights(runs: list[Run]) -> dict | None:
   if not len(names):
     return None
   grid = statistics.common_grid(each)
-  means = (statistics.align([x[name] for x in each], grid) for name in names)
+  mean = lambda name: statistics.align([x[name] for x in each], grid).mean(0)
   return {
     'grid': grid.tolist(),
-    'mean': {n: x.mean(0).tolist() for n, x in zip(names, means, strict=True)},
+    'mean': {name: mean(name).tolist() for name in names},
     'runs': [_describe_weights(run, table) for run, table in tables],
   }
 
 
 def _describe_weights(run, table):
   values, logged = entropy(run)
+  values = thin(values)
   return {
     **_run(run),
     'given': is_fixed(run),
     'steps': table.index.tolist(),
     'weights': table.to_dict('list'),
-    **points(thin(values), 'entropy_steps', 'entropy'),
+    'entropy_steps': values.index.tolist(),
+    'entropy': values.tolist(),
     'entropy_of_means': not logged,
     'most': math.log(len(table.columns)) or 1.0,  # One source: 0 of nothing.
     'end': final_weights(run),

@@ -1,6 +1,7 @@
 """The report's figures, drawn from the data in results.json.
 
-`styles` gives a label the same color and line in all of them.
+`labels` has the data of each label, as in results.json, and `styles` the
+`style.line_style` of each, which is the same in all figures.
 """
 
 import math
@@ -11,7 +12,7 @@ from matplotlib import ticker
 
 from vid2act_jax.analysis import style
 from vid2act_jax.analysis.model_sections import REPEATED
-from vid2act_jax.analysis.style import INK, shorten
+from vid2act_jax.analysis.style import FAINT, INK, shorten
 
 # With more labels, only the first two, the method's and the baseline's, keep
 # their bands, and single seeds are not drawn: nothing could be seen any more.
@@ -23,11 +24,8 @@ _COLUMNS = 3
 def learning_curves(result: dict, title, ylabel, styles, published=()):
   """Mean of each label with its interval; of a task, also each seed, thin.
 
-  Args:
-    result: of `aggregate.score_task` or `aggregate.score_overall`.
-    title, ylabel: of the figure.
-    styles: {label: of `style.line_style`}.
-    published: of `aggregate.published_curves`, dashed.
+  The result is that of `aggregate.score_task` or `aggregate.score_overall`;
+  published curves are dashed.
   """
   labels, grid = result['labels'], result['grid']
   height = 4.6 + 0.12 * (len(labels) + len(published))
@@ -39,24 +37,24 @@ def learning_curves(result: dict, title, ylabel, styles, published=()):
   for index, (label, scores) in enumerate(labels.items()):
     each = [] if crowded else scores.get('each', [])
     seeds = f' ({len(scores["seeds"])})' if 'each' in scores else ''
-    marker = 'o' if len(grid) == 1 else None
-    named = {'label': shorten(label) + seeds, 'marker': marker, 'zorder': 3}
-    _plot_mean(axes, each, grid, scores['iqm'], **named, **styles[label])
+    band = scores['low'], scores['high']
+    look = {'zorder': 3, 'label': shorten(label) + seeds, **styles[label]}
     if scores['low'] is not None and (index < 2 or not crowded):
-      band = {'color': styles[label]['color'], 'alpha': 0.15, 'linewidth': 0}
-      axes.fill_between(grid, scores['low'], scores['high'], **band)
+      look['band'] = band
+    _plot_mean(axes, each, grid, scores['iqm'], **look)
   for index, curve in enumerate(published):
     source = curve['source'].split()[0]
     axes.plot(
-      curve['env_steps'], curve['mean'], color=INK, linewidth=1.1, alpha=0.75,
-      linestyle=(0, (5 + 2 * index, 2)), marker='o^sDv*xP'[index % 8],
-      markersize=3, markevery=max(1, len(curve['mean']) // 6),
+      curve['env_steps'], curve['mean'], color=INK, lw=1.1, alpha=0.75,
+      ls=(0, (5 + 2 * index, 2)), marker='o^sDv*xP'[index % 8],
+      ms=3, markevery=max(1, len(curve['mean']) // 6),
       label=f'{curve["method"]}, {source}, other protocol',
     )  # fmt: skip
-  randoms = [x.get('random') for x in labels.values()]
-  if randoms := [x for x in randoms if x is not None]:
-    look = {'color': style.FAINT, 'lw': 1, 'ls': ':', 'label': 'random'}
-    axes.axhline(np.mean(randoms), **look)
+  randoms = [
+    x['random'] for x in labels.values() if x.get('random') is not None
+  ]
+  if randoms:
+    axes.axhline(np.mean(randoms), color=FAINT, lw=1, ls=':', label='random')
   axes.set_xlim(left=0)
   return _with_legend(fig)
 
@@ -65,12 +63,6 @@ def scores(labels: dict, styles: dict, unit: str, baseline: str | None):
   """Final scores next to the probability of being better than the baseline.
 
   The dot of an undecided comparison is hollow.
-
-  Args:
-    labels: {label: with 'final' and 'improvement'}.
-    styles: see `learning_curves`.
-    unit: of the scores.
-    baseline: its label, or None.
   """
   fig = style.figure(1.7 + 0.32 * len(labels))
   left, right = fig.subplots(1, 2, sharey=True)
@@ -108,10 +100,10 @@ def entropies(labels: dict, title: str, styles: dict):
   """Entropy of the weights over its maximum, ln N, one line per run."""
   fig, axes = _axes(3.6, title, 'entropy / ln N')
   for label, result in labels.items():
+    look = {'label': shorten(label), 'lw': 1.3, **styles[label]}
     for one in result['runs']:
       share = np.array(one['entropy']) / one['most']
-      named = {'label': shorten(label), **styles[label]}
-      axes.plot(one['entropy_steps'], share, lw=1.3, **named)
+      style.plot(axes, one['entropy_steps'], share, **look)
   axes.axhline(1, color=INK, ls=':', lw=1)
   axes.set_ylim(0, 1.08)
   return _with_legend(fig)
@@ -129,17 +121,13 @@ def errors(labels: dict, title: str, styles: dict):
 
 def weights(labels: dict, title: str):
   """Weights of the sources during the training, one panel per label."""
-  sources = list(dict.fromkeys(x for y in labels.values() for x in y['mean']))
-  short = style.short_names(sources)
+  looks = _styles_of(result['mean'] for result in labels.values())
+  short = style.short_names(looks)
 
   def draw(axes, result):
     for source, mean in result['mean'].items():
-      runs = [
-        {'steps': one['steps'], 'values': one['weights'][source]}
-        for one in result['runs']
-      ]
-      look = style.line_style(sources.index(source))
-      look['label'] = shorten(short[source])
+      runs = [{**x, 'values': x['weights'][source]} for x in result['runs']]
+      look = {**looks[source], 'label': shorten(short[source])}
       _plot_mean(axes, runs, result['grid'], mean, **look)
     axes.axhline(1 / len(result['mean']), color=INK, ls=':', lw=1)
 
@@ -148,43 +136,43 @@ def weights(labels: dict, title: str):
 
 def predictions(labels: dict, title: str):
   """Error by predicted frame of each model, one panel per label."""
-  names = list(dict.fromkeys(x for curves in labels.values() for x in curves))
+  looks = _styles_of(labels.values()) | {REPEATED: {'color': INK, 'ls': ':'}}
 
   def draw(axes, curves):
     for name, values in curves.items():
-      look = style.line_style(names.index(name))
-      look = {'color': INK, 'ls': ':'} if name == REPEATED else look
       frames = range(1, len(values) + 1)
-      axes.plot(frames, values, lw=1.7, label=shorten(name), **look)
+      axes.plot(frames, values, lw=1.7, label=shorten(name), **looks[name])
 
   return _panels(labels, draw, title, 'predicted frame', 'mean squared error')
+
+
+def _styles_of(curves):
+  names = dict.fromkeys(name for part in curves for name in part)
+  return {name: style.line_style(i) for i, name in enumerate(names)}
 
 
 def actions(sources: dict, title: str):
   """Histograms of recorded and replayed actions, one row per source.
 
-  Args:
-    sources: 'vae' of `model_sections.read_diagnosis`.
-    title: of the figure.
+  The sources are the 'vae' of `model_sections.read_diagnosis`.
   """
   dims = min(max(len(x['recorded']) for x in sources.values()), MAX_DIMS)
   fig = style.figure(1.0 + 1.35 * len(sources))
   grid = fig.subplots(len(sources), dims, squeeze=False, sharex=True)
-  for (row, dim), axes in np.ndenumerate(grid):
-    source, part = list(sources.items())[row]
-    if dim >= len(part['recorded']):
+  for row, (source, part) in zip(grid, sources.items(), strict=True):
+    for axes in row[len(part['recorded']) :]:
       axes.set_axis_off()
-      continue
-    style.style_axes(axes, xformat=ticker.ScalarFormatter())
-    name = f'{shorten(source)}\n' if dim == 0 else ''
-    look = {'loc': 'left', 'color': INK, 'fontsize': 8}
-    axes.set_title(f'{name}dimension {dim}', **look)
-    axes.tick_params(labelsize=7)
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(3))
-    recorded = {'label': 'recorded', 'fill': True, 'alpha': 0.4}
-    for index, look in enumerate((recorded, {'label': 'replayed'})):
-      look |= {'color': style.COLORS[index], 'lw': 1.4}
-      axes.stairs(part[look['label']][dim], part['edges'], **look)
+    for dim, axes in enumerate(row[: len(part['recorded'])]):
+      style.style_axes(axes, xformat=ticker.ScalarFormatter())
+      name = f'{shorten(source)}\n' if dim == 0 else ''
+      look = {'loc': 'left', 'color': INK, 'fontsize': 8}
+      axes.set_title(f'{name}dimension {dim}', **look)
+      axes.tick_params(labelsize=7)
+      axes.xaxis.set_major_locator(ticker.MaxNLocator(3))
+      recorded = {'label': 'recorded', 'fill': True, 'alpha': 0.4}
+      for index, look in enumerate((recorded, {'label': 'replayed'})):
+        look |= {'color': style.COLORS[index], 'lw': 1.4}
+        axes.stairs(part[look['label']][dim], part['edges'], **look)
   return _finish(fig, title, 'action', 'density')
 
 
@@ -200,7 +188,7 @@ def _plot_mean(axes, runs, grid, mean, **look):
   for one in runs:
     curve = style.thin(pd.Series(one['values'], one['steps']))
     axes.plot(curve.index, curve, color=look['color'], lw=0.7, alpha=0.3)
-  axes.plot(grid, mean, lw=2, **look)
+  style.plot(axes, grid, mean, lw=2, **look)
 
 
 def _panels(labels, draw, title, xlabel, ylabel):
@@ -231,9 +219,5 @@ def _finish(fig, title, xlabel, ylabel):
 
 
 def _with_legend(fig):
-  handles = {}
-  for axes in fig.axes:
-    for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-      handles.setdefault(label, handle)
-  style.legend_below(fig, list(handles.values()))
+  style.add_legend(fig, fig.axes)
   return fig

@@ -1,9 +1,7 @@
-"""A report about finished runs: one HTML page, its figures, and its numbers.
-
-python -m vid2act_jax.analysis report RUNS... --out report/
-"""
+"""A report about finished runs: one HTML page, its figures, and its numbers."""
 
 import base64
+import itertools
 import json
 import pathlib
 import re
@@ -14,6 +12,7 @@ import matplotlib
 
 from vid2act_jax.analysis import (
   aggregate,
+  group_runs,
   load_runs,
   plots,
   statistics,
@@ -40,11 +39,8 @@ def write_report(
   Args:
     folders: runs, or folders of runs.
     out: the report's folder, created if it does not exist.
-    title: of the page.
+    title: of the page, whose path is returned.
     baseline: the variant that the others are compared with.
-
-  Returns:
-    The path of the page.
 
   Raises:
     UserError: there is nothing to report, or `out` cannot be written.
@@ -94,60 +90,58 @@ def _write(path, content):
 @matplotlib.rc_context({'text.parse_math': False})
 def draw(results: dict, out: pathlib.Path) -> dict[tuple[str, ...], str]:
   """Saves all figures; {(kind, task, label): data URL}."""
-  labels = {x for y in results['tasks'].values() for x in y['labels']}
-  labels = aggregate.sort_labels(labels, results['baseline'])
+  labels = dict.fromkeys(x for y in results['costs'].values() for x in y)
+  labels = group_runs.sort_labels(labels, results['baseline'])
   styles = {label: style.line_style(i) for i, label in enumerate(labels)}
   urls, stems = {}, set()
-
-  def add(fig, *name):
+  for name, fig in _figures(results, styles):
     stem = re.sub(r'[^A-Za-z0-9_.=-]+', '_', '-'.join(name))[:100].strip('.')
-    index = 2
-    while stem in stems:  # Two names may differ in other letters alone.
-      stem, index = f'{stem[:100]}-{index}', index + 1
+    # Two names may differ in other letters alone.
+    tries = (f'{stem}-{index}' for index in itertools.count(2))
+    while stem in stems:
+      stem = next(tries)
     stems.add(stem)
     data = style.save(fig, out / f'{stem}.png').read_bytes()
     urls[name] = f'data:image/png;base64,{base64.b64encode(data).decode()}'
+  return urls
 
-  def add_scored(result, title, unit, curves, scores, published=()):
-    fig = plots.learning_curves(result, title, unit, styles, published)
-    add(fig, *curves)
+
+def _figures(results, styles):
+  """Yields the name and the figure of all figures."""
+  scored = [
+    (('learning', task), ('scores', task), task, x['metric'], x)
+    for task, x in results['tasks'].items()
+  ]
+  if overall := results['overall']:
+    names = ('overall', 'curves'), ('overall', 'scores')
+    title = f'Mean over {len(overall["tasks"])} tasks'
+    scored.insert(0, (*names, title, 'normalised score', overall))
+  for curves, scores, title, unit, result in scored:
+    args = result, title, unit, styles, results['published'].get(title, ())
+    yield curves, plots.learning_curves(*args)
     if len(result['labels']) > 1:
       args = result['labels'], styles, unit, result['baseline']
-      add(plots.scores(*args), *scores)
-
-  if overall := results['overall']:
-    title = f'Mean over {len(overall["tasks"])} tasks'
-    names = ('overall', 'curves'), ('overall', 'scores')
-    add_scored(overall, title, 'normalised score', *names)
-  for task, result in results['tasks'].items():
-    names = ('learning', task), ('scores', task)
-    published = results['published'][task]
-    add_scored(result, task, result['metric'], *names, published)
+      yield scores, plots.scores(*args)
   for task, labels in results['similarity'].items():
     title = f'Similarity weights, {task}'
-    add(plots.weights(labels, title), 'similarity', task)
+    yield ('similarity', task), plots.weights(labels, title)
     title = f'Entropy of the weights, {task}'
-    add(plots.entropies(labels, title, styles), 'entropy', task)
+    yield ('entropy', task), plots.entropies(labels, title, styles)
+  title = 'Open-loop prediction'
   for task, labels in results['errors'].items():
-    title = f'Open-loop prediction, {task}'
-    add(plots.errors(labels, title, styles), 'errors', task)
+    yield ('errors', task), plots.errors(labels, f'{title}, {task}', styles)
   for task, labels in results['predictions'].items():
-    title = f'Open-loop prediction, {task}'
-    add(plots.predictions(labels, title), 'prediction', task)
+    yield ('prediction', task), plots.predictions(labels, f'{title}, {task}')
   for task, labels in results['vae'].items():
     for label, (run, *_) in list(labels.items())[:_MAX_HISTOGRAMS]:
       title = f'Actions, {task}, {label}, seed {run["seed"]}'
-      add(plots.actions(run['sources'], title), 'actions', task, label)
-  return urls
+      yield ('actions', task, label), plots.actions(run['sources'], title)
 
 
 def render(results: dict, figures: dict, title: str) -> str:
   """Returns the page: one file without scripts; all text is escaped.
 
-  Args:
-    results: of `aggregate.gather`.
-    figures: of `draw`.
-    title: of the page.
+  Results are those of `aggregate.gather`, figures those of `draw`.
   """
   env = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),

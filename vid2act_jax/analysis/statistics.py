@@ -5,9 +5,8 @@ the Statistical Precipice (arXiv 2108.13264), as in rliable. A curve is a
 pandas Series of values by ascending step. `Strata` are lists of scores, one
 array per task, seeds first: [S_m, ...]; the numbers of seeds S_m may differ.
 
-The resampling is a few lines of numpy: `scipy.stats.bootstrap` refuses tasks
-with a single seed, and `scipy.stats.permutation_test` permutes over all tasks,
-not within each.
+SciPy's `bootstrap` refuses tasks with a single seed, and its `permutation_test`
+permutes over all tasks, not within each.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,10 +34,10 @@ def common_grid(curves: Sequence[pd.Series], points: int = 101) -> np.ndarray:
   """Returns equally spaced steps [G] at which all curves have a value.
 
   They run from the latest first to the earliest last step; the grid is empty
-  if the curves have no step in common.
+  if the curves have no step in common, or there are none.
   """
-  low = max(curve.index[0] for curve in curves)
-  high = min(curve.index[-1] for curve in curves)
+  low = max((curve.index[0] for curve in curves), default=1)
+  high = min((curve.index[-1] for curve in curves), default=0)
   if high < low:
     return np.zeros(0)
   return np.linspace(low, high, points if high > low else 1)
@@ -99,7 +98,7 @@ def improvement_interval(
   """
   split = lambda *x: improvement(x[: len(ours)], x[len(ours) :])
   bounds = _bootstrap(split, [*ours, *theirs], seed, resamples)
-  return bounds and (float(bounds[0]), float(bounds[1]))
+  return bounds and tuple(map(float, bounds))
 
 
 def p_value(

@@ -1,4 +1,4 @@
-"""Colors, axes, legends and files of all figures."""
+"""Colors, axes, curves, legends and files of all figures."""
 
 import io
 import math
@@ -47,6 +47,7 @@ def shorten(text: str, letters: int = 44) -> str:
 
 def short_names(names) -> dict[str, str]:
   """Returns {task: its name}, without the suite if all are of one suite."""
+  names = list(names)
   suites = {name.split('_')[0] for name in names}
   prefix = f'{suites.pop()}_' if len(suites) == 1 else ''
   return {name: name.removeprefix(prefix) for name in names}
@@ -63,27 +64,39 @@ def style_axes(axes, title='', xlabel='', ylabel='', xformat=None) -> None:
   axes.set_axisbelow(True)
   axes.xaxis.set_major_formatter(xformat or ticker.EngFormatter(sep=''))
   axes.xaxis.set_major_locator(ticker.MaxNLocator(7))
-  for name, spine in axes.spines.items():
-    spine.set_visible(name in ('left', 'bottom'))
-    spine.set(color=FAINT, linewidth=0.8)
+  axes.spines[:].set(color=FAINT, linewidth=0.8)
+  axes.spines[['top', 'right']].set_visible(False)
 
 
-def legend_below(parent, handles, letters=110, **place) -> None:
-  """Adds a legend with as many columns as there is room for.
+def plot(axes, x, y, band=(), **look) -> None:
+  """Plots a line, few points as dots, and a band between two more lines."""
+  if len(x):
+    marker = 'o' if len(x) < 3 else None
+    axes.plot(x, y, **{'marker': marker, 'ms': 4, **look})
+  if len(band):
+    axes.fill_between(x, *band, color=look['color'], alpha=0.15, linewidth=0)
+
+
+def add_legend(parent, axes, letters=110, **place) -> None:
+  """Adds a legend of all labels with as many columns as there is room for.
 
   Args:
-    parent: axes, or a figure.
-    handles: labelled artists.
+    parent: a figure, or axes.
+    axes: all axes with labels; equal ones are listed once.
     letters: of the default size that fit next to each other.
     **place: of the legend, if not outside below a figure.
   """
-  widest = max(len(handle.get_label()) for handle in handles)
+  pairs = [zip(*x.get_legend_handles_labels(), strict=True) for x in axes]
+  handles = {label: handle for pair in pairs for handle, label in pair}
+  if not handles:
+    return
+  widest = max(map(len, handles))
   size = 9 if widest < 50 else 7
   columns = max(1, int(letters * 9 / size) // (widest + 7))
   columns = math.ceil(len(handles) / math.ceil(len(handles) / columns))
   look = {'frameon': False, 'fontsize': size, 'labelcolor': INK}
   look |= {'handlelength': 1.4, 'loc': 'outside lower center'} | place
-  parent.legend(handles=handles, ncols=columns, **look)
+  parent.legend(handles=list(handles.values()), ncols=columns, **look)
 
 
 def annotate_empty(axes, text: str) -> None:

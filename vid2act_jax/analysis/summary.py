@@ -1,8 +1,6 @@
-"""One page about a run: its learning, losses, similarities and predictions.
+"""One page about a run: its learning, losses, similarities and predictions."""
 
-python -m vid2act_jax.analysis summary RUN
-"""
-
+import functools
 import math
 import pathlib
 from collections.abc import Mapping
@@ -28,28 +26,31 @@ _STAGES = {
 _MIN_IMAGE_LOSS = 64 * 64 * 3 * 0.5 * math.log(2 * math.pi)
 
 
-def write_summary(workdir, title, path=None) -> pathlib.Path:
+def write_summary(workdir, heading='', path=None) -> pathlib.Path:
   """Draws the page from the metrics and strips of a run.
 
   A panel without data says why.
 
   Args:
     workdir: the run's folder.
-    title: over the page, such as the name of the experiment and the task.
+    heading: of the page; by default the `title` of the run's config.
     path: of the image, by default summary.png in the run's folder.
 
   Returns:
     The path of the image.
 
   Raises:
-    UserError: the folder does not exist, or its metrics are damaged.
+    UserError: the folder does not exist, or its metrics or config are damaged.
   """
   workdir = pathlib.Path(workdir)
   if not workdir.is_dir():
     raise types.UserError(f'no run folder {workdir}: name one that exists')
+  if not heading and (workdir / runs.CONFIG).exists():
+    heading = title(runs.read_config_dict(workdir))
   metrics = load_runs.metric_table(logger.read_metrics(workdir))
   fig = style.figure(9.6, 12, 100)
-  fig.suptitle(title, color=INK, fontsize=15, fontweight='bold')
+  look = {'color': INK, 'fontsize': 15, 'fontweight': 'bold'}
+  fig.suptitle(heading or workdir.resolve().name, **look)
   grid = fig.add_gridspec(3, 2, height_ratios=(1.0, 0.82, 0.95))
   _draw_returns(fig.add_subplot(grid[0, 0]), metrics)
   _draw_similarity(fig.add_subplot(grid[0, 1]), metrics)
@@ -59,67 +60,54 @@ def write_summary(workdir, title, path=None) -> pathlib.Path:
   return style.save(fig, pathlib.Path(path or workdir / 'summary.png'))
 
 
-def _legend(axes, handles):
-  place = {'loc': 'upper center', 'bbox_to_anchor': (0.5, -0.2)}
-  style.legend_below(axes, handles, 95, **place)
-
-
-def _plot(axes, curve, **look):
-  """Plots a curve, few points as dots."""
-  curve = style.thin(curve)
-  marker = 'o' if len(curve) < 3 else None
-  look = {'marker': marker, 'markersize': 4, **look}
-  return axes.plot(curve.index, curve, **look)
+def title(config: Mapping) -> str:
+  """Returns a page's title: task, variant and seed, as far as known."""
+  parts = {'task': '{}', 'variant': '{}', 'seed': 'seed {}'}
+  known = (text.format(config[k]) for k, text in parts.items() if k in config)
+  return ', '.join(known)
 
 
 def _draw_returns(axes, metrics):
   style.style_axes(axes, 'Learning', 'environment steps', 'return')
-  keys = 'episode/return', 'eval/return', 'eval/return_std', 'random/return'
-  series = [load_runs.series(metrics, 'finetune', key) for key in keys]
-  episodes, means, stds, random = series
+  series = functools.partial(load_runs.series, metrics, 'finetune')
+  keys = 'episode/return', 'eval/return', 'eval/return_std', 'eval/success'
+  episodes, means, stds, rates = map(series, keys)
   if episodes.empty and means.empty:
     text = 'no episodes yet: the finetune stage has not run'
     return style.annotate_empty(axes, text)
+  look = {'color': style.FAINT, 'alpha': 0.75, 'mew': 0, 'marker': '.'}
+  _plot(axes, episodes, ms=5, ls='', label='training episodes', **look)
   label = 'evaluation, mean ± std' if len(stds) else 'evaluation, mean'
-  dots = {'color': style.FAINT, 'alpha': 0.75, 'markeredgewidth': 0}
-  dots |= {'marker': '.', 'ls': '', 'markersize': 5}
-  _plot(axes, episodes, label='training episodes', **dots)
+  look = {'color': COLORS[0], 'lw': 2, 'marker': 'o', 'label': label}
   if len(stds) == len(means):
-    low, high = means.array - stds.array, means.array + stds.array
-    band = {'color': COLORS[0], 'alpha': 0.18, 'linewidth': 0}
-    axes.fill_between(means.index, low, high, **band)
-  line = {'color': COLORS[0], 'linewidth': 2, 'markersize': 4}
-  axes.plot(means.index, means, '-o', label=label, **line)
-  for value in random[-1:]:
+    look['band'] = means - stds.array, means + stds.array
+  style.plot(axes, means.index, means, **look)
+  for value in series('random/return')[-1:]:
     label = f'random policy, {value:.4g}'
-    axes.axhline(value, color=INK, linestyle='--', linewidth=1, label=label)
+    axes.axhline(value, color=INK, ls='--', lw=1, label=label)
   for step, value in means[-1:].items():
     place = {'xytext': (5, 4), 'textcoords': 'offset points'}
     look = {'color': COLORS[0], 'fontweight': 'bold'}
     axes.annotate(f'{value:.4g}', (step, value), **place, **look)
   axes.margins(x=0.08)
   axes.set_xlim(left=0)
-  handles = axes.get_legend_handles_labels()[0]
-  handles += _draw_success(axes, metrics)
-  _legend(axes, [x for x in handles if len(x.get_xdata())])
+  _add_legend(axes, *_draw_success(axes, rates))
 
 
-def _draw_success(axes, metrics):
-  """Draws the success rate on its own axis; returns the legend's handles."""
-  rates = load_runs.series(metrics, 'finetune', 'eval/success')
+def _draw_success(axes, rates):
+  """Draws the success rate, if there is one, on axes at the right."""
   if rates.empty:
     return []
-  right = axes.twinx()
+  color, right = COLORS[1], axes.twinx()
+  look = {'color': color, 'marker': 's', 'lw': 1.6, 'ms': 3.5}
+  _plot(right, rates, label='evaluation, success', **look)
   right.set_ylim(-0.03, 1.03)
-  right.set_ylabel('success rate', color=COLORS[1])
+  right.set_ylabel('success rate', color=color)
   right.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
-  right.tick_params(colors=COLORS[1], length=3)
-  for name, spine in right.spines.items():
-    spine.set_visible(name == 'right')
-    spine.set(color=COLORS[1], linewidth=0.8)
-  line = {'color': COLORS[1], 'linewidth': 1.6, 'markersize': 3.5}
-  label = 'evaluation, success'
-  return right.plot(rates.index, rates, '-s', label=label, **line)
+  right.tick_params(colors=color, length=3)
+  right.spines[:].set_visible(False)
+  right.spines.right.set(visible=True, color=color, linewidth=0.8)
+  return [right]
 
 
 def _draw_losses(axes, metrics, stage):
@@ -128,48 +116,52 @@ def _draw_losses(axes, metrics, stage):
   curves = {
     key: load_runs.series(metrics, stage, f'train/{key}') for key in _LOSSES
   }
-  curves['image_loss'] = curves['image_loss'] - _MIN_IMAGE_LOSS
-  curves = {key: curve for key, curve in curves.items() if len(curve)}
-  if not curves:
+  curves['image_loss'] -= _MIN_IMAGE_LOSS
+  if all(curve.empty for curve in curves.values()):
     text = f'no losses: the {stage} stage has not run'
     return style.annotate_empty(axes, text)
   if all((curve > 0).all() for curve in curves.values()):
     axes.set_yscale('log')
   else:  # The nearest scale that has zero and negative values.
     axes.set_yscale('symlog', linthresh=0.01)
-  handles = []
-  for key, curve in curves.items():
-    look = {'color': COLORS[_LOSSES.index(key)], 'linewidth': 1.4}
+  for color, (key, curve) in zip(COLORS, curves.items(), strict=False):
     label = key.removesuffix('_loss')
     label += ' (above minimum)' if label == 'image' else ''
-    handles += _plot(axes, curve, label=label, **look)
-  _legend(axes, handles)
+    _plot(axes, curve, label=label, color=color, lw=1.4)
+  _add_legend(axes)
 
 
 def _draw_similarity(axes, metrics):
-  title = 'Similarity to the sources'
-  style.style_axes(axes, title, 'environment steps', 'weight')
-  finetune = metrics[metrics.stage == 'finetune']
-  keys = finetune.key[finetune.key.str.startswith('similarity/')].unique()
+  text = 'Similarity to the sources'
+  style.style_axes(axes, text, 'environment steps', 'weight')
+  keys = metrics.key[metrics.stage == 'finetune']
+  text = 'no sources: transfer is off'
+  if keys.empty:
+    text = 'no similarities yet: the finetune stage has not run'
+  keys = keys[keys.str.startswith('similarity/')].unique()
   if not len(keys):
-    text = 'no sources: transfer is off'
-    if finetune.empty:
-      text = 'no similarities yet: the finetune stage has not run'
     return style.annotate_empty(axes, text)
-  names = [key.removeprefix('similarity/') for key in keys]
-  handles = []
-  for index, name in enumerate(style.short_names(names).values()):
-    curve = load_runs.series(metrics, 'finetune', keys[index])
-    look = {'linewidth': 1.6, 'label': name, **style.line_style(index)}
-    handles += _plot(axes, curve, **look)
-  uniform = 1 / len(keys)
-  axes.axhline(uniform, color=INK, linestyle=':', linewidth=1)
+  names = style.short_names(key.removeprefix('similarity/') for key in keys)
+  for index, (key, name) in enumerate(zip(keys, names.values(), strict=True)):
+    curve = load_runs.series(metrics, 'finetune', key)
+    _plot(axes, curve, lw=1.6, label=name, **style.line_style(index))
+  axes.axhline(1 / len(keys), color=INK, ls=':', lw=1)
   axes.annotate(
-    'uniform', (1, uniform), (-4, 3), ('axes fraction', 'data'),
+    'uniform', (1, 1 / len(keys)), (-4, 3), ('axes fraction', 'data'),
     'offset points', color=INK, fontsize=8, ha='right',
   )  # fmt: skip
   axes.set_ylim(bottom=0)
-  _legend(axes, handles)
+  _add_legend(axes)
+
+
+def _plot(axes, curve, **look):
+  curve = style.thin(curve)
+  style.plot(axes, curve.index, curve, **look)
+
+
+def _add_legend(axes, *more):
+  place = {'loc': 'upper center', 'bbox_to_anchor': (0.5, -0.2)}
+  style.add_legend(axes, [axes, *more], 95, **place)
 
 
 def _draw_strip(axes, workdir):
@@ -192,21 +184,3 @@ def _draw_strip(axes, workdir):
   axes.tick_params(length=0, labelcolor=INK, labelsize=10)
   text = 'time: first with the frames as context, then from the actions alone'
   axes.set_xlabel(text, color=INK)
-
-
-def redraw(workdir: pathlib.Path) -> pathlib.Path:
-  """Draws a run's page again.
-
-  Raises:
-    UserError: see `write_summary`; or the run's config is damaged.
-  """
-  exists = (workdir / runs.CONFIG).exists()
-  config = runs.read_config_dict(workdir) if exists else {}
-  return write_summary(workdir, title(config) or workdir.resolve().name)
-
-
-def title(config: Mapping) -> str:
-  """Returns a page's title: task, variant and seed, as far as known."""
-  parts = {'task': '{}', 'variant': '{}', 'seed': 'seed {}'}
-  known = (text.format(config[k]) for k, text in parts.items() if k in config)
-  return ', '.join(known)

@@ -8,19 +8,15 @@ from vid2act_jax.analysis.model_sections import AS_EXPECTED
 def cells(table: pd.DataFrame, columns: str = '') -> list[tuple]:
   """Returns (heading, 'text' or 'number', formatted values) of the columns.
 
-  Args:
-    table: any.
-    columns: 'name | name=heading | ...'; '': all.
+  Columns are 'name | name=heading | ...', or '' for all.
   """
-  if columns:
-    pairs = [column.partition('=') for column in columns.split(' | ')]
-    table = table[[name for name, *_ in pairs]]
-    table.columns = [heading or name for name, _, heading in pairs]
-  is_text = lambda values: any(isinstance(x, str) for x in values)
-  return [
-    (name, 'text' if is_text(values) else 'number', [*map(_format, values)])
-    for name, values in table.items()
-  ]
+  out = []
+  for column in columns.split(' | ') if columns else table:
+    name, _, heading = column.partition('=') if columns else (column, '', '')
+    is_text = any(isinstance(x, str) for x in table[name])
+    values = [_format(x) for x in table[name]]
+    out.append((heading or name, 'text' if is_text else 'number', values))
+  return out
 
 
 def _format(value):
@@ -60,12 +56,11 @@ def rows(part: dict | list) -> pd.DataFrame:
   for task, labels in part.items():
     for label, values in labels.items():
       for value in values if isinstance(values, list) else [values]:
-        row = {'task': task, 'kind': label, **value}
-        if not isinstance(value.get('sources'), dict):
-          out.append(row)
-          continue
-        by_source = row.pop('sources').items()
-        out += [{**row, 'source': x, **entry} for x, entry in by_source]
+        row, sources = {'task': task, 'kind': label, **value}, [{}]
+        if isinstance(value.get('sources'), dict):
+          named = row.pop('sources').items()
+          sources = [{'source': name, **entry} for name, entry in named]
+        out += [row | source for source in sources]
   return pd.json_normalize(out, max_level=1)
 
 
@@ -83,37 +78,38 @@ def scores(result: dict) -> pd.DataFrame:
     better, seeds = x['improvement'] or {}, ', '.join(map(str, x['seeds']))
     if None in x['seeds']:
       seeds = f'{len(x["seeds"])} (unknown)'
-    seeds = seeds if len(x['seeds']) > 1 else '1 (one: no interval)'
     versus = 'the baseline' if label == result['baseline'] else '–'
-    row = {'kind': label, 'seeds': seeds, 'final score': interval(x['final'])}
-    row |= {'area': interval(x['area']), 'random': number(x.get('random'))}
-    row['better than baseline'] = probability(better) if better else versus
-    row['p-value'] = number(better.get('chance'))
-    out.append({**row, 'verdict': better.get('verdict', '–')})
+    out.append({
+      'kind': label,
+      'seeds': seeds if len(x['seeds']) > 1 else '1 (one: no interval)',
+      'final score': interval(x['final']),
+      'area': interval(x['area']),
+      'random': number(x.get('random')),
+      'better than baseline': probability(better) if better else versus,
+      'p-value': number(better.get('chance')),
+      'verdict': better.get('verdict', '–'),
+    })  # fmt: skip
   return pd.DataFrame(out)
 
 
 def last_points(curves: list[dict]) -> pd.DataFrame:
   """Returns published curves, of their values the last one."""
-  columns = ['env_steps', 'mean', 'std']
-  table = pd.DataFrame(curves)
-  return table.assign(**{key: table[key].str[-1] for key in columns})
+  last = lambda x: x[-1] if isinstance(x, list) else x
+  return pd.DataFrame(curves).map(last)
 
 
 def final_weights(labels: dict) -> pd.DataFrame:
   """Returns means over the seeds; those of single ones are in results.json."""
   sources = list(dict.fromkeys(x for y in labels.values() for x in y['mean']))
-  mean = lambda values: pd.Series(values, dtype=float).mean()
   out = []
   for label, x in labels.items():
-    runs = x['runs']
-    ends = [mean([one['end'].get(name) for one in runs]) for name in sources]
-    entropy = mean([y['entropy'][-1] / y['most'] for y in runs if y['entropy']])
-    fixed = 'set by the variant' if runs[0]['given'] else ''
+    runs = pd.DataFrame(x['runs'])
+    ends = pd.DataFrame(list(runs.end)).reindex(columns=sources).mean()
+    entropy = (runs.entropy.str[-1] / runs.most).mean()
+    fixed = 'set by the variant' if runs.given[0] else ''
     out.append([label, len(runs), *ends, entropy, fixed])
-  return pd.DataFrame(
-    out, columns=['kind', 'runs', *sources, 'entropy / ln N', '']
-  )
+  columns = ['kind', 'runs', *sources, 'entropy / ln N', '']
+  return pd.DataFrame(out, columns=columns)
 
 
 def halves(labels: dict) -> pd.DataFrame:

@@ -1,9 +1,9 @@
-"""Measures of a trained agent's parts, on sequences of frames.
+"""Diagnostics of a trained agent's parts, on sequences of frames.
 
 B sequences, L frames, N domains, A action size. `agent` is an `Agent` with the
-measured part, `state` its LearnerState, `batch` [B, L, ...] of the target, and
-`key` for the noise. All take NumPy arrays and return plain numbers, most of
-them computed on a few sequences at a time.
+measured part, `state` its LearnerState, `batch` [B, L, ...] of the target in
+NumPy arrays, and `key` for the noise. The results are plain numbers; most are
+computed on a few sequences at a time.
 """
 
 import dataclasses
@@ -59,10 +59,9 @@ def prediction(agent, state, batch: Batch, key: jax.Array) -> list[float]:
 def teacher_predictions(
   agent, params: Params, batch: Batch, key: jax.Array
 ) -> list[list[float]]:
-  """Returns `prediction` for the teacher under each of its N labels.
+  """Returns `prediction` for the teacher under each label, with equal noise.
 
-  `params` are the teacher's, with its decoder; the noise is the same for every
-  label.
+  `params` are the teacher's, with its decoder.
   """
 
   @jax.jit
@@ -80,10 +79,9 @@ def teacher_predictions(
 
 def last_frame(batch: Batch) -> list[float]:
   """Returns `prediction` for repeating the last frame of the context."""
-  errors = []
-  for row in batch.image:
-    frames = row[open_loop.CONTEXT - 1 :].astype(np.float32) / 255
-    errors.append(np.square(frames[1:] - frames[0]).mean((1, 2, 3)))
+  frames = (row[open_loop.CONTEXT - 1 :] for row in batch.image)
+  frames = (row.astype(np.float32) / 255 for row in frames)
+  errors = [np.square(x[1:] - x[0]).mean((1, 2, 3)) for x in frames]
   return _mean(np.stack(errors))
 
 
@@ -98,10 +96,7 @@ def _mean(rows):
 
 
 def action_replay(agent, state, sources: Batch, key: jax.Array) -> list[dict]:
-  """Returns `domain_replay` of each domain.
-
-  `sources` is [B, N, L, ...], of each domain; its actions are zero-padded.
-  """
+  """Returns `domain_replay` of sources [B, N, L, ...], actions zero-padded."""
 
   @jax.jit
   def run(state, target, sources, key):
@@ -110,14 +105,9 @@ def action_replay(agent, state, sources: Batch, key: jax.Array) -> list[dict]:
 
   # The losses need a batch of the target, which the VAE does not see. An
   # argument: the compiler would take minutes to fold constant frames.
-  lead = 1, sources.reward.shape[2]
-  target = Batch(
-    image=np.zeros((*lead, *sources.image.shape[3:]), np.uint8),
-    action=np.zeros((*lead, agent.action_dim), np.float32),
-    reward=np.zeros(lead, np.float32),
-    is_first=np.zeros(lead, bool),
-    discount=np.ones(lead, np.float32),
-  )
+  target = jax.tree.map(lambda x: np.zeros_like(x[:1, 0]), sources)
+  shape = *target.reward.shape, agent.action_dim
+  target = target.replace(action=np.zeros(shape, np.float32))
   found = in_batches(lambda *xs: run(state, target, *xs), sources, key)
   flat = lambda x, i: x[:, i].reshape(-1, x.shape[-1])
   return [
@@ -150,7 +140,7 @@ def _replay(agent, state, batch, key):
 def domain_replay(
   recorded: np.ndarray, recon: np.ndarray, replayed: np.ndarray, kl: np.ndarray
 ) -> dict:
-  """Returns measures of the VAE on one domain.
+  """Returns how well the VAE encodes and replays the actions of one domain.
 
   Args:
     recorded: f32 [M, A], the domain's own action dimensions.
@@ -189,11 +179,10 @@ def follow(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Runs the policy on recorded sequences and actions, as in evaluation.
 
-  `key` selects a domain if all weights are equal.
-
   Returns:
     The actor's inputs, f32 [B, L, F (+ guidance)], the similarity weights,
-    f32 [B, L, N], and the teachers' features, f32 [B, L, N, F_teacher].
+    f32 [B, L, N], and the teachers' features, f32 [B, L, N, F_teacher]. If all
+    weights are equal, `key` selects the domain of the guidance.
   """
 
   @jax.jit
@@ -223,10 +212,7 @@ def guidance_use(
 ) -> dict:
   """Returns how much the policy's mean action depends on its guidance.
 
-  Args:
-    agent, state: with a VAE.
-    inputs: of the actor, f32 [..., F + guidance].
-    rng: shuffles the states.
+  The actor's inputs are f32 [..., F + guidance]; `rng` shuffles the states.
 
   Returns:
     shuffled: mean absolute change of an action dimension when the guidance is
@@ -253,10 +239,8 @@ def feature_similarity(
 ) -> list[dict]:
   """Returns what the weights depend on: how near and how informed sources are.
 
-  Args:
-    agent, state: with a teacher.
-    student: features, f32 [B, L, F], B at least 2.
-    teacher: features, f32 [B, L, N, F_teacher].
+  Features of the student, f32 [B, L, F] with B at least 2, and of the teacher,
+  f32 [B, L, N, F_teacher].
 
   Returns:
     For each source its distance, the mean of D_i, which the weights are

@@ -1,4 +1,4 @@
-"""Measures of a model's parts, against what can be computed by hand."""
+"""Diagnostics of a model's parts, against what can be computed by hand."""
 
 import dataclasses
 import types
@@ -10,10 +10,7 @@ import optax
 import pytest
 
 from tests import small
-from vid2act_jax.analysis import diagnose, measures
-from vid2act_jax.data import dataset
-from vid2act_jax.data import episodes as eps
-from vid2act_jax.learner import finetune, open_loop, teachers
+from vid2act_jax.learner import diagnostics, finetune, open_loop, teachers
 from vid2act_jax.nets.world_model import feature
 
 
@@ -26,46 +23,10 @@ def test_batches_of_rows_are_all_rows(num):
     return 2 * rows['x'], jax.random.normal(key, (len(rows['x']),))
 
   rows = {'x': np.arange(num * 3.0).reshape(num, 3)}
-  doubled, noise = measures.in_batches(double, rows, jax.random.key(0))
+  doubled, noise = diagnostics.in_batches(double, rows, jax.random.key(0))
   np.testing.assert_array_equal(doubled, 2 * rows['x'])
   assert set(seen) == {6} and len(noise) == num
   assert len(np.unique(noise)) == num
-
-
-def test_sequences_of_episodes(tmp_path):
-  """Uniform over the places where they start; paddings are zeros."""
-  rng = np.random.default_rng(0)
-  for index, length in enumerate((4, 6, 9)):
-    flags = np.zeros((3, length), bool)
-    flags[0, 0] = flags[1, -1] = True
-    action = rng.uniform(-1, 1, (length, 2)).astype(np.float32)
-    reward = np.arange(length, dtype=np.float32) + 100 * index
-    action[0], reward[0] = 0, 0
-    eps.save(
-      tmp_path,
-      index,
-      {
-        'image': np.zeros((length, 64, 64, 3), np.uint8) + index,
-        'action': action,
-        'reward': reward,
-        'discount': np.ones(length, np.float32),
-        **dict(zip(('is_first', 'is_last', 'is_terminal'), flags, strict=True)),
-      },
-    )
-  known = dataset.find_episodes(tmp_path)
-  assert [file.length for file in known] == [4, 6, 9]  # The newest is last.
-  batch = diagnose.sample(known, 400, 5, rng, 3)
-  assert batch.image.shape == (400, 5, 64, 64, 3)
-  assert batch.action.shape == (400, 5, 3) and not batch.action[..., 2].any()
-  starts, counts = np.unique(batch.reward[:, 1], return_counts=True)
-  assert starts.tolist() == [101, 102, 201, 202, 203, 204, 205]
-  assert counts.min() > 30
-  np.testing.assert_array_equal(
-    np.diff(batch.reward[:, 1:], axis=1), np.ones((400, 3))
-  )
-  np.testing.assert_array_equal(
-    batch.image[..., 0, 0, 0], np.repeat(batch.reward[:, 1:2] // 100, 5, 1)
-  )
 
 
 def test_last_frame_repeated():
@@ -75,7 +36,7 @@ def test_last_frame_repeated():
   image[1, 5:] = 7
   image[:, 0] = 200
   batch = small.batch_of(2, 8, action_dim=1).replace(image=image)
-  found = measures.last_frame(batch)
+  found = diagnostics.last_frame(batch)
   assert found == pytest.approx([0, 0.5 * 0.2**2, 0.5 * 0.4**2])
 
 
@@ -88,7 +49,7 @@ def test_error_of_each_predicted_frame():
   batch = small.batch_of(7, 8, action_dim=1)
   reward = np.zeros((7, 8), np.float32)
   reward[:, 4], reward[:, 6], reward[-1, 7] = 9, 1, 2
-  found = measures.prediction(
+  found = diagnostics.prediction(
     types.SimpleNamespace(open_loop=open_loop),
     jnp.float32(0.1),
     batch.replace(reward=reward),
@@ -101,7 +62,7 @@ def test_teachers_predict_with_their_own_label_and_actions():
   s = small.setup()
   params = small.model_params(s.agent.teacher)
   batch = small.batch_of(6, 7, action_dim=2)
-  found = measures.teacher_predictions(s.agent, params, batch, small.KEY)
+  found = diagnostics.teacher_predictions(s.agent, params, batch, small.KEY)
   action = teachers.fit_actions(batch.action, s.agent.source_mask)
   agent = s.agent
   predict = small.jit(
@@ -126,7 +87,7 @@ def test_vae_is_that_of_the_losses():
   )
   metrics = loss(s.state.params['model'], s.state.teacher)
   sources = jax.tree.map(lambda x: x.swapaxes(0, 1), s.batch.sources)
-  found = measures.action_replay(s.agent, s.state, sources, small.KEY)
+  found = diagnostics.action_replay(s.agent, s.state, sources, small.KEY)
   for key in ('error', 'kl'):
     mean = np.mean([figures[key] for figures in found])
     assert mean == pytest.approx(float(metrics[f'vae_{key}']), rel=1e-4)
@@ -138,19 +99,19 @@ def test_vae_that_guesses_the_mean():
   recorded = rng.uniform(-1, 1, (500, 2)).astype(np.float32)
   recon = np.broadcast_to(recorded.mean(0), recorded.shape)
   kl = np.tile([0.0, 0.5, 0.005], (500, 1))
-  found = measures.domain_replay(recorded, recon, recon, kl)
+  found = diagnostics.domain_replay(recorded, recon, recon, kl)
   assert found['error'] == pytest.approx(found['variance'], rel=1e-5)
   assert found['active'] == 1 and found['latent'] == 3
   assert found['kl'] == pytest.approx(0.505 / 3)
   assert max(found['replayed'][0]) == pytest.approx(10)  # All in a bin of 0.1.
-  exact = measures.domain_replay(recorded, recorded, recorded, kl)
+  exact = diagnostics.domain_replay(recorded, recorded, recorded, kl)
   assert exact['error'] == 0 and exact['replayed'] == exact['recorded']
 
 
 def test_following_is_acting():
   s = small.setup()
   batch = s.batch.target
-  found = measures.follow(s.agent, s.state, batch, small.KEY)
+  found = diagnostics.follow(s.agent, s.state, batch, small.KEY)
   inputs, weights, teacher = found
   carry = s.agent.initial_carry(2)
   policy = small.jit(s.agent.policy, static_argnums=4)
@@ -173,7 +134,7 @@ def test_what_weights_depend_on():
   student = rng.normal(size=(rows, length, size)).astype(np.float32)
   knows = 3 * student[..., ::-1] + 2
   views = np.stack([knows, np.zeros_like(knows)], 2)
-  found = measures.feature_similarity(s.agent, s.state, student, views)
+  found = diagnostics.feature_similarity(s.agent, s.state, student, views)
   assert found[0]['explained'] > 0.95 and abs(found[1]['explained']) < 0.05
   assert found[0]['distance'] > 5 * found[1]['distance']
   bias = s.state.params['model']['transfer']['distill']['out']['bias']
@@ -191,16 +152,14 @@ def test_grad_norms_are_those_of_the_losses():
     )(*xs)['world_model']
   )
   total = grad(s.state.params['model'], s.state.teacher)
-  found = measures.grad_norms(s.agent, s.state, batch, small.KEY)
+  found = diagnostics.grad_norms(s.agent, s.state, batch, small.KEY)
   gap = abs(float(optax.tree.norm(total)) - found['others'])
   assert 0 < gap <= found['distillation'] * (1 + 1e-4)
 
-  settings = s.agent.settings
-  scales = dataclasses.replace(settings.loss.scales, distillation=10.0)
-  loss = dataclasses.replace(settings.loss, scales=scales)
-  settings = dataclasses.replace(settings, loss=loss)
-  harder = dataclasses.replace(s.agent, settings=settings)
-  ten = measures.grad_norms(harder, s.state, batch, small.KEY)
+  scales = dataclasses.replace(s.agent.loss.scales, distillation=10.0)
+  loss = dataclasses.replace(s.agent.loss, scales=scales)
+  harder = dataclasses.replace(s.agent, loss=loss)
+  ten = diagnostics.grad_norms(harder, s.state, batch, small.KEY)
   assert ten['distillation'] == pytest.approx(10 * found['distillation'], 1e-4)
   assert ten['others'] == pytest.approx(found['others'], rel=1e-4)
 
@@ -209,15 +168,15 @@ def test_grad_norm_without_distillation_is_zero():
   s = small.setup()
   off = dataclasses.replace(s.agent.variant, distill=False)
   agent = dataclasses.replace(s.agent, variant=off)
-  found = measures.grad_norms(agent, s.state, s.batch.target, small.KEY)
+  found = diagnostics.grad_norms(agent, s.state, s.batch.target, small.KEY)
   assert found['distillation'] == 0 and found['others'] > 0
 
 
 def test_policy_that_does_not_read_its_guidance():
   s = small.setup()
-  found = measures.follow(s.agent, s.state, s.batch.target, small.KEY)
+  found = diagnostics.follow(s.agent, s.state, s.batch.target, small.KEY)
   rng = lambda: np.random.default_rng(0)
-  depends = measures.guidance_use(s.agent, s.state, found[0], rng())
+  depends = diagnostics.guidance_use(s.agent, s.state, found[0], rng())
   assert depends['shuffled'] > 0
 
   actor = s.state.params['actor']
@@ -226,7 +185,7 @@ def test_policy_that_does_not_read_its_guidance():
   hidden = {**actor['mlp']['hidden0'], 'kernel': deaf}
   actor = {**actor, 'mlp': {**actor['mlp'], 'hidden0': hidden}}
   state = s.state.replace(params={**s.state.params, 'actor': actor})
-  ignores = measures.guidance_use(s.agent, state, found[0], rng())
+  ignores = diagnostics.guidance_use(s.agent, state, found[0], rng())
   assert ignores['shuffled'] == 0 and ignores['across_states'] > 0
 
 
@@ -235,7 +194,7 @@ def test_units_that_are_never_on():
   inputs = np.ones((4, 3, s.agent.student.feat_dim + 5), np.float32)
   inputs[..., -1] = 0
   inputs[1:, ..., -2] = 0  # On in some states.
-  found = measures.guidance_use(
+  found = diagnostics.guidance_use(
     s.agent, s.state, inputs, np.random.default_rng(0)
   )
   assert found['dead_units'] == pytest.approx(1 / 5)
