@@ -21,7 +21,7 @@ from vid2act_jax.data import dataset, files, shards
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data import weights as weight_files
 from vid2act_jax.learner import diagnostics, open_loop
-from vid2act_jax.loops import runs, setup
+from vid2act_jax.loops import runs, sources
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import Batch, UserError
 
@@ -102,7 +102,7 @@ class _Subject:
 
   def _teachers(self):
     agent = self._require('teacher')
-    params = setup.load_teacher(self.config, self._run, agent)
+    params = sources.load_teacher(self.config, self._run, agent)
     if 'decoder' not in params:
       raise UserError(
         f'{self.config.teacher_from}: a public teacher comes without decoder'

@@ -79,6 +79,7 @@ def teacher_predictions(
 
 def last_frame(batch: Batch) -> list[float]:
   """Returns `prediction` for repeating the last frame of the context."""
+  assert batch.image is not None
   frames = (row[open_loop.CONTEXT - 1 :] for row in batch.image)
   frames = (row.astype(np.float32) / 255 for row in frames)
   errors = [np.square(x[1:] - x[0]).mean((1, 2, 3)) for x in frames]
@@ -109,32 +110,36 @@ def action_replay(agent, state, sources: Batch, key: jax.Array) -> list[dict]:
   shape = *target.reward.shape, agent.action_dim
   target = target.replace(action=np.zeros(shape, np.float32))
   found = in_batches(lambda *xs: run(state, target, *xs), sources, key)
-  flat = lambda x, i: x[:, i].reshape(-1, x.shape[-1])
-  return [
-    domain_replay(*(flat(x, i)[:, :size] for x in found[:3]), flat(found[3], i))
-    for i, size in enumerate(agent.source_action_dims)
-  ]
+  out = []
+  for i, size in enumerate(agent.source_action_dims):
+    *actions, kl = (x[:, i].reshape(-1, x.shape[-1]) for x in found)
+    recorded, recon, replayed = (x[:, :size] for x in actions)
+    out.append(domain_replay(recorded, recon, replayed, kl))
+  return out
 
 
 def _replay(agent, state, batch, key):
   """Actions [N, B, L - 1, A]: recorded, reconstructed, replayed; KL."""
   *rngs, prior_rng = agent.rng(key).split(3)
   model = state.params['model']
-  args = agent, model, state.teacher, batch, rngs
-  extra = finetune.model_loss(*args)[1][2].replay
-  shape = extra.recon.shape[:-1]
+  _, (_, _, outputs) = finetune.model_loss(
+    agent, model, state.teacher, batch, rngs
+  )
+  assert outputs is not None and outputs.replay is not None
+  replay = outputs.replay
+  shape = replay.recon.shape[:-1]
   noise = agent.vae.latent_noise(prior_rng, shape)
   label = jnp.arange(agent.num_domains)[:, None, None]
   vae = lambda *xs, method: agent.vae.apply(
     {'params': model['transfer']['vae']}, *xs, method=method
   )
-  feat, label = extra.distilled[:, :, :-1], jnp.broadcast_to(label, shape)
+  feat, label = replay.distilled[:, :, :-1], jnp.broadcast_to(label, shape)
   guidance = vae(feat, jnp.clip(noise, -0.5, 0.5), label, method='guidance')
   replayed = vae(guidance, method='decode')
-  each = jax.tree.map(lambda x: x[..., None], extra.latent)
+  each = jax.tree.map(lambda x: x[..., None], replay.latent)
   unit = Normal(jnp.zeros_like(each.mean), jnp.ones_like(each.std))
   recorded = batch.sources.action[:, :, 1:]
-  return recorded, extra.recon, replayed, dists.kl(each, unit)
+  return recorded, replay.recon, replayed, dists.kl(each, unit)
 
 
 def domain_replay(
