@@ -156,9 +156,11 @@ def test_grad_norms_are_those_of_the_losses():
   gap = abs(float(optax.tree.norm(total)) - found['others'])
   assert 0 < gap <= found['distillation'] * (1 + 1e-4)
 
-  scales = dataclasses.replace(s.agent.loss.scales, distillation=10.0)
-  loss = dataclasses.replace(s.agent.loss, scales=scales)
-  harder = dataclasses.replace(s.agent, loss=loss)
+  settings = s.agent.settings
+  scales = dataclasses.replace(settings.loss.scales, distillation=10.0)
+  loss = dataclasses.replace(settings.loss, scales=scales)
+  settings = dataclasses.replace(settings, loss=loss)
+  harder = dataclasses.replace(s.agent, settings=settings)
   ten = diagnostics.grad_norms(harder, s.state, batch, small.KEY)
   assert ten['distillation'] == pytest.approx(10 * found['distillation'], 1e-4)
   assert ten['others'] == pytest.approx(found['others'], rel=1e-4)

@@ -29,16 +29,35 @@ class Run:
   """A loaded run; what is unknown is None or empty."""
 
   path: pathlib.Path
-  task: str | None
-  variant: str | None
-  seed: int | None
-  sources: list[str]  # Names of the source tasks.
   metrics: pd.DataFrame  # See `metric_table`.
   config: dict  # {dotted key: value}.
   diagnosis: dict  # Written by `diagnose`; its numbers are finite floats.
   commit: str  # Of the last start; 'unknown'.
   machine: str  # Of the last start; 'unknown'.
   problems: list[str]  # A sentence each.
+
+  @property
+  def task(self) -> str | None:
+    """The target task."""
+    return printable(self.config.get('task'))
+
+  @property
+  def variant(self) -> str | None:
+    """The variant."""
+    return printable(self.config.get('variant'))
+
+  @property
+  def seed(self) -> int | None:
+    """The seed."""
+    seed = self.config.get('seed')
+    return seed if type(seed) is int else None
+
+  @property
+  def sources(self) -> list[str]:
+    """Names of the source tasks."""
+    sources = self.config.get('sources')
+    sources = map(printable, sources if isinstance(sources, list) else ())
+    return [name for name in sources if name]
 
   def series(self, key: str, stage: str = 'finetune') -> pd.Series:
     """Returns a key's finite values by ascending step."""
@@ -115,14 +134,8 @@ def load(path: pathlib.Path) -> Run:
   commits = known('commit')
   if len({*commits}) > 1:
     problems.append(f'resumed with other code: {", ".join(sorted({*commits}))}')
-  seed, sources = config.get('seed'), config.get('sources')
-  sources = map(printable, sources if isinstance(sources, list) else ())
   run = Run(
     path=path,
-    task=printable(config.get('task')),
-    variant=printable(config.get('variant')),
-    seed=seed if type(seed) is int else None,
-    sources=[name for name in sources if name],
     metrics=metrics,
     config=config,
     diagnosis=diagnosis,
