@@ -86,7 +86,8 @@ class Run:
     status = child.wait()
     signal.alarm(0)
     # Killed by a stop request: its handler was not set yet, or it was too slow.
-    killed = signals and status in (-signal.SIGTERM, -signal.SIGKILL)
+    stops = -signal.SIGTERM, -signal.SIGKILL, -signal.SIGUSR2
+    killed = signals and status in stops
     if status and status != EXIT_STATUS and not killed:
       raise RuntimeError(f'{self.workdir}: failed with exit status {status}')
     # USR2: time limit or preemption. TERM alone may come from scancel; if it is

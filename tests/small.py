@@ -120,7 +120,7 @@ def batch_of(*shape, action_dim, seed=0) -> Batch:
 def finetune_batch(agent, size=2, length=6, seed=0) -> FinetuneBatch:
   """Target and source batches; the padding of source actions is not zero."""
   target = batch_of(size, length, action_dim=agent.action_dim, seed=seed)
-  if not agent.replays:
+  if not agent.uses_action_replay:
     return FinetuneBatch(target, None)
   shape = agent.num_domains, size, length
   action_dim = agent.teacher.action_dim

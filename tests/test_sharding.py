@@ -57,8 +57,11 @@ _METHODS = (
 )
 
 
+_STAGES = pytest.param('pretrain', marks=pytest.mark.slow), 'finetune'
+
+
 @pytest.mark.parametrize('method', _METHODS)
-@pytest.mark.parametrize('stage', ('pretrain', 'finetune'))
+@pytest.mark.parametrize('stage', _STAGES)
 def test_four_devices_equal_one(stage, method):
   one, four = updates(stage, 'shard_map', 1), updates(stage, method, 4)
   assert set(one) == set(four) and len(one) > 20
@@ -69,6 +72,7 @@ def test_four_devices_equal_one(stage, method):
   assert four["[1]['skipped']"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stage', ('pretrain', 'finetune'))
 def test_multi_step_equals_single_steps(stage):
   expected = updates(stage, 'shard_map', 1)

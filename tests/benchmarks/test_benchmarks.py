@@ -56,6 +56,7 @@ def test_an_update_has_128_steps():
     assert operations == pytest.approx(expected, rel=0.1)
 
 
+@pytest.mark.slow
 def test_figures_of_an_update():
   arguments = '--preset quickstart --domains 1 --batch 2 --length 4 --horizon 3'
   args = update.parse([*arguments.split(), '--repeats', '1', '--no-parts'])

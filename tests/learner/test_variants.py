@@ -43,7 +43,7 @@ def case(name):
       **same['model']['transfer'],
       part: full.state.params['model']['transfer'][part],
     }
-  if agent.replays:
+  if agent.uses_action_replay:
     same['actor'] = full.state.params['actor']
   teacher = full.state.teacher if agent.teacher else {}
   state = state.replace(params={**state.params, **same}, teacher=teacher)

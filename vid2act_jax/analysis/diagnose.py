@@ -145,7 +145,10 @@ class _Subject:
     return dict(zip(self.metadata['sources'], values, strict=True))
 
   def _require(self, part):
-    has = {'teacher': self._agent.teacher, 'action VAE': self._agent.replays}
+    has = {
+      'teacher': self._agent.teacher,
+      'action VAE': self._agent.uses_action_replay,
+    }
     if not has[part]:
       raise UserError(f'the variant {self.config.variant} has no {part}')
     return self._agent

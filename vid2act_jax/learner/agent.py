@@ -63,7 +63,7 @@ class Agent:
     return dataclasses.replace(self.pretrained, num_domains=0)
 
   @property
-  def replays(self) -> bool:
+  def uses_action_replay(self) -> bool:
     """Whether the policy reads the guidance of an action VAE."""
     return bool(self.teacher) and self.variant.replay
 
@@ -144,7 +144,7 @@ class Agent:
       frozen = {k: teacher[k] for k in ('encoder', 'rssm')}
       model['transfer'] = self._init_transfer(keys[1:4], feat)
     actor_inputs = feat
-    if self.replays:
+    if self.uses_action_replay:
       guidance = jnp.zeros((1, self.settings.transfer.guidance))
       actor_inputs = jnp.concatenate([feat, guidance], -1)
     critic = self.critic.init(keys[5], feat)['params']
@@ -181,7 +181,7 @@ class Agent:
     if self.variant.has_similarity_net:
       similarity = self.similarity.init(keys[0], teacher, feat)
       params['similarity'] = similarity['params']
-    if self.replays:
+    if self.uses_action_replay:
       action = jnp.zeros((1, self.vae.action_dim))
       noise = jnp.zeros((1, self.vae.latent_dim))
       label = jnp.zeros(1, int)

@@ -204,8 +204,8 @@ def follow(
     noise = agent.rng(key).normal(weights.shape)
     label = transfer.select_domain(agent, weights, noise)
     noise = jnp.zeros((*label.shape, agent.vae.latent_dim))
-    args = agent, state.params['model'], latent, label, noise
-    inputs = transfer.actor_input(*args)
+    params = state.params['model']['transfer']
+    inputs = transfer.actor_input(agent, params, latent, label, noise)
     teacher = jnp.moveaxis(feature(teacher), 2, 0)  # Was [L, N, B, F].
     return inputs.swapaxes(0, 1), weights.swapaxes(0, 2), teacher
 

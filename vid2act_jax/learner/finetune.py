@@ -5,7 +5,9 @@
   2. Behavior: actor and critic, on trajectories that the updated model imagines
      (DreamerV2, arXiv 2010.02193).
 
-A loss is the mean over the batch, times the scale of its name in `LossScales`.
+A loss of the model is the mean over the batch (of distillation and the VAE: the
+sum over domains of such means), times its scale in `LossScales`. The losses of
+actor and critic have no scale.
 """
 
 from __future__ import annotations
@@ -201,7 +203,7 @@ def transfer_losses(
   }
   # Generative action replay: a VAE of the actions taken at source states.
   replay = None
-  if agent.replays:
+  if agent.uses_action_replay:
     assert features.source is not None and sources is not None
     losses['vae'], vae_metrics, replay = replay_loss(
       agent, params, features.source, sources, rng

@@ -58,7 +58,8 @@ def imagine(
 
   def actor_input_fn(params, latent, noise):
     model, _, label = params
-    return actor_input(agent, model, latent, label, noise['guidance'])
+    transfer = model['transfer']
+    return actor_input(agent, transfer, latent, label, noise['guidance'])
 
   def act(actor, inputs, noise):
     dist = apply(agent.actor, actor, inputs)
@@ -100,6 +101,6 @@ def _noise(agent, num, rng):
     'action': action_rng.action_normal((*shape, agent.action_dim), row_axis=1),
     'guidance': None,
   }
-  if agent.replays:
+  if agent.uses_action_replay:
     noise['guidance'] = agent.vae.latent_noise(guidance_rng, shape, row_axis=1)
   return noise

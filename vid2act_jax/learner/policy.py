@@ -92,10 +92,12 @@ def policy(
     label = transfer.select_domain(
       agent, weights, domain_rng.normal(weights.shape)
     )
-  if agent.replays:
+  if agent.uses_action_replay:
     guidance_noise = agent.vae.latent_noise(guidance_rng, (num,))
 
-  inputs = transfer.actor_input(agent, model, latent, label, guidance_noise)
+  inputs = transfer.actor_input(
+    agent, model['transfer'], latent, label, guidance_noise
+  )
   dist = apply(agent.actor, state.params['actor'], inputs)
   noise = action_rng.action_normal((num, agent.action_dim))
   action = jnp.clip(dists.sample(dist, noise), -1, 1)

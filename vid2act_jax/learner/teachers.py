@@ -107,7 +107,7 @@ def teacher_scan(
       target_rng,
     )
   ]
-  if agent.replays:
+  if agent.uses_action_replay:
     assert batch.sources is not None
     embed = _source_embed(model, params, batch.sources, batch.source_embed)
     action = batch.sources.action * mask[:, None, None]
@@ -132,7 +132,8 @@ def split_features(
   shape = (domains, -1, *feat.shape[1:])
   target, source = jnp.split(feat, [domains * batch.target.reward.shape[0]])
   return TeacherFeatures(
-    target.reshape(shape), source.reshape(shape) if agent.replays else None
+    target.reshape(shape),
+    source.reshape(shape) if agent.uses_action_replay else None,
   )
 
 

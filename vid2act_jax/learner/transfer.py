@@ -35,7 +35,7 @@ class ReplayOutputs(flax.struct.PyTreeNode):
 class TransferOutputs(flax.struct.PyTreeNode):
   """Outputs of the forward pass of the transfer losses."""
 
-  similarity: jax.Array  # f32 [N, B, L]
+  similarity: jax.Array  # f32 [N, B, L], weights: their sum over N is 1
   distance: jax.Array  # f32 [N, B, L]
   label: jax.Array  # i32 [B, L], the domain of the guidance
   replay: ReplayOutputs | None
@@ -125,19 +125,19 @@ def actor_input(
 
   Args:
     agent: the networks.
-    params: {world_model, transfer}.
+    params: of the transfer modules.
     latent: student states [M, ...].
     label: i32 [M], each state's most similar domain, or None.
     noise: from `ActionVAE.latent_noise`, [M, ...]; None without replay. It is
       clipped.
   """
   feat = feature(latent)
-  if not agent.replays:
+  if not agent.uses_action_replay:
     return feat
   assert noise is not None
   guidance = apply(
     agent.vae,
-    params['transfer']['vae'],
+    params['vae'],
     feat,
     jnp.clip(noise, -_MAX_GUIDANCE_NOISE, _MAX_GUIDANCE_NOISE),
     label,

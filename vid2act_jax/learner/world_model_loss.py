@@ -50,6 +50,11 @@ def world_model_losses(
     ValueError: the model has a discount head, but the batch has no discount.
   """
   assert batch.image is not None
+  if model.predict_continue and batch.discount is None:
+    raise ValueError(
+      'Batch.discount is None, but the model has a discount head'
+      ' (WorldModel.predict_continue)'
+    )
   (latent, post), *frozen_outputs = model.run_scans(observe, *frozen_scans)
   prior = model.prior(params, latent.deter)
   feat = feature(latent)
@@ -63,11 +68,7 @@ def world_model_losses(
     'reward': reward_loss(model.predict_reward(params, feat), batch.reward),
   }
   if model.predict_continue:
-    if batch.discount is None:
-      raise ValueError(
-        'Batch.discount is None, but the model has a discount head'
-        ' (WorldModel.predict_continue)'
-      )
+    assert batch.discount is not None
     logit = model.predict_discount(params, feat)
     losses['discount'] = discount_loss(logit, batch.discount)
   metrics = {

@@ -103,7 +103,7 @@ class Finetuner:
       self._save()
 
   def _num_updates(self) -> int:
-    """Number of updates of the next call."""
+    """Number of updates of the next call, due now or later: at least 1."""
     done = self.counters.updates
     due = max(self._schedule.updates_due(self.counters), done + 1)
     return self._setup.train_step.num_steps(done, due)
@@ -135,7 +135,7 @@ class Finetuner:
       faults.clear()
 
   def _policy_state(self):
-    """The state on one device, for acting."""
+    """The state on one device of this host: to act, evaluate and predict."""
     if self._context.devices.num == 1:
       return self.state
     if self._local_state is None:

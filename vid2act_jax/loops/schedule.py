@@ -24,7 +24,8 @@ class PretrainSchedule:
 class Counters:
   """Progress of the online stage; saved with every checkpoint.
 
-  With several hosts, each counts the sum over all of them.
+  With several hosts, `agent_steps` counts the actions of all of them and
+  `replaced` the workers of this host; the others are equal on all hosts.
   """
 
   steps: int = 0  # of the vector of environments
@@ -43,7 +44,7 @@ class Counters:
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneSchedule:
-  """Length and intervals of the online stage; units as in config.py."""
+  """Length and intervals of the online stage; units: vid2act_jax/config.py."""
 
   env_steps: int
   prefill: int

@@ -53,6 +53,7 @@ class RunContext:
 class PretrainSetup:
   """All that the offline loop uses.
 
+  state: fresh or restored. The first update donates it.
   open_loop: (state, batch) -> open-loop videos, compiled.
   """
 
@@ -68,6 +69,7 @@ class PretrainSetup:
 class FinetuneSetup:
   """All that the online loop uses.
 
+  state: fresh or restored. The first update donates it.
   open_loop: (state, target batch) -> open-loop videos, compiled.
   """
 
@@ -178,7 +180,9 @@ def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
     tuple(metadata['source_action_dims']),
     variant=learner.parse(config.variant, config.sources),
   )
-  teacher, replays, embed = sources.load_for_student(config, workdir, agent)
+  teacher, replays, target_column = sources.load_for_student(
+    config, workdir, agent
+  )
   metadata = {'task': config.task, 'action_dim': envs.action_dim, **metadata}
   checkpoint = Checkpoint(workdir / runs.STUDENT)
 
@@ -191,7 +195,10 @@ def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
   if agent.teacher:
     sources.check_same_teacher(state, teacher, checkpoint)
   counters = Counters.restore(extra) if extra else Counters()
-  options = sources.replay_options(config, workdir, envs.action_dim, embed)
+  # Replay and log are cut back to the checkpoint, so they come after it.
+  options = sources.replay_options(
+    config, workdir, envs.action_dim, target_column
+  )
   replay = _open_replay(config, replay_dir, devices, extra, options)
   schedule = _finetune_schedule(config)
   env_steps = schedule.env_steps_done(counters) if extra else None
@@ -203,7 +210,7 @@ def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
   interaction = Interaction(
     envs, policy, replay, counters, c.prefill, seed, profiler
   )
-  interaction.restore(extra)
+  interaction.restore(extra)  # Begins or resumes the episodes.
   averager = MetricAverager(metadata['sources'], extra.get('tally'))
   eval_key = jax.random.key(seed + 1)
   return FinetuneSetup(

@@ -114,7 +114,7 @@ def load_for_student(config, workdir: pathlib.Path, agent):
   teacher, replays, dtype = None, [], config.replay.embeddings
   if agent.pretrained:
     teacher = load_teacher(config, workdir, agent)
-  if agent.replays:
+  if agent.uses_action_replay:
     cache_dir = scratch_folder(config, workdir) / 'embeddings'
     embeds = embedding.source_columns(agent, teacher, dtype, cache_dir)
     replays = load_replays(config, workdir, embeds)
