@@ -112,9 +112,9 @@ def make_parts(agent, state, batch, key):
   rng = agent.rng(key)
 
   def teacher_features(teacher, batch):
-    spec = teachers.teacher_scan(agent, teacher, batch, rng)
-    ((latent, _),) = agent.teacher.run_scans(spec)
-    return teachers.split_features(agent, batch, latent)
+    specs = teachers.teacher_scans(agent, teacher, batch, rng)
+    outputs = agent.teacher.run_scans(*specs)
+    return teachers.compute_features(agent, teacher, batch, outputs, rng)
 
   def model(params, teacher, batch):
     grad_fn = jax.grad(finetune.model_loss, argnums=1, has_aux=True)
@@ -123,7 +123,7 @@ def make_parts(agent, state, batch, key):
   inputs = state.params['model'], state.teacher, batch
   grads, (_, forward, transfer_forward) = jax.jit(model)(*inputs)
   del grads
-  start = finetune.imagination_start(batch, forward, transfer_forward)
+  start = finetune.imagination_start(agent, batch, forward, transfer_forward)
 
   def behavior(state, start):
     return finetune.behavior_step(agent, state, start, rng)

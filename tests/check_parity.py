@@ -47,7 +47,7 @@ def agent_of(meta: dict, **overrides) -> learner.Agent:
   config.teacher.update(sizes)
   config.student.update(sizes)
   config.transfer.vae_hidden = meta['vae_hidden']
-  config.transfer.guidance = meta['vae_feat']
+  config.transfer.guidance_size = meta['vae_feat']
   config.transfer.importance_floor = meta['importance_floor']
   config.transfer.vae_kl = meta['vae_kl_scale']
   config.kl.balance, config.kl.free = meta['kl_balance'], meta['kl_free']
@@ -206,7 +206,7 @@ def _check_first(report, agent, state, batch, golden, compiled):
 
   update_fn = functools.partial(apply_gradients, agent.optimizers['model'])
   state, _ = compiled(update_fn, static_argnums=1)(state, 'model', grads)
-  start = finetune.imagination_start(batch, forward, transfer_forward)
+  start = finetune.imagination_start(agent, batch, forward, transfer_forward)
   # The slow critic is copied before the first update.
   state = state.replace(slow_critic=state.params['critic'])
   actor_fn = jax.value_and_grad(finetune.actor_loss, argnums=2, has_aux=True)
@@ -228,7 +228,7 @@ def _channel_first(embed):
 
 
 def _check_teacher(report, agent, state, batch, features, out):
-  embeds = teachers.embed_all(agent.teacher, state.teacher, batch.target.image)
+  embeds = teachers.embed_all(agent, state.teacher, batch.target.image)
   for i in range(agent.num_domains):
     golden = _strip(out, f'teacher{i}/')
     embed = _channel_first(embeds[i]).reshape(golden['embed'].shape)
@@ -283,9 +283,9 @@ def _check_transfer(report, forward, out):
   report.add('similarity', 'out', 'label', label, out['label'])
   report.add('distances', 'out', 'distance', forward.distance, out['distance'])
   replay = forward.replay
-  for i in range(len(replay.distilled)):
+  for i in range(len(replay.states)):
     for name, ours in (
-      ('distilled_feat', replay.distilled[i]),
+      ('distilled_feat', replay.states[i]),
       ('vae_recon', replay.recon[i]),
       ('vae_mean', replay.latent.mean[i]),
       ('vae_std', replay.latent.std[i]),

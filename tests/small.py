@@ -60,7 +60,7 @@ def config(**student):
   out = base.get_config().learner
   out.teacher.update(sizes)
   out.student.update({**sizes, **student})
-  out.transfer.update(vae_hidden=9, guidance=5)
+  out.transfer.update(vae_hidden=9, guidance_size=5)
   out.behavior.update(horizon=3, actor_layers=1, critic_layers=1)
   return out
 
@@ -90,7 +90,7 @@ def state_of(built, seed=0):
     key = jax.random.key(0)
     if not isinstance(built, learner.Agent):
       return built.init(key)
-    return built.init(key, built.pretrained and built.pretrained.init(key))
+    return built.init_random(key)
 
   shapes = jax.eval_shape(init)
   zeros = lambda x: jnp.asarray(np.zeros(x.shape, x.dtype))
@@ -120,7 +120,7 @@ def batch_of(*shape, action_dim, seed=0) -> Batch:
 def finetune_batch(agent, size=2, length=6, seed=0) -> FinetuneBatch:
   """Target and source batches; the padding of source actions is not zero."""
   target = batch_of(size, length, action_dim=agent.action_dim, seed=seed)
-  if not agent.uses_action_replay:
+  if not agent.trains_generator:
     return FinetuneBatch(target, None)
   shape = agent.num_domains, size, length
   action_dim = agent.teacher.action_dim
@@ -186,6 +186,6 @@ def differ(left, right) -> bool:
 
 def teacher_features(agent, params, batch: FinetuneBatch, rng):
   """Features of the frozen teacher, from a scan without the student."""
-  spec = teachers.teacher_scan(agent, params, batch, rng)
-  ((latent, _),) = agent.teacher.run_scans(spec)
-  return teachers.split_features(agent, batch, latent)
+  specs = teachers.teacher_scans(agent, params, batch, rng)
+  outputs = agent.teacher.run_scans(*specs)
+  return teachers.compute_features(agent, params, batch, outputs, rng)

@@ -5,7 +5,7 @@ Experiment files start from this config and change some keys. Every key can be
 overridden on the command line: `--config.finetune.env_steps=100000`.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> ConfigDict:
@@ -23,10 +23,13 @@ def get_config() -> ConfigDict:
       ),
       'source_dir': '',  # dataset folder; '': sources/ in the run folder
       'teacher_from': '',  # a run folder or a public checkpoint (.npz,
-      # .safetensors, .pt); '': the teacher of this run
+      # .safetensors, .pt); with separate teachers, a list of run folders,
+      # 'RUN,RUN,...', one for each source; '': the teacher of this run
       'stages': ('collect', 'pretrain', 'finetune'),  # executed in this order
-      # The method, a baseline or an ablation:
-      #   vid2act         the full method
+      # A preset for the fields of learner.transfer: the method, a baseline or
+      # an ablation (docs/variants.md):
+      #   vid2act         the method as in its public code
+      #   vid2act_paper   the plain reading of the paper
       #   dreamerv2       no sources, no transfer
       #   finetune        the student is initialised from the teacher; no other
       #                   transfer
@@ -119,12 +122,7 @@ def _learner():
     {
       'teacher': _sizes(),
       'student': _sizes(),  # may differ from the teacher
-      'transfer': {
-        'vae_hidden': 750,  # hidden units of the action VAE
-        'guidance': 50,  # size of the guidance vector, a policy input
-        'importance_floor': 0.1,  # minimum domain weight in distillation
-        'vae_kl': 0.5,  # weight of the VAE's KL; its reconstruction has 1
-      },
+      'transfer': _transfer(),
       'behavior': {
         'horizon': 15,  # imagined states per trajectory
         'discount': 0.99,  # per agent step
@@ -165,6 +163,59 @@ def _learner():
       # over time; 0: plain scan; -1: 10 on GPU and TPU, 0 on CPU.
       'unroll': -1,
       'cpu_chunk': 20,  # images per encoder or decoder call on CPU; 0: all
+    }
+  )
+
+
+def _transfer():
+  unset = config_dict.placeholder
+  return ConfigDict(
+    {
+      'vae_hidden': 750,  # hidden units of the action VAE
+      'guidance_size': 50,  # size of the guidance vector
+      'vae_kl': 0.5,  # weight of the VAE's KL; its reconstruction has 1
+      # The fields of a variant. None: as in config.variant.
+      #
+      # Frozen teachers: 'mixture', one model of all sources; 'separate', one
+      # model for each source; 'none'.
+      'teachers': unset(str),
+      # States that are compared and distilled: 'posterior'; 'prior', predicted
+      # one step ahead; 'rollout:<k>', predicted k steps ahead by the teachers.
+      'states': unset(str),
+      # Distance of features: 'mean' or 'sum' of the squared differences.
+      'distance': unset(str),
+      # 'to_student': the teacher's features, mapped, predict the student's;
+      # 'to_teacher': the student's, mapped, predict the teacher's; 'none': no
+      # gradient reaches the student.
+      'direction': unset(str),
+      # Similarity weights: 'learned'; 'evidence', by how well each teacher
+      # predicts the target's frames, without a network; 'uniform', 1/N;
+      # 'frozen', as initialised; 'single:<task>', all on one source.
+      'weights': unset(str),
+      'temperature': unset(float),  # of weights by evidence, in nats
+      'importance_floor': unset(float),  # minimum weight in distillation
+      # The generator of source actions, a VAE, learns from 'all' sources or
+      # from the 'selected' one, with the largest weight.
+      'generator': unset(str),
+      # 'fresh', or 'pretrained' along with the teacher (needs
+      # direction=to_teacher).
+      'generator_start': unset(str),
+      'generator_until': unset(float),  # share of the training; then frozen
+      # Use of the generated actions, one or several joined by +: 'feature',
+      # the policy reads their hidden layer; 'prior', the actor is drawn to
+      # them; 'jump_start', they act in early episodes. Or 'none'.
+      'guidance': unset(str),
+      # Share of the training after which prior and jump start have faded.
+      'guidance_until': unset(float),
+      'prior_scale': unset(float),  # initial weight in the actor's loss
+      'jump_start_share': unset(float),  # of the first episodes
+      # The student's initialisation: 'fresh'; 'teacher', the pretrained model;
+      # 'stacked', on top of the pretrained model (APV).
+      'start': unset(str),
+      'pretrain_actions': unset(bool),  # pretraining reads source actions
+      # Share of source sequences in the student's world-model batch.
+      'rehearsal': unset(float),
+      'rehearsal_domains': unset(str),  # 'all', or 'selected': most similar
     }
   )
 

@@ -37,7 +37,7 @@ def specs(batch_type: type) -> Any:
   """
   if batch_type is Batch:
     return DOMAIN_ROWS
-  return FinetuneBatch(ROWS, DOMAIN_ROWS, ROWS, DOMAIN_ROWS)
+  return FinetuneBatch(ROWS, DOMAIN_ROWS, ROWS, DOMAIN_ROWS, DOMAIN_ROWS)
 
 
 def connect(

@@ -51,6 +51,11 @@ class Carry(flax.struct.PyTreeNode):
   teacher: Latent | None  # [N, E, ...], a separate state for each domain
   action: jax.Array  # f32 [E, A], the previous action
   base: Latent | None = None  # [E, ...], of the base of a stacked student
+  # [K - 1, N, E, ...], the teacher's states predicted 1 to K - 1 steps ahead;
+  # with distillation of states predicted over K steps
+  predicted: Latent | None = None
+  evidence: jax.Array | None = None  # f32 [N, E], for weights by evidence
+  guided: jax.Array | None = None  # bool [E], generated actions act
 
 
 class LearnerState(flax.struct.PyTreeNode):
@@ -61,6 +66,9 @@ class LearnerState(flax.struct.PyTreeNode):
   opt: dict[str, Any]  # the optimizers' states, same keys as params
   slow_critic: Params  # the target critic of the returns; {} in pretraining
   teacher: Params  # frozen; {} without transfer and in pretraining
+  # f32 [N], running mean of the similarity weights; with rehearsal of the most
+  # similar domain
+  similarity: jax.Array | None = None
 
 
 class FinetuneBatch(flax.struct.PyTreeNode):
@@ -73,3 +81,7 @@ class FinetuneBatch(flax.struct.PyTreeNode):
   # images. Any float type; None: they are computed from the images.
   target_embed: jax.Array | None = None  # [B, L, N, E], under every label
   source_embed: jax.Array | None = None  # [N, B, L, E], under its own label
+  # [N, R, L, ...]; R of these sequences join the batch of the student's world
+  # model, with rehearsal
+  rehearsal: Batch | None = None
+  rehearsal_domain: jax.Array | None = None  # i32 [R]; set by the step

@@ -17,7 +17,6 @@ import pathlib
 import re
 
 from experiments.grid.configs import is_finished, load, override
-from vid2act_jax import learner
 from vid2act_jax.loops import config_keys, runs, sources
 from vid2act_jax.types import UserError
 
@@ -144,9 +143,10 @@ class Sweep:
       values['source_dir'] = self._source_dir(config)
       deps += [self._dataset(changes, task) for task in config.sources]
       if not config.teacher_from:
-        teacher = self._teacher(changes, seed, config, tuple(deps))
-        deps.append(teacher.name)
-        values['teacher_from'] = str(teacher.workdir)
+        teachers = self._teachers(changes, seed, config, tuple(deps))
+        deps += [teacher.name for teacher in teachers]
+        folders = [str(teacher.workdir) for teacher in teachers]
+        values['teacher_from'] = ','.join(folders)
     job = self._make(
       'runs', self._out / f'{name}-{seed}', values, tuple(deps), description
     )
@@ -183,9 +183,22 @@ class Sweep:
       )
     return job.name
 
+  def _teachers(self, changes, seed, config, deps):
+    """Returns the jobs that pretrain the teacher or the teachers of a run."""
+    variant = runs.variant_of(config)
+    if not variant.pretrained:
+      return []
+    names = [tuple(config.sources)]
+    if variant.teachers == 'separate':
+      names = [(task,) for task in config.sources]
+    return [
+      self._teacher({**changes, 'sources': tasks}, seed, config, deps)
+      for tasks in names
+    ]
+
   def _teacher(self, changes, seed, config, deps):
-    """Returns the job that pretrains the teacher of a run."""
-    actions = learner.parse(config.variant, config.sources).actions
+    """Returns the job that pretrains a teacher on the sources in `changes`."""
+    actions = runs.variant_of(config).pretrain_actions
     values = {
       **_select(changes, config_keys.TEACHER, config_keys.STUDENT_ONLY),
       'seed': seed,
@@ -197,7 +210,7 @@ class Sweep:
     kind = 'teacher' if actions else 'teacher_action_free'
     folder = self._teacher_folder(kind, seed, self._load(values))
     if folder not in self._jobs:
-      description = f'of {_abbreviate(tuple(config.sources))}'
+      description = f'of {_abbreviate(changes["sources"])}'
       self._jobs[folder] = self._make(
         'teachers', folder, values, deps, description
       )

@@ -168,7 +168,7 @@ def test_grad_norms_are_those_of_the_losses():
 
 def test_grad_norm_without_distillation_is_zero():
   s = small.setup()
-  off = dataclasses.replace(s.agent.variant, distill=False)
+  off = learner.parse('no_distill')
   agent = dataclasses.replace(s.agent, variant=off)
   found = diagnostics.grad_norms(agent, s.state, s.batch.target, small.KEY)
   assert found['distillation'] == 0 and found['others'] > 0

@@ -22,7 +22,7 @@ def add_embeddings(setup, dtype):
   """The setup's batch with embeddings in place of the sources' images."""
   batch, state = setup.batch, setup.state
   model, params = setup.agent.teacher, state.teacher
-  target = teachers.embed_all(model, params, batch.target.image)
+  target = teachers.embed_all(setup.agent, params, batch.target.image)
   sources = jnp.stack(
     [
       model.embed(params, image, jnp.full(len(image), label))
@@ -64,7 +64,7 @@ class TestTeacherEncoder:
     embed = encoder(images)
     assert embed.shape == (length, *encoder.column.shape)
     expected = teachers.embed_all(
-      setup.agent.teacher, setup.state.teacher, images[None]
+      setup.agent, setup.state.teacher, images[None]
     )
     for label in labels:
       np.testing.assert_allclose(
@@ -128,7 +128,7 @@ def test_replay_samples_embeddings_with_their_frames(setup, tmp_path):
   batch = replay.sample(0, 5, 4)
   n, width = target.column.shape
   assert batch['embed'].shape == (5, 4, n, width)
-  expected = teachers.embed_all(setup.agent.teacher, teacher, batch['image'])
+  expected = teachers.embed_all(setup.agent, teacher, batch['image'])
   np.testing.assert_allclose(
     np.moveaxis(batch['embed'], 2, 0), expected, rtol=1e-5, atol=1e-6
   )

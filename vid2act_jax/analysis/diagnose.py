@@ -114,8 +114,8 @@ class _Subject:
     agent = self._require('action VAE')
     args = agent, self._state, self._sources(), self._key(2)
     named = self._by_source(diagnostics.action_replay(*args))
-    if agent.variant.weights == 'single':  # The others' are not trained.
-      task = self.metadata['sources'][agent.variant.domain]
+    if agent.variant.weights.kind == 'single':  # The others' are not trained.
+      task = self.metadata['sources'][agent.variant.weights.domain]
       return {task: named[task]}
     return named
 
@@ -147,7 +147,7 @@ class _Subject:
   def _require(self, part):
     has = {
       'teacher': self._agent.teacher,
-      'action VAE': self._agent.uses_action_replay,
+      'action VAE': self._agent.variant.generates_actions,
     }
     if not has[part]:
       raise UserError(f'the variant {self.config.variant} has no {part}')

@@ -73,6 +73,7 @@ def sample_sources(
   batch: int,
   length: int,
   rows: slice = slice(None),
+  first_stream: int = 1,
 ) -> dict[str, np.ndarray]:
   """Batch number `index` of each domain, sampled independently.
 
@@ -82,6 +83,7 @@ def sample_sources(
     batch: B, the number of chunks per domain.
     length: L, frames per chunk.
     rows: the rows of the batch to return, for a host with a part of the batch.
+    first_stream: of the domains' random streams.
 
   Returns:
     The arrays of `Replay.sample` with a leading [N]; actions are padded with
@@ -96,5 +98,6 @@ def sample_sources(
   for domain, replay in enumerate(replays):
     part = {key: value[domain] for key, value in out.items()}
     # Stream 0 belongs to the target replay, which may have the same seed.
-    replay.sample(index, batch, length, stream=domain + 1, out=part, rows=rows)
+    stream = first_stream + domain
+    replay.sample(index, batch, length, stream=stream, out=part, rows=rows)
   return out

@@ -17,6 +17,7 @@ from vid2act_jax.learner import (
   finetune,
   open_loop,
   policy,
+  pretrain,
   teachers,
   warm_start,
 )
@@ -56,29 +57,48 @@ class Agent:
 
   @property
   def base(self) -> WorldModel | None:
-    """The action-free model whose states a stacked student reads."""
+    """The pretrained model whose states a stacked student reads."""
     if self.variant.start != 'stacked':
       return None
     assert self.pretrained is not None
     return dataclasses.replace(self.pretrained, num_domains=0)
 
   @property
-  def uses_action_replay(self) -> bool:
-    """Whether the policy reads the guidance of an action VAE."""
-    return bool(self.teacher) and self.variant.replay
+  def trains_generator(self) -> bool:
+    """Whether updates need batches of the sources, for the action VAE."""
+    return self.variant.trains_generator
+
+  @property
+  def jump_starts_prefill(self) -> bool:
+    """Whether generated actions are of use before the first update."""
+    variant = self.variant
+    pretrained = variant.generates_actions and variant.generator.pretrained
+    return pretrained and 'jump_start' in variant.guidance.kinds
+
+  @property
+  def reads_guidance(self) -> bool:
+    """Whether the policy reads the guidance of the action VAE."""
+    return (
+      self.variant.generates_actions
+      and 'feature' in self.variant.guidance.kinds
+    )
 
   @property
   def num_domains(self) -> int:
     """N; 0 without a teacher."""
-    return self.teacher.num_domains if self.teacher else 0
+    return len(self.source_action_dims) if self.teacher else 0
 
   @property
   def source_mask(self) -> np.ndarray:
-    """f32 [N, A_teacher]: 1 for the action dimensions that a domain has."""
+    """f32 [N, A_max]: 1 for the action dimensions that a domain has."""
+    width = max(self.source_action_dims)
+    return teachers.action_mask(self.source_action_dims, width)
+
+  @property
+  def teacher_mask(self) -> np.ndarray:
+    """f32 [N, A_teacher]: 1 for the actions that the teacher reads."""
     assert self.teacher is not None
-    return teachers.action_mask(
-      self.source_action_dims, self.teacher.action_dim
-    )
+    return self.source_mask[:, : self.teacher.action_dim]
 
   @property
   def similarity(self) -> Similarity:
@@ -91,20 +111,24 @@ class Agent:
     return MLP(0, 0, self.student.feat_dim, self.student.compute.dtype)
 
   @property
+  def predict_teachers(self) -> MLP:
+    """A linear map from the student's features to those of all teachers."""
+    assert self.teacher is not None
+    size = self.num_domains * self.teacher.feat_dim
+    return MLP(0, 0, size, self.student.compute.dtype)
+
+  @property
   def vae(self) -> ActionVAE:
     """The VAE of the source actions."""
-    assert self.teacher is not None
-    return ActionVAE(
-      self.settings.transfer.vae_hidden,
-      self.settings.transfer.guidance,
-      self.teacher.action_dim,
-      self.num_domains,
+    return pretrain.action_vae(
+      self.settings.transfer,
+      self.source_action_dims,
       self.student.compute.dtype,
     )
 
   @property
   def actor(self) -> Actor:
-    """The policy network on [s, guidance], or s without action replay."""
+    """The policy network on [s, guidance], or s without such guidance."""
     layers, units = self.settings.behavior.actor_layers, self._units
     return Actor(layers, units, self.action_dim, self.student.compute.dtype)
 
@@ -133,7 +157,9 @@ class Agent:
     Args:
       key: for the parameters.
       teacher: parameters of the pretrained model, required if the variant uses
-        one. The state keeps `encoder` and `rssm` of a frozen teacher.
+        one; of separate teachers from `teachers.stack_separate`. The state
+        keeps `encoder` and `rssm` of a frozen teacher. A pretrained generator
+        is in `generator`.
     """
     keys = jax.random.split(key, 6)
     feat = jnp.zeros((1, self.student.feat_dim))
@@ -142,10 +168,10 @@ class Agent:
     if self.teacher:
       assert teacher is not None
       frozen = {k: teacher[k] for k in ('encoder', 'rssm')}
-      model['transfer'] = self._init_transfer(keys[1:4], feat)
+      model['transfer'] = self._init_transfer(keys[1:4], feat, teacher)
     actor_inputs = feat
-    if self.uses_action_replay:
-      guidance = jnp.zeros((1, self.settings.transfer.guidance))
+    if self.reads_guidance:
+      guidance = jnp.zeros((1, self.settings.transfer.guidance_size))
       actor_inputs = jnp.concatenate([feat, guidance], -1)
     critic = self.critic.init(keys[5], feat)['params']
     params = {
@@ -155,8 +181,24 @@ class Agent:
     }
     opt = {k: self.optimizers[k].init(v) for k, v in params.items()}
     slow = jax.tree.map(jnp.copy, critic)  # Donated buffers must not alias.
-    zero = jnp.zeros((), jnp.int32)
-    return LearnerState(zero, params, opt, slow, frozen)
+    zero, similarity = jnp.zeros((), jnp.int32), None
+    rehearsal = self.variant.rehearsal
+    if rehearsal.share and rehearsal.domains == 'selected':
+      similarity = jnp.full(self.num_domains, 1 / self.num_domains)
+    return LearnerState(zero, params, opt, slow, frozen, similarity)
+
+  def init_random(self, key: jax.Array) -> LearnerState:
+    """Like `init`, with random parameters in place of pretrained ones."""
+    if not self.pretrained:
+      return self.init(key)
+    teacher = self.pretrained.init(key)
+    if self.variant.teachers == 'separate':
+      stack = lambda x: jnp.stack([x] * self.num_domains)
+      teacher = jax.tree.map(stack, teacher)
+    if self.variant.generator.pretrained:
+      feat = jnp.zeros((1, self.pretrained.feat_dim))
+      teacher['generator'] = pretrain.init_vae(self.vae, key, feat)
+    return self.init(key, teacher)
 
   def _init_world(self, key, teacher):
     """Parameters {world_model}, and {base} of a stacked student."""
@@ -174,19 +216,26 @@ class Agent:
     base = warm_start.start_from(self.base, base, self.pretrained, teacher)
     return {'world_model': world, 'base': base}
 
-  def _init_transfer(self, keys, feat):
+  def _init_transfer(self, keys, feat, frozen):
     assert self.teacher is not None
     teacher = jnp.zeros((self.num_domains, 1, self.teacher.feat_dim))
-    params = {'distill': self.distill.init(keys[1], teacher)['params']}
+    inputs = feat
+    if self.variant.distillation.direction == 'to_teacher':
+      inputs = teacher[0]
+      predict = self.predict_teachers.init(keys[1], feat)
+      params = {'predict_teachers': predict['params']}
+    else:
+      params = {'distill': self.distill.init(keys[1], teacher)['params']}
     if self.variant.has_similarity_net:
       similarity = self.similarity.init(keys[0], teacher, feat)
       params['similarity'] = similarity['params']
-    if self.uses_action_replay:
-      action = jnp.zeros((1, self.vae.action_dim))
-      noise = jnp.zeros((1, self.vae.latent_dim))
-      label = jnp.zeros(1, int)
-      vae = self.vae.init(keys[2], feat, action, label, noise)
-      params['vae'] = vae['params']
+    if not self.variant.generates_actions:
+      return params
+    if self.variant.generator.pretrained:
+      # Donated buffers must not alias.
+      params['vae'] = jax.tree.map(jnp.array, frozen['generator'])
+    else:
+      params['vae'] = pretrain.init_vae(self.vae, keys[2], inputs)
     return params
 
   def finetune_step(
@@ -213,7 +262,7 @@ class Agent:
       f32 [M, K, E].
     """
     assert self.teacher is not None
-    return teachers.embed_frames(self.teacher, teacher, image, label)
+    return teachers.embed_frames(self, teacher, image, label)
 
   def initial_carry(self, num: int) -> Carry:
     """The initial recurrent state of the policy in `num` environments."""

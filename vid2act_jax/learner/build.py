@@ -1,5 +1,7 @@
 """Builds agents from the `learner` section of a config."""
 
+import dataclasses
+
 import jax
 import optax
 
@@ -30,6 +32,7 @@ def build_pretrainer(
   source_action_dims: tuple[int, ...],
   noise_fns: NoiseFns = DEFAULT_NOISE_FNS,
   variant: Variant = DEFAULT_VARIANT,
+  generator: bool = True,
 ) -> Pretrainer:
   """Builds the pretrainer of a teacher for these source domains.
 
@@ -38,13 +41,14 @@ def build_pretrainer(
     source_action_dims: action size of each source domain.
     noise_fns: the samplers of noise.
     variant: of the agent that will use the teacher.
+    generator: whether to train a generator of the source actions, too.
   """
-  teacher = _teacher(config, source_action_dims, variant)
   return Pretrainer(
-    teacher,
-    tuple(min(dim, teacher.action_dim) for dim in source_action_dims),
+    _mixture(config, source_action_dims, variant),
+    tuple(source_action_dims),
     _loss_settings(config),
     _optimizer(config, 'model'),
+    _transfer_settings(config) if generator else None,
     noise_fns,
   )
 
@@ -55,6 +59,7 @@ def build_agent(
   source_action_dims: tuple[int, ...],
   noise_fns: NoiseFns = DEFAULT_NOISE_FNS,
   variant: Variant = DEFAULT_VARIANT,
+  num_updates: int = 0,
 ) -> Agent:
   """Builds the agent for a new task.
 
@@ -65,6 +70,8 @@ def build_agent(
       variant uses no sources.
     noise_fns: the samplers of noise.
     variant: which parts of the method are used; see `variants.parse`.
+    num_updates: of the whole training; required if the variant has shares of
+      the training (`Variant.needs_num_updates`).
 
   Raises:
     UserError: an unknown convolution implementation, a horizon below 2, an
@@ -72,11 +79,17 @@ def build_agent(
       variant cannot initialise from the teacher.
   """
   _validate(config, variant)
-  used = tuple(source_action_dims) if variant.pretrained else ()
+  if variant.needs_num_updates and not num_updates:
+    raise ValueError(
+      'build_agent: the variant has shares of the training; give num_updates'
+    )
+  used = tuple(source_action_dims) if variant.uses_sources else ()
   pretrained, embed_dim = None, 0
   if variant.pretrained:
-    pretrained = _teacher(config, used, variant)
+    pretrained = _mixture(config, used, variant)
     embed_dim = pretrained.feat_dim if variant.start == 'stacked' else 0
+    if variant.teachers == 'separate':
+      pretrained = dataclasses.replace(pretrained, num_domains=0)
   return Agent(
     student=WorldModel(
       Sizes(**config.student),
@@ -90,8 +103,9 @@ def build_agent(
     source_action_dims=used,
     settings=Settings(
       _loss_settings(config),
-      TransferSettings(**config.transfer),
+      _transfer_settings(config),
       BehaviorSettings(**config.behavior),
+      num_updates,
     ),
     optimizers={
       name: _optimizer(config, name) for name in ('model', 'actor', 'critic')
@@ -115,12 +129,13 @@ def _validate(config, variant):
     )
   if variant.start == 'teacher' and config.student != config.teacher:
     raise UserError(
-      'config.variant=finetune initialises the student from the teacher; set'
-      ' config.learner.student and config.learner.teacher to the same sizes'
+      'config.learner.transfer.start=teacher (config.variant=finetune)'
+      ' initialises the student from the teacher; set config.learner.student'
+      ' and config.learner.teacher to the same sizes'
     )
 
 
-def _teacher(config, source_action_dims, variant):
+def _mixture(config, source_action_dims, variant):
   if not source_action_dims:
     raise UserError(
       'config.sources is empty, but a teacher needs at least one source'
@@ -129,7 +144,7 @@ def _teacher(config, source_action_dims, variant):
     )
   return WorldModel(
     Sizes(**config.teacher),
-    action_dim=max(source_action_dims) if variant.actions else 0,
+    action_dim=max(source_action_dims) if variant.pretrain_actions else 0,
     num_domains=len(source_action_dims),
     compute=_compute(config),
   )
@@ -168,6 +183,11 @@ def _compute(config):
 def _loss_settings(config):
   scales = LossScales(**config.scales)
   return LossSettings(scales, config.kl.balance, config.kl.free)
+
+
+def _transfer_settings(config):
+  t = config.transfer
+  return TransferSettings(t.vae_hidden, t.guidance_size, t.vae_kl)
 
 
 def _optimizer(config, name):

@@ -66,7 +66,7 @@ def teacher_predictions(
 
   @jax.jit
   def run(params, batch, key, domain):
-    action = teachers.fit_actions(batch.action, agent.source_mask)[domain]
+    action = teachers.fit_actions(batch.action, agent.teacher_mask)[domain]
     label, rows = jnp.full(len(action), domain), batch.replace(action=action)
     args = agent.teacher, params, rows, agent.rng(key), label
     return _frame_errors(open_loop.open_loop(*args))
@@ -120,6 +120,10 @@ def action_replay(agent, state, sources: Batch, key: jax.Array) -> list[dict]:
 
 def _replay(agent, state, batch, key):
   """Actions [N, B, L - 1, A]: recorded, reconstructed, replayed; KL."""
+  # A frozen generator is diagnosed like one that is trained.
+  generator = dataclasses.replace(agent.variant.generator, until=1.0)
+  variant = dataclasses.replace(agent.variant, generator=generator)
+  agent = dataclasses.replace(agent, variant=variant)
   *rngs, prior_rng = agent.rng(key).split(3)
   model = state.params['model']
   _, (_, _, outputs) = finetune.model_loss(
@@ -133,7 +137,7 @@ def _replay(agent, state, batch, key):
   vae = lambda *xs, method: agent.vae.apply(
     {'params': model['transfer']['vae']}, *xs, method=method
   )
-  feat, label = replay.distilled[:, :, :-1], jnp.broadcast_to(label, shape)
+  feat, label = replay.states[:, :, :-1], jnp.broadcast_to(label, shape)
   guidance = vae(feat, jnp.clip(noise, -0.5, 0.5), label, method='guidance')
   replayed = vae(guidance, method='decode')
   each = jax.tree.map(lambda x: x[..., None], replay.latent)
@@ -253,9 +257,14 @@ def feature_similarity(
     student's features that a linear map of the source's features predicts,
     fitted to one half of the sequences and tested on the other.
   """
-  params = state.params['model']['transfer']['distill']
-  distilled = agent.distill.apply({'params': params}, teacher)
-  distance = np.square(distilled - student[:, :, None]).mean((0, 1, 3))
+  params = state.params['model']['transfer']
+  if agent.variant.distillation.direction == 'to_teacher':
+    mapped = transfer.predict_teachers(agent, params, jnp.asarray(student))
+    difference = np.moveaxis(np.asarray(mapped), 0, 2) - teacher
+  else:
+    mapped = transfer.distill(agent, params, jnp.asarray(teacher))
+    difference = mapped - student[:, :, None]
+  distance = np.square(difference).mean((0, 1, 3))
   half = len(student) // 2
   flat = lambda x: x.reshape(-1, x.shape[-1]).astype(np.float64)
   fitted, tested = flat(student[:half]), flat(student[half:])
@@ -284,7 +293,8 @@ def grad_norms(agent, state, batch: Batch, key: jax.Array) -> dict[str, float]:
   others, of all other losses together. `batch` is as large as in one update.
   """
   # The action VAE's losses give the student no gradient.
-  variant = dataclasses.replace(agent.variant, replay=False)
+  guidance = dataclasses.replace(agent.variant.guidance, kinds=())
+  variant = dataclasses.replace(agent.variant, guidance=guidance)
   agent = dataclasses.replace(agent, variant=variant)
 
   @jax.jit

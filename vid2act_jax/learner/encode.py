@@ -1,7 +1,8 @@
 """Embeddings of the frames, for the student's posterior.
 
 They are those of its own encoder. A stacked student (APV, arXiv 2203.13880)
-reads the states of an action-free model instead, the base.
+reads the states of a pretrained model instead, the base. In APV it is
+action-free.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 
+from vid2act_jax.learner.teachers import action_mask, fit_actions
 from vid2act_jax.losses.world_model import kl_loss
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.rng import Rng
@@ -41,7 +42,7 @@ def embed(
   latent, post = base.observe(
     params,
     base.embed(params, batch.image),
-    batch.action[..., :0],
+    _base_actions(base, batch.action),
     batch.is_first,
     base.latent_noise(rng, batch.reward.shape, row_axis=0),
   )
@@ -57,6 +58,7 @@ def embed_step(
   model: Params,
   state: Latent | None,
   image: jax.Array,
+  action: jax.Array,
   is_first: jax.Array,
   rng: Rng,
 ) -> tuple[jax.Array, Latent | None]:
@@ -67,6 +69,7 @@ def embed_step(
     model: parameters {world_model, base, ...}.
     state: the base's, [E, ...]; None where there is no base.
     image: u8 [E, 64, 64, 3].
+    action: f32 [E, A], the previous action.
     is_first: bool [E].
     rng: for the base's noise.
 
@@ -81,8 +84,14 @@ def embed_step(
     params,
     state,
     base.embed(params, image[:, None])[:, 0],
-    jnp.zeros((num, 0)),
+    _base_actions(base, action),
     is_first,
     base.latent_noise(rng, (num,)),
   )
   return feature(latent), latent
+
+
+def _base_actions(base, action):
+  """Actions of the target fitted to the base: [..., A] -> [..., A_base]."""
+  mask = action_mask((base.action_dim,), base.action_dim)
+  return fit_actions(action, mask)[0]

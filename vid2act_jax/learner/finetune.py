@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from vid2act_jax.learner import (
   encode,
   imagination,
+  rehearsal,
   teachers,
   transfer,
   update,
@@ -72,6 +73,7 @@ def finetune_step(
   *model_rngs, behavior_rng = rng.split(3)
 
   # 1. Model: world model, distillation and action VAE, with one optimizer.
+  batch = rehearsal.select_domains(state, batch)
   grad_fn = jax.value_and_grad(model_loss, argnums=1, has_aux=True)
   (_, (metrics, outputs, transfer_outputs)), grads = grad_fn(
     agent, state.params['model'], state.teacher, batch, model_rngs
@@ -79,9 +81,10 @@ def finetune_step(
   new, model_norm = update.apply_gradients(
     agent.optimizers['model'], state, 'model', grads, axis_name
   )
+  new = transfer.freeze_generator(agent, state, new)
 
   # 2. Behavior: actor and critic, on trajectories of the updated model.
-  start = imagination_start(batch, outputs, transfer_outputs)
+  start = imagination_start(agent, batch, outputs, transfer_outputs)
   new, behavior_metrics, norms = behavior_step(agent, new, start, behavior_rng)
 
   # 3. The update counts only if all its metrics are finite.
@@ -89,6 +92,8 @@ def finetune_step(
   if axis_name:
     metrics = jax.lax.pmean(metrics, axis_name)
   metrics = {**metrics, 'model_grad_norm': model_norm, **norms}
+  if state.similarity is not None:
+    new = rehearsal.update_similarity(new, metrics['similarity'])
   return update.skip_nonfinite(state, new, metrics)
 
 
@@ -115,43 +120,45 @@ def model_loss(
   """
   teacher_rng, rng = rngs
   world_rng, transfer_rng = rng.split()
-  target, settings = batch.target, agent.settings.loss
+  rows, settings = rehearsal.join_rows(agent, batch), agent.settings.loss
+  student = rows.batch
 
   # The teacher and the student observe their sequences in the same loop.
   frozen_scans = []
   if agent.teacher:
-    scan = teachers.teacher_scan(agent, teacher, batch, teacher_rng)
-    frozen_scans.append(scan)
+    frozen_scans = teachers.teacher_scans(agent, teacher, batch, teacher_rng)
   embed, other_losses = encode.embed(
-    agent, params, target, world_rng.fold_in(1)
+    agent, params, student, world_rng.fold_in(1)
   )
   observe = agent.student.observe_scan(
     params['world_model'],
     embed,
-    target.action,
-    target.is_first,
-    agent.student.latent_noise(world_rng, target.reward.shape, row_axis=0),
+    student.action,
+    student.is_first,
+    agent.student.latent_noise(world_rng, student.reward.shape, row_axis=0),
   )
   world_losses, metrics, outputs = world_model_losses(
     agent.student,
     params['world_model'],
     observe,
-    target,
+    student,
     settings,
     rng.axis_name,
     frozen_scans,
+    rows.reward_mask,
   )
 
   transfer_outputs = None
   if agent.teacher:
-    ((teacher_latent, _),) = outputs.frozen_outputs
-    features = teachers.split_features(agent, batch, teacher_latent)
+    features = teachers.compute_features(
+      agent, teacher, batch, outputs.frozen_outputs, teacher_rng.fold_in(1)
+    )
     losses, transfer_metrics, transfer_outputs = transfer_losses(
       agent,
       params['transfer'],
-      feature(outputs.latent),
+      _compared_states(agent, outputs, batch, world_rng.fold_in(2)),
       features,
-      batch.sources,
+      batch,
       transfer_rng,
     )
     other_losses = {**other_losses, **losses}
@@ -165,12 +172,26 @@ def model_loss(
   return loss, (metrics, outputs, transfer_outputs)
 
 
+def _compared_states(agent, outputs, batch, rng) -> jax.Array:
+  """The student's features of the target batch that are distilled, [B, L, F].
+
+  Next to predicted states of the teacher these are predicted, too: one step
+  ahead, by the prior.
+  """
+  latent = outputs.latent
+  if agent.variant.distillation.horizon:
+    noise = agent.student.latent_noise(rng, latent.deter.shape[:2], row_axis=0)
+    latent = latent.replace(stoch=dists.sample(outputs.prior, noise))
+  # The rows of the target come first.
+  return feature(latent)[: batch.target.reward.shape[0]]
+
+
 def transfer_losses(
   agent: Agent,
   params: Params,
   student: jax.Array,
   features: teachers.TeacherFeatures,
-  sources: Batch | None,
+  batch: FinetuneBatch,
   rng: Rng,
 ) -> tuple[Metrics, Metrics, transfer.TransferOutputs]:
   """Distillation on the target batch, the action VAE on the source batches.
@@ -180,33 +201,47 @@ def transfer_losses(
     params: of the transfer modules.
     student: f32 [B, L, F], the student's features s of the target batch.
     features: the teacher's, s^i under the label of domain i.
-    sources: [N, B, L, ...]; None without action replay.
+    batch: of this update.
     rng: for the noise.
 
   Returns:
     The losses before scaling, metrics, and outputs of the forward pass.
   """
-  variant = agent.variant
-  if not variant.distill:
+  how = agent.variant.distillation
+  if how.direction == 'none':
     student = jax.lax.stop_gradient(student)
-  # Similarity weights: w = softmax_i(Dense([s^i, s])).
-  weights = transfer.similarity_weights(agent, params, features.target, student)
+  # Similarity weights: w = softmax_i(Dense([s^i, s])), or by evidence.
+  evidence = None
+  if features.kl is not None:
+    is_first = batch.target.is_first
+    evidence = transfer.accumulate_evidence(features.kl, is_first)
+  weights = transfer.similarity_weights(
+    agent, params, features.target, student, evidence
+  )
   # Domain-selective distillation: sum_i max(w^i, floor) |distill(s^i) - s|^2.
-  distilled = transfer.distill(agent, params, features.target)
-  single = variant.weights == 'single'
-  floor = 0.0 if single else agent.settings.transfer.importance_floor
-  distillation, distance = distillation_loss(weights, distilled, student, floor)
+  if how.direction == 'to_teacher':
+    mapped = transfer.predict_teachers(agent, params, student)
+    other = features.target
+  else:
+    mapped = transfer.distill(agent, params, features.target)
+    other = student
+  distillation, distance = distillation_loss(
+    weights, mapped, other, how.floor, how.distance
+  )
   losses = {'distillation': distillation}
   metrics = {
     'similarity': weights.mean((1, 2)),
     'similarity_entropy': jax.scipy.special.entr(weights).sum(0).mean(),
   }
+  if features.kl is not None:
+    metrics['teacher_kl'] = features.kl.mean((1, 2))
   # Generative action replay: a VAE of the actions taken at source states.
   replay = None
-  if agent.uses_action_replay:
-    assert features.source is not None and sources is not None
+  if agent.trains_generator:
+    assert features.source is not None and batch.sources is not None
+    used = _generator_domains(agent, metrics['similarity'], rng.axis_name)
     losses['vae'], vae_metrics, replay = replay_loss(
-      agent, params, features.source, sources, rng
+      agent, params, features.source, batch.sources, used, rng
     )
     metrics = {**metrics, **vae_metrics}
   # The domain whose guidance the policy reads in imagination: argmax_i w^i.
@@ -216,11 +251,24 @@ def transfer_losses(
   return losses, metrics, outputs
 
 
+def _generator_domains(agent, similarity, axis_name) -> jax.Array:
+  """f32 [N]: 1 for the domains that the generator learns from, else 0."""
+  weights, num = agent.variant.weights, agent.num_domains
+  if weights.kind == 'single':
+    return jax.nn.one_hot(weights.domain, num)
+  if agent.variant.generator.domains == 'all':
+    return jnp.ones(num)
+  if axis_name:
+    similarity = jax.lax.pmean(similarity, axis_name)
+  return jax.nn.one_hot(similarity.argmax(), num)
+
+
 def replay_loss(
   agent: Agent,
   params: Params,
   source: jax.Array,
   sources: Batch,
+  used: jax.Array,
   rng: Rng,
 ) -> tuple[jax.Array, Metrics, transfer.ReplayOutputs]:
   """The loss of the action VAE: reconstruction and KL, summed over domains.
@@ -230,16 +278,14 @@ def replay_loss(
     params: of the transfer modules.
     source: f32 [N, B, L, F_teacher], the teacher's features of the sources.
     sources: [N, B, L, ...].
+    used: f32 [N], 1 for the domains to learn from, else 0.
     rng: for the noise.
   """
-  mask, num = agent.source_mask, agent.num_domains
+  mask = agent.source_mask
   # The action taken at a state is stored with the next one.
   action = (sources.action * mask[:, None, None])[:, :, 1:]
   replay = transfer.reconstruct_actions(agent, params, source, action, rng)
   error, kl = vae_loss(replay.recon, action, replay.latent, mask)
-  used = jnp.ones(num)
-  if agent.variant.weights == 'single':
-    used = jax.nn.one_hot(agent.variant.domain, num)
   loss = (used * (error + agent.settings.transfer.vae_kl * kl)).sum()
   metrics = {
     'vae_error': (used * error).sum() / used.sum(),
@@ -249,16 +295,21 @@ def replay_loss(
 
 
 def imagination_start(
+  agent: Agent,
   batch: FinetuneBatch,
   outputs: WorldModelOutputs,
   transfer_outputs: transfer.TransferOutputs | None,
 ) -> imagination.Start:
-  """All states of the target batch as starts of imagination: M = B L."""
-  start = imagination.Start(
-    outputs.latent,
-    transfer_outputs.label if transfer_outputs else None,
-    batch.target.discount,
-  )
+  """All states of the student's sequences as starts of imagination: M = B L."""
+  rows = rehearsal.join_rows(agent, batch)
+  label = weight = None
+  if transfer_outputs:
+    label = transfer_outputs.label
+    if 'prior' in agent.variant.guidance.kinds:
+      similarity = transfer_outputs.similarity
+      weight = jnp.take_along_axis(similarity, label[None], 0)[0]
+    label, weight = rehearsal.join_labels(rows, label, weight)
+  start = imagination.Start(outputs.latent, label, rows.batch.discount, weight)
   flat = lambda x: jax.lax.stop_gradient(x.reshape(-1, *x.shape[2:]))
   return jax.tree.map(flat, start)
 
@@ -332,14 +383,43 @@ def actor_loss(
   weights = returns.discount_weights(jax.lax.stop_gradient(discount))[:-1]
   entropy = dists.entropy(imagined.dist)
   loss = behavior.actor_loss(target, entropy[:-1], weights, settings.entropy)
+  prior_metrics = {}
+  if start.weight is not None:
+    prior, prior_metrics = _prior_loss(
+      agent, state, imagined, start, target, weights
+    )
+    loss += prior
   metrics = {
     'actor_ent': entropy.mean(),
     'imagined_return': target.mean(),
     **behavior.reward_stats(reward),
+    **prior_metrics,
   }
   if agent.student.predict_continue:
     metrics['imagined_discount'] = discount[1:].mean()
   return loss, (metrics, imagined, target, weights)
+
+
+def _prior_loss(agent, state, imagined, start, target, weights):
+  """Draws the actor to the generated actions, less and less during training.
+
+  The loss is the negative log-likelihood of the generated actions, weighted by
+  the similarity of their domain, and in units of the spread of the returns, so
+  that its weight does not depend on the scale of a task's rewards.
+  """
+  feat = jax.lax.stop_gradient(imagined.feat[:-1])
+  label = jnp.broadcast_to(start.label, feat.shape[:2])
+  params = state.params['model']['transfer']
+  states = transfer.student_generator_states(agent, params, feat, label)
+  noise = jnp.zeros((*label.shape, agent.vae.latent_dim))
+  action, mask = transfer.generate_actions(agent, params, states, label, noise)
+  dist = jax.tree.map(lambda x: x[:-1], imagined.dist)
+  nll = -(mask * dists.log_prob(dist, action)).sum(-1)
+  spread = jnp.maximum(jax.lax.stop_gradient(target).std(), 1)
+  strength = transfer.fade(agent, state.step)
+  scale = strength * agent.variant.guidance.prior_scale * spread
+  nll = (weights * start.weight * nll).mean()
+  return scale * nll, {'prior_nll': nll, 'guidance_strength': strength}
 
 
 def _discounts(agent, world, feat, first):

@@ -27,6 +27,7 @@ class Start(flax.struct.PyTreeNode):
   label: jax.Array | None  # i32 [M], the domain of the guidance
   # f32 [M], 0 at a terminal state; used with a discount head
   discount: jax.Array | None = None
+  weight: jax.Array | None = None  # f32 [M], similarity weight of the label
 
 
 class Imagined(flax.struct.PyTreeNode):
@@ -101,6 +102,6 @@ def _noise(agent, num, rng):
     'action': action_rng.action_normal((*shape, agent.action_dim), row_axis=1),
     'guidance': None,
   }
-  if agent.uses_action_replay:
+  if agent.reads_guidance:
     noise['guidance'] = agent.vae.latent_noise(guidance_rng, shape, row_axis=1)
   return noise

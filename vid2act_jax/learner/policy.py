@@ -13,7 +13,7 @@ from vid2act_jax.nets import dists
 from vid2act_jax.nets.apply import apply
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.rng import ZERO_NOISE, Rng
-from vid2act_jax.types import Carry, Latent, LearnerState, Params
+from vid2act_jax.types import Carry, Latent, LearnerState
 
 if TYPE_CHECKING:
   from vid2act_jax.learner.agent import Agent
@@ -21,15 +21,30 @@ if TYPE_CHECKING:
 
 def initial_carry(agent: Agent, num: int) -> Carry:
   """Zero states of student and teachers for `num` environments."""
-  teacher = None
+  teacher = predicted = evidence = guided = None
   if agent.teacher:
-    teacher = agent.teacher.initial(agent.num_domains, num)
+    domains, horizon = agent.num_domains, agent.variant.distillation.horizon
+    teacher = agent.teacher.initial(domains, num)
+    if horizon > 1:
+      predicted = agent.teacher.initial(horizon - 1, domains, num)
+    if agent.variant.weights.kind == 'evidence':
+      evidence = jnp.zeros((domains, num))
+    if _jump_starts(agent):
+      guided = jnp.zeros(num, bool)
   return Carry(
     student=agent.student.initial(num),
     teacher=teacher,
     action=jnp.zeros((num, agent.action_dim)),
     base=agent.base.initial(num) if agent.base else None,
+    predicted=predicted,
+    evidence=evidence,
+    guided=guided,
   )
+
+
+def _jump_starts(agent):
+  variant = agent.variant
+  return variant.generates_actions and 'jump_start' in variant.guidance.kinds
 
 
 def policy(
@@ -67,7 +82,13 @@ def policy(
   student_rng, teacher_rng, guidance_rng, action_rng = rng.split(4)
 
   embed, base = encode.embed_step(
-    agent, model, carry.base, image, first, student_rng.fold_in(1)
+    agent,
+    model,
+    carry.base,
+    image,
+    carry.action,
+    first,
+    student_rng.fold_in(1),
   )
   latent, _ = agent.student.observe_step(
     model['world_model'],
@@ -77,14 +98,17 @@ def policy(
     first,
     agent.student.latent_noise(student_rng, (num,)),
   )
+  new = carry.replace(student=latent, base=base)
 
-  teacher, label, guidance_noise, extras = None, None, None, {}
+  label, guidance_noise, extras = None, None, {}
   if agent.teacher:
-    teacher = _teacher_step(
-      agent, state.teacher, carry, image, first, teacher_rng
-    )
+    new, teacher_feat = _observe_teachers(agent, state, new, obs, teacher_rng)
     weights = transfer.similarity_weights(
-      agent, model['transfer'], feature(teacher), feature(latent)
+      agent,
+      model['transfer'],
+      teacher_feat,
+      _compared_state(agent, model, latent, student_rng.fold_in(2)),
+      new.evidence,
     )
     extras['similarity'] = weights
     # Random also without exploration.
@@ -92,7 +116,7 @@ def policy(
     label = transfer.select_domain(
       agent, weights, domain_rng.normal(weights.shape)
     )
-  if agent.uses_action_replay:
+  if agent.variant.generates_actions:
     guidance_noise = agent.vae.latent_noise(guidance_rng, (num,))
 
   inputs = transfer.actor_input(
@@ -101,27 +125,106 @@ def policy(
   dist = apply(agent.actor, state.params['actor'], inputs)
   noise = action_rng.action_normal((num, agent.action_dim))
   action = jnp.clip(dists.sample(dist, noise), -1, 1)
-  return Carry(latent, teacher, action, base), action, extras
+  if explore and _jump_starts(agent):
+    guided = _draw_guided(agent, state, new.guided, first, action_rng)
+    generated = _generated_actions(agent, state, new, label, guidance_noise)
+    action = jnp.where(guided[:, None], generated, action)
+    new = new.replace(guided=guided)
+  return new.replace(action=action), action, extras
 
 
-def _teacher_step(
+def _observe_teachers(
   agent: Agent,
-  params: Params,
+  state: LearnerState,
   carry: Carry,
-  image: jax.Array,
-  first: jax.Array,
+  obs: Mapping[str, jax.Array],
   rng: Rng,
-) -> Latent:
-  """Advances the teachers' states [N, E, ...] by one frame."""
-  model = agent.teacher
+) -> tuple[Carry, jax.Array]:
+  """Advances the teachers by one frame.
+
+  Args:
+    agent: the networks, with a teacher.
+    state: of the agent.
+    carry: of the previous step, but for the student's part.
+    obs: image and is_first.
+    rng: for the noise.
+
+  Returns:
+    The new carry, and the features to compare with the student's, f32 [N, E,
+    F_teacher].
+  """
+  model, params, first = agent.teacher, state.teacher, obs['is_first']
   assert model is not None
-  embed = teachers.embed_all(model, params, image[:, None])[:, :, 0]
-  action = teachers.fit_actions(carry.action, agent.source_mask)
-  domains = jnp.arange(agent.num_domains)[:, None]
-  label = jnp.broadcast_to(domains, action.shape[:2])
-  first = jnp.broadcast_to(first, action.shape[:2])
+  embed = teachers.embed_all(agent, params, obs['image'][:, None])[:, :, 0]
+  action = teachers.fit_actions(carry.action, agent.teacher_mask)
   noise = model.latent_noise(rng, action.shape[:2])
-  latent, _ = model.observe_step(
-    params, carry.teacher, embed, action, first, noise, label
+
+  def observe(params, label, latent, embed, action, noise):
+    if label is not None:
+      label = jnp.broadcast_to(label, first.shape)
+    return model.observe_step(
+      params, latent, embed, action, first, noise, label
+    )
+
+  latent, post = teachers.for_each_domain(
+    agent, observe, params, carry.teacher, embed, action, noise
   )
-  return latent
+  new = carry.replace(teacher=latent)
+  if carry.evidence is not None:
+    kl = teachers.prediction_kl(agent, params, latent, post)
+    evidence = transfer.add_evidence(carry.evidence, kl, first)
+    new = new.replace(evidence=evidence)
+  if not agent.variant.distillation.horizon:
+    return new, feature(latent)
+  predicted = _predict_teachers(agent, params, carry, latent, first, rng)
+  if carry.predicted is not None:
+    shorter = jax.tree.map(lambda x: x[:-1], predicted)
+    new = new.replace(predicted=shorter)
+  return new, feature(jax.tree.map(lambda x: x[-1], predicted))
+
+
+def _predict_teachers(agent, params, carry, latent, first, rng) -> Latent:
+  """The teachers' states predicted 1 to K steps ahead, [K, N, E, ...].
+
+  At the start of an episode they are the posterior states `latent` [N, E, ...].
+  """
+  before = jax.tree.map(lambda x: x[None], carry.teacher)
+  if carry.predicted is not None:
+    join = lambda *xs: jnp.concatenate(xs)
+    before = jax.tree.map(join, before, carry.predicted)
+  by_domain = jax.tree.map(lambda x: x.swapaxes(0, 1), before)
+  shape = by_domain.deter.shape[:-1]  # [N, K, E]
+  action = teachers.fit_actions(carry.action, agent.teacher_mask)
+  action = jnp.broadcast_to(action[:, None], (*shape, action.shape[-1]))
+  noise = agent.teacher.latent_noise(rng.fold_in(1), shape)
+  predicted = teachers.imagine_step(agent, params, by_domain, action, noise)
+  predicted = jax.tree.map(lambda x: x.swapaxes(0, 1), predicted)
+  return jax.tree.map(
+    lambda x, y: jnp.where(first[..., None], x, y), latent, predicted
+  )
+
+
+def _compared_state(agent, model, latent, rng) -> jax.Array:
+  """The student's features that are compared with the teachers', [E, F]."""
+  if agent.variant.distillation.horizon:
+    prior = agent.student.prior(model['world_model'], latent.deter)
+    noise = agent.student.latent_noise(rng, latent.deter.shape[:-1])
+    latent = latent.replace(stoch=dists.sample(prior, noise))
+  return feature(latent)
+
+
+def _draw_guided(agent, state, guided, first, rng) -> jax.Array:
+  """Whether generated actions act, bool [E]; drawn for whole episodes."""
+  strength = transfer.fade(agent, state.step)
+  share = agent.variant.guidance.jump_start_share * strength
+  draw = jax.random.uniform(rng.fold_in(1).key, first.shape)
+  return jnp.where(first, draw < share, guided)
+
+
+def _generated_actions(agent, state, carry, label, noise) -> jax.Array:
+  """The generator's actions at the teacher's own states, f32 [E, A]."""
+  params = state.params['model']['transfer']
+  feat = transfer.select(feature(carry.teacher), label)
+  states = transfer.generator_states(agent, params, feat)
+  action, _ = transfer.generate_actions(agent, params, states, label, noise)
+  return action

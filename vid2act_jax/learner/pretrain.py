@@ -1,4 +1,8 @@
-"""Pretraining of the teacher: one world model for N labelled domains."""
+"""Pretraining of the teacher: one world model for N labelled domains.
+
+Along with it, a generator of the source actions is trained on its states. No
+gradient of the generator reaches the teacher.
+"""
 
 import dataclasses
 
@@ -8,12 +12,34 @@ import numpy as np
 import optax
 
 from vid2act_jax.learner import open_loop, update
-from vid2act_jax.learner.settings import LossSettings, total
+from vid2act_jax.learner.settings import LossSettings, TransferSettings, total
 from vid2act_jax.learner.teachers import action_mask
 from vid2act_jax.learner.world_model_loss import world_model_losses
-from vid2act_jax.nets.world_model import WorldModel
+from vid2act_jax.losses.transfer import vae_loss
+from vid2act_jax.nets.apply import apply
+from vid2act_jax.nets.transfer import ActionVAE
+from vid2act_jax.nets.world_model import WorldModel, feature
 from vid2act_jax.rng import NoiseFns, Rng
-from vid2act_jax.types import Batch, LearnerState, Metrics
+from vid2act_jax.types import Batch, LearnerState, Metrics, Params
+
+
+def action_vae(
+  settings: TransferSettings, action_dims: tuple[int, ...], dtype: str
+) -> ActionVAE:
+  """The VAE of the actions of source domains of these sizes."""
+  return ActionVAE(
+    settings.vae_hidden,
+    settings.guidance_size,
+    max(action_dims),
+    len(action_dims),
+    dtype,
+  )
+
+
+def init_vae(vae: ActionVAE, key: jax.Array, feat: jax.Array) -> Params:
+  """Initial parameters of the VAE; feat f32 [1, F] is of its input's size."""
+  action, noise = jnp.zeros((1, vae.action_dim)), jnp.zeros((1, vae.latent_dim))
+  return vae.init(key, feat, action, jnp.zeros(1, int), noise)['params']
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,17 +54,30 @@ class Pretrainer:
   source_action_dims: tuple[int, ...]
   loss: LossSettings
   optimizer: optax.GradientTransformation
+  # Of the generator; None: it is not trained.
+  transfer: TransferSettings | None = None
   noise_fns: NoiseFns = NoiseFns()
 
   @property
   def source_mask(self) -> np.ndarray:
     """f32 [N, A]: 1 for the action dimensions that a domain has."""
-    return action_mask(self.source_action_dims, self.teacher.action_dim)
+    return action_mask(self.source_action_dims, max(self.source_action_dims))
+
+  @property
+  def generator(self) -> ActionVAE:
+    """The generator of the source actions."""
+    assert self.transfer is not None
+    dtype = self.teacher.compute.dtype
+    return action_vae(self.transfer, self.source_action_dims, dtype)
 
   def init(self, key: jax.Array) -> LearnerState:
     """Returns the initial state."""
     params = {'model': self.teacher.init(key)}
-    opt = {'model': self.optimizer.init(params['model'])}
+    if self.transfer:
+      feat = jnp.zeros((1, self.teacher.feat_dim))
+      key = jax.random.fold_in(key, 1)
+      params['generator'] = init_vae(self.generator, key, feat)
+    opt = {name: self.optimizer.init(part) for name, part in params.items()}
     return LearnerState(jnp.zeros((), jnp.int32), params, opt, {}, {})
 
   def pretrain_step(
@@ -67,27 +106,60 @@ class Pretrainer:
       observe = self.teacher.observe_scan(
         params,
         self.teacher.embed(params, rows.image, label),
-        rows.action,
+        rows.action[..., : self.teacher.action_dim],
         rows.is_first,
         _merge_rows(noise),
         label,
       )
-      losses, metrics, _ = world_model_losses(
+      losses, metrics, outputs = world_model_losses(
         self.teacher, params, observe, rows, self.loss, axis_name
       )
       scaled = self.loss.scales.apply(losses)
       loss = total(scaled)
-      return loss, {'model_loss': loss, **metrics, **scaled}
+      metrics = {'model_loss': loss, **metrics, **scaled}
+      return loss, (metrics, feature(outputs.latent))
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (_, metrics), grads = grad_fn(state.params['model'])
+    (_, (metrics, feat)), grads = grad_fn(state.params['model'])
     new, norm = update.apply_gradients(
       self.optimizer, state, 'model', grads, axis_name
     )
+    if self.transfer:
+      new, generator_metrics = self._update_generator(
+        new, jax.lax.stop_gradient(feat), rows, batch.reward.shape, rng
+      )
+      metrics = {**metrics, **generator_metrics}
     if axis_name:
       metrics = jax.lax.pmean(metrics, axis_name)
     metrics = {**metrics, 'model_grad_norm': norm}
     return update.skip_nonfinite(state, new, metrics)
+
+  def _update_generator(self, state, feat, rows, shape, rng):
+    """Trains the generator on the teacher's states [N * B, L, F]."""
+    settings = self.transfer
+    assert settings is not None
+    unflatten = lambda x: x.reshape(*shape, x.shape[-1])
+    # The action taken at a state is stored with the next one.
+    feat = unflatten(feat)[:, :, :-1]
+    action = unflatten(rows.action)[:, :, 1:]
+    label = jnp.arange(shape[0])[:, None, None]
+    label = jnp.broadcast_to(label, action.shape[:-1])
+    noise = self.generator.latent_noise(
+      rng.fold_in(1), action.shape[:-1], row_axis=1
+    )
+
+    def loss_fn(params):
+      recon, latent = apply(self.generator, params, feat, action, label, noise)
+      error, kl = vae_loss(recon, action, latent, self.source_mask)
+      metrics = {'generator_error': error.mean(), 'generator_kl': kl.mean()}
+      return (error + settings.vae_kl * kl).sum(), metrics
+
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    grads, metrics = grad_fn(state.params['generator'])
+    state, _ = update.apply_gradients(
+      self.optimizer, state, 'generator', grads, rng.axis_name
+    )
+    return state, metrics
 
   def open_loop(
     self, state: LearnerState, batch: Batch, key: jax.Array
@@ -96,6 +168,7 @@ class Pretrainer:
     each = -(-open_loop.ROWS // self.teacher.num_domains)
     batch = jax.tree.map(lambda x: x[:, :each], batch)
     rows, label = self._flatten_domains(batch)
+    rows = rows.replace(action=rows.action[..., : self.teacher.action_dim])
     rng = Rng(key, noise_fns=self.noise_fns)
     return open_loop.open_loop(
       self.teacher, state.params['model'], rows, rng, label

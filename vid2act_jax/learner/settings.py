@@ -47,11 +47,10 @@ class LossSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TransferSettings:
-  """Sizes and hyperparameters of distillation and action replay."""
+  """Sizes and hyperparameters of the action VAE."""
 
   vae_hidden: int
-  guidance: int  # size of the guidance vector
-  importance_floor: float  # minimum similarity weight in the distillation loss
+  guidance_size: int
   vae_kl: float  # weight of the VAE's KL relative to its error
 
 
@@ -75,3 +74,6 @@ class Settings:
   loss: LossSettings
   transfer: TransferSettings
   behavior: BehaviorSettings
+  # Updates of the whole training, which the shares of a variant refer to; 0:
+  # not known.
+  num_updates: int = 0

@@ -1,7 +1,7 @@
 """Transfer from the teacher's domains to the student (arXiv 2306.03360).
 
 One function for each part: the similarity weights, the domain that they select,
-the distillation map, the action VAE, and the guidance of the policy. Their
+the maps between features, the action VAE, and the guidance of the policy. Their
 losses are in `finetune.transfer_losses`.
 """
 
@@ -13,21 +13,25 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vid2act_jax.learner.teachers import action_mask
 from vid2act_jax.nets.apply import apply
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.rng import Rng
-from vid2act_jax.types import Latent, Normal, Params
+from vid2act_jax.types import Latent, LearnerState, Normal, Params
 
 if TYPE_CHECKING:
   from vid2act_jax.learner.agent import Agent
 
 _MAX_GUIDANCE_NOISE = 0.5  # Noise of the guidance is clipped to this.
+# Evidence of earlier frames is forgotten at this rate a frame, so that weights
+# of short sequences in training and of long episodes are alike.
+_EVIDENCE_DECAY = 0.95
 
 
 class ReplayOutputs(flax.struct.PyTreeNode):
   """Outputs of the action VAE on the source batches."""
 
-  distilled: jax.Array  # f32 [N, B, L, F]
+  states: jax.Array  # f32 [N, B, L, F], that the actions were taken at
   recon: jax.Array  # f32 [N, B, L - 1, A], reconstructed actions
   latent: Normal  # [N, B, L - 1, 2A]
 
@@ -42,7 +46,11 @@ class TransferOutputs(flax.struct.PyTreeNode):
 
 
 def similarity_weights(
-  agent: Agent, params: Params, teacher: jax.Array, student: jax.Array
+  agent: Agent,
+  params: Params,
+  teacher: jax.Array,
+  student: jax.Array,
+  evidence: jax.Array | None = None,
 ) -> jax.Array:
   """Similarity weights of the domains, according to the agent's variant.
 
@@ -51,20 +59,53 @@ def similarity_weights(
     params: of the transfer modules.
     teacher: f32 [N, ..., F_teacher], features under every label.
     student: f32 [..., F].
+    evidence: f32 [N, ...], from `accumulate_evidence`; for weights by evidence.
 
   Returns:
     f32 [N, ...]; the sum over the domains is 1.
   """
-  variant, shape = agent.variant, teacher.shape[:-1]
-  if variant.weights == 'uniform':
+  weights, shape = agent.variant.weights, teacher.shape[:-1]
+  if weights.kind == 'uniform':
     return jnp.full(shape, 1 / shape[0])
-  if variant.weights == 'single':
-    one_hot = jnp.arange(shape[0]) == variant.domain
+  if weights.kind == 'single':
+    one_hot = jnp.arange(shape[0]) == weights.domain
     one_hot = one_hot.reshape(-1, *(1,) * (len(shape) - 1))
     return jnp.broadcast_to(one_hot, shape).astype(jnp.float32)
+  if weights.kind == 'evidence':
+    assert evidence is not None
+    return jax.nn.softmax(evidence / weights.temperature, 0)
   logits = apply(agent.similarity, params['similarity'], teacher, student)
   out = jax.nn.softmax(logits, 0)
-  return jax.lax.stop_gradient(out) if variant.weights == 'frozen' else out
+  return jax.lax.stop_gradient(out) if weights.kind == 'frozen' else out
+
+
+def add_evidence(
+  before: jax.Array, kl: jax.Array, is_first: jax.Array
+) -> jax.Array:
+  """The evidence for every domain after one more frame.
+
+  A teacher that predicts the frames of the target under its label has a small
+  KL of posterior to prior. The evidence is minus the sum of these KLs, which
+  bounds the log-likelihood of the frames; older frames count less.
+
+  Args:
+    before: f32 [N, ...], the evidence before the frame.
+    kl: f32 [N, ...], of the frame, in nats.
+    is_first: bool [...]; the evidence starts again.
+  """
+  return jnp.where(is_first, 0, _EVIDENCE_DECAY * before) - kl
+
+
+def accumulate_evidence(kl: jax.Array, is_first: jax.Array) -> jax.Array:
+  """`add_evidence` along sequences: [N, B, L], bool [B, L] -> [N, B, L]."""
+
+  def step(before, x):
+    evidence = add_evidence(before, *x)
+    return evidence, evidence
+
+  steps = jnp.moveaxis(kl, -1, 0), is_first.T
+  _, out = jax.lax.scan(step, jnp.zeros(kl.shape[:-1]), steps)
+  return jnp.moveaxis(out, 0, -1)
 
 
 def select_domain(
@@ -74,7 +115,7 @@ def select_domain(
 
   With uniform weights it is a random one, by `noise` f32 [N, ...].
   """
-  if agent.variant.weights == 'uniform':
+  if agent.variant.weights.kind == 'uniform':
     return noise.argmax(0)
   return weights.argmax(0)
 
@@ -84,31 +125,144 @@ def distill(agent: Agent, params: Params, feat: jax.Array) -> jax.Array:
   return apply(agent.distill, params['distill'], feat)
 
 
+def predict_teachers(
+  agent: Agent, params: Params, feat: jax.Array
+) -> jax.Array:
+  """Maps student features [..., F] to those of every teacher.
+
+  Returns:
+    f32 [N, ..., F_teacher].
+  """
+  out = apply(agent.predict_teachers, params['predict_teachers'], feat)
+  out = out.reshape(*feat.shape[:-1], agent.num_domains, -1)
+  return jnp.moveaxis(out, -2, 0)
+
+
+def generator_states(
+  agent: Agent, params: Params, teacher: jax.Array
+) -> jax.Array:
+  """The generator's input for teacher features: [..., F_teacher] -> [..., F].
+
+  The generator trains neither the distillation map nor, through it, the
+  student.
+  """
+  if agent.variant.distillation.direction == 'to_teacher':
+    return teacher
+  return jax.lax.stop_gradient(distill(agent, params, teacher))
+
+
+def student_generator_states(
+  agent: Agent, params: Params, feat: jax.Array, label: jax.Array
+) -> jax.Array:
+  """The generator's input for student features [..., F], label i32 [...]."""
+  if agent.variant.distillation.direction != 'to_teacher':
+    return feat
+  return select(predict_teachers(agent, params, feat), label)
+
+
+def select(per_domain: jax.Array, label: jax.Array) -> jax.Array:
+  """Each row's entry of its domain: [N, ..., F], i32 [...] -> [..., F]."""
+  index = label[None, ..., None]
+  return jnp.take_along_axis(per_domain, index, 0)[0]
+
+
 def reconstruct_actions(
   agent: Agent, params: Params, source: jax.Array, action: jax.Array, rng: Rng
 ) -> ReplayOutputs:
-  """Runs the action VAE: the actions taken at distilled teacher states.
+  """Runs the action VAE: the actions taken at the teacher's states.
 
   Args:
-    agent: the networks, with action replay.
+    agent: the networks, with a generator.
     params: of the transfer modules.
     source: f32 [N, B, L, F_teacher], features of the source batches.
     action: f32 [N, B, L - 1, A], the masked actions taken at them.
     rng: for the VAE's latents.
   """
-  # The VAE trains neither the distillation map nor, through it, the student.
-  distilled = jax.lax.stop_gradient(distill(agent, params, source))
+  states = generator_states(agent, params, source)
   shape = action.shape[:-1]
   label = jnp.arange(len(source))[:, None, None]
   recon, latent = apply(
     agent.vae,
     params['vae'],
-    distilled[:, :, :-1],
+    states[:, :, :-1],
     action,
     jnp.broadcast_to(label, shape),
     agent.vae.latent_noise(rng, shape, row_axis=1),
   )
-  return ReplayOutputs(distilled, recon, latent)
+  return ReplayOutputs(states, recon, latent)
+
+
+def guidance(
+  agent: Agent,
+  params: Params,
+  states: jax.Array,
+  label: jax.Array,
+  noise: jax.Array,
+) -> jax.Array:
+  """The guidance: the last hidden layer of the VAE's decoder.
+
+  Args:
+    agent: the networks, with a generator.
+    params: of the transfer modules.
+    states: f32 [..., F], the generator's input.
+    label: i32 [...], the domains.
+    noise: from `ActionVAE.latent_noise`, [...]. It is clipped.
+  """
+  return apply(
+    agent.vae,
+    params['vae'],
+    states,
+    jnp.clip(noise, -_MAX_GUIDANCE_NOISE, _MAX_GUIDANCE_NOISE),
+    label,
+    method='guidance',
+  )
+
+
+def generate_actions(
+  agent: Agent,
+  params: Params,
+  states: jax.Array,
+  label: jax.Array,
+  noise: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Generates the actions of a source domain in the target's action space.
+
+  Args: as in `guidance`.
+
+  Returns:
+    Actions f32 [..., A], zero in dimensions that the domain does not have, and
+    f32 [..., A], 1 for those that it has.
+  """
+  hidden = guidance(agent, params, states, label, noise)
+  action = apply(agent.vae, params['vae'], hidden, method='decode')
+  padding = max(agent.action_dim - action.shape[-1], 0)
+  action = jnp.pad(action, [(0, 0)] * (action.ndim - 1) + [(0, padding)])
+  masks = action_mask(agent.source_action_dims, agent.action_dim)
+  mask = jnp.asarray(masks)[label]
+  return action[..., : agent.action_dim] * mask, mask
+
+
+def freeze_generator(
+  agent: Agent, old: LearnerState, new: LearnerState
+) -> LearnerState:
+  """Keeps the generator's parameters once its share of the training is over."""
+  until = agent.variant.generator.until
+  if not agent.variant.generates_actions or until == 1:
+    return new
+  active = old.step < until * agent.settings.num_updates
+  before = old.params['model']['transfer']['vae']
+  model = new.params['model']
+  vae = jax.tree.map(
+    lambda x, y: jnp.where(active, x, y), model['transfer']['vae'], before
+  )
+  model = {**model, 'transfer': {**model['transfer'], 'vae': vae}}
+  return new.replace(params={**new.params, 'model': model})
+
+
+def fade(agent: Agent, step: jax.Array) -> jax.Array:
+  """The strength of the guidance by prior and jump start, from 1 to 0."""
+  end = agent.variant.guidance.until * agent.settings.num_updates
+  return jnp.clip(1 - step / end, 0, 1) if end else jnp.zeros(())
 
 
 def actor_input(
@@ -118,29 +272,22 @@ def actor_input(
   label: jax.Array | None,
   noise: jax.Array | None,
 ) -> jax.Array:
-  """The input of the actor: [s, guidance], or s without action replay.
+  """The input of the actor: [s, guidance], or s without guidance by features.
 
-  The guidance is the last hidden layer of the VAE's decoder, at the student's
-  state and under the label of the most similar domain.
+  The guidance is that at the student's state, under the label of the most
+  similar domain.
 
   Args:
     agent: the networks.
     params: of the transfer modules.
     latent: student states [M, ...].
     label: i32 [M], each state's most similar domain, or None.
-    noise: from `ActionVAE.latent_noise`, [M, ...]; None without replay. It is
-      clipped.
+    noise: from `ActionVAE.latent_noise`, [M, ...]; None without guidance.
   """
   feat = feature(latent)
-  if not agent.uses_action_replay:
+  if not agent.reads_guidance:
     return feat
-  assert noise is not None
-  guidance = apply(
-    agent.vae,
-    params['vae'],
-    feat,
-    jnp.clip(noise, -_MAX_GUIDANCE_NOISE, _MAX_GUIDANCE_NOISE),
-    label,
-    method='guidance',
-  )
-  return jnp.concatenate([feat, guidance], -1)
+  assert label is not None and noise is not None
+  states = student_generator_states(agent, params, feat, label)
+  vector = guidance(agent, params, states, label, noise)
+  return jnp.concatenate([feat, vector], -1)

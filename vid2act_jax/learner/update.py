@@ -66,13 +66,15 @@ def skip_nonfinite(
   """
   finite = [jnp.isfinite(value).all() for value in metrics.values()]
   all_finite = jnp.stack(finite).all()
-  params, opt = jax.tree.map(
+  params, opt, similarity = jax.tree.map(
     lambda x, y: jnp.where(all_finite, x, y),
-    (new.params, new.opt),
-    (old.params, old.opt),
+    (new.params, new.opt, new.similarity),
+    (old.params, old.opt, old.similarity),
   )
   # If the slow critic was copied, it is the critic from before the update.
-  state = new.replace(step=old.step + 1, params=params, opt=opt)
+  state = new.replace(
+    step=old.step + 1, params=params, opt=opt, similarity=similarity
+  )
   return state, {**metrics, 'skipped': 1.0 - all_finite}
 
 

@@ -31,14 +31,29 @@ def start_from(
   out = {
     name: teacher_params[name] for name in fresh if name not in _STUDENT_ONLY
   }
-  out['encoder'] = _unlabel_encoder(
-    teacher_params['encoder'], teacher.num_domains
-  )
-  out['rssm'] = _unlabel_rssm(
-    model, fresh['rssm'], teacher, teacher_params['rssm']
-  )
+  latent_dim = teacher.feat_dim - teacher.sizes.deter
+  action_rows = fresh['rssm']['inp']['kernel'][latent_dim:]
+  out |= unlabel(teacher, teacher_params, action_rows)
   # Donated buffers must not alias.
   return {**fresh, **jax.tree.map(jnp.array, out)}
+
+
+def unlabel(
+  teacher: WorldModel, params: Params, action_rows: jax.Array
+) -> dict[str, Params]:
+  """Returns {encoder, rssm} of a model without a label.
+
+  Args:
+    teacher: the pretrained model, with N domains.
+    params: its parameters.
+    action_rows: f32 [A, hidden], the kernel's rows of the model's actions; the
+      teacher's rows replace them as far as it has them.
+  """
+  encoder = _unlabel_encoder(params['encoder'], teacher.num_domains)
+  return {
+    'encoder': encoder,
+    'rssm': _unlabel_rssm(teacher, params['rssm'], action_rows),
+  }
 
 
 def _unlabel_encoder(params, domains) -> Mapping:
@@ -48,14 +63,13 @@ def _unlabel_encoder(params, domains) -> Mapping:
   return {**params, 'layers_0': {'kernel': kernel, 'bias': bias}}
 
 
-def _unlabel_rssm(model, fresh, teacher, params) -> Mapping:
+def _unlabel_rssm(teacher, params, action_rows) -> Mapping:
   action_dim = teacher.action_dim
   latent_dim = teacher.feat_dim - teacher.sizes.deter
   latent, action, labels = jnp.split(
     params['inp']['kernel'], [latent_dim, latent_dim + action_dim]
   )
-  fresh_action = fresh['inp']['kernel'][latent_dim:]
-  shared = min(action_dim, model.action_dim)
-  kernel = jnp.concatenate([latent, action[:shared], fresh_action[shared:]])
+  shared = min(action_dim, len(action_rows))
+  kernel = jnp.concatenate([latent, action[:shared], action_rows[shared:]])
   bias = params['inp']['bias'] + labels.mean(0)
   return {**params, 'inp': {'kernel': kernel, 'bias': bias}}

@@ -30,6 +30,7 @@ def world_model_losses(
   settings: LossSettings,
   axis_name: str | None = None,
   frozen_scans: Sequence[ScanSpec] = (),
+  reward_mask: jax.Array | None = None,
 ) -> tuple[dict[str, jax.Array], Metrics, WorldModelOutputs]:
   """Losses of one world model on a batch of sequences.
 
@@ -41,6 +42,8 @@ def world_model_losses(
     settings: balance and free nats of the KL.
     axis_name: the mapped axis that the batch is split over, if any.
     frozen_scans: more scans of length L for the same loop, without gradients.
+    reward_mask: f32 [B], 1 for rows whose rewards (and discounts) are learned;
+      None: all.
 
   Returns:
     The losses before scaling, each the mean over B and L, by the names of
@@ -65,12 +68,14 @@ def world_model_losses(
   losses = {
     'kl': kl,
     'image': -model.image_log_prob(params, feat, batch.image),
-    'reward': reward_loss(model.predict_reward(params, feat), batch.reward),
+    'reward': reward_loss(
+      model.predict_reward(params, feat), batch.reward, reward_mask
+    ),
   }
   if model.predict_continue:
     assert batch.discount is not None
     logit = model.predict_discount(params, feat)
-    losses['discount'] = discount_loss(logit, batch.discount)
+    losses['discount'] = discount_loss(logit, batch.discount, reward_mask)
   metrics = {
     'kl': kl_value.mean(),
     'prior_ent': dists.entropy(prior).mean(),

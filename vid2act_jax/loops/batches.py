@@ -1,6 +1,7 @@
 """Batches of the training loops: sampled from replays, put on the devices."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -50,6 +51,13 @@ class PretrainBatches:
     return Batch(**rows)
 
 
+class Rehearsal(NamedTuple):
+  """Source chunks that join the target's in the student's batch."""
+
+  replays: Sequence[Replay]  # of the N domains, with images
+  size: int  # R, chunks of all hosts
+
+
 class FinetuneBatches:
   """Batches of the online replay and of the source datasets."""
 
@@ -60,19 +68,27 @@ class FinetuneBatches:
     size: int,
     length: int,
     devices: sharding.Devices,
+    rehearsal: Rehearsal | None = None,
   ):
     """Takes the replays and the shape of a batch.
 
     Args:
       replay: the online replay.
       sources: the replays of the N domains; () without them.
-      size: B, chunks of the target and of each source, of all hosts.
+      size: B, chunks of the target and of each source, of all hosts. With
+        rehearsal, some of the target's chunks are replaced by source chunks.
       length: L, frames per chunk.
       devices: that the batches are put on.
+      rehearsal: of source chunks, or None.
     """
     self._replay, self._sources = replay, sources
     self._size, self._length, self._devices = size, length, devices
     self._rows = devices.rows(size, 'config.finetune.batch')
+    self._rehearsal, self._target_size = rehearsal, size
+    if rehearsal:
+      self._target_size -= rehearsal.size
+      key = 'sequences of config.learner.transfer.rehearsal'
+      self._rehearsal_rows = devices.rows(rehearsal.size, key)
     self._last = None, None  # Key and batches of the last call.
 
   def get(self, index: int, count: int) -> FinetuneBatch:
@@ -94,7 +110,7 @@ class FinetuneBatches:
   def _sample(self, index):
     # Hosts have different online episodes, and the same source datasets.
     stream = self._devices.process_index << 32
-    size = self._size // self._devices.process_count
+    size = self._target_size // self._devices.process_count
     target, target_embed = _split_embed(
       self._replay.sample(index, size, self._length, stream=stream)
     )
@@ -105,7 +121,19 @@ class FinetuneBatches:
           self._sources, index, self._size, self._length, self._rows
         )
       )
-    return FinetuneBatch(target, sources, target_embed, source_embed)
+    rehearsal = None
+    if self._rehearsal:
+      rows = sample_sources(
+        self._rehearsal.replays,
+        index,
+        self._rehearsal.size,
+        self._length,
+        self._rehearsal_rows,
+        # Other chunks than those of the generator.
+        first_stream=len(self._rehearsal.replays) + 1,
+      )
+      rehearsal = Batch(**rows)
+    return FinetuneBatch(target, sources, target_embed, source_embed, rehearsal)
 
 
 def _split_embed(rows):

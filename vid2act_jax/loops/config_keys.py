@@ -10,6 +10,8 @@ A name here stands for a key, or for all keys of a section.
 
 from collections.abc import Iterable, Iterator
 
+from vid2act_jax.learner.variants import FIELDS
+
 # How a run executes, stores and logs. They do not change what is learned,
 # except for rounding: sums may be taken in another order.
 RUNTIME = (
@@ -57,7 +59,7 @@ TEACHER = (
 )
 STUDENT_ONLY = (
   'learner.student',
-  'learner.transfer',
+  *(f'learner.transfer.{field}' for field in FIELDS),
   'learner.behavior',
   'learner.scales.discount',
   'learner.scales.distillation',
@@ -79,7 +81,11 @@ GROUPED = (
 )
 
 # Keys that older runs lack, with the values that those runs used.
-_ADDED = {'learner.unroll': -1, 'learner.scales.discount': 0.0}
+_ADDED = {
+  'learner.unroll': -1,
+  'learner.scales.discount': 0.0,
+  **dict.fromkeys(f'learner.transfer.{field}' for field in FIELDS),
+}
 _MAX_DEPTH = 8  # Of a config; a deeper one is damaged.
 
 
@@ -112,6 +118,13 @@ def exclude(tree: dict, names: Iterable[str]) -> dict:
 
 def add_missing(tree: dict) -> None:
   """Adds keys that are newer than the run to its config, nested dicts."""
+  learner = tree.get('learner')
+  transfer = learner.get('transfer') if isinstance(learner, dict) else None
+  if isinstance(transfer, dict) and 'guidance_size' not in transfer:
+    # Its name in older runs, which had the floor for all variants.
+    transfer['guidance_size'] = transfer.pop('guidance', None)
+    if transfer.get('importance_floor') == FIELDS['importance_floor']:
+      transfer['importance_floor'] = None
   for name, value in _ADDED.items():
     *sections, key = name.split('.')
     node = tree

@@ -32,6 +32,7 @@ class Interaction:
     prefill: int,
     seed: int,
     profiler: Profiler,
+    random_prefill: bool = True,
   ):
     """Call `restore` before `step`.
 
@@ -43,7 +44,10 @@ class Interaction:
       prefill: agent steps with random actions.
       seed: of the random actions.
       profiler: of the stage.
+      random_prefill: whether the actions of the prefill are random; otherwise
+        they are the policy's, whose pretrained generator acts from the start.
     """
+    self._random_prefill = random_prefill
     self.counters, self.replay, self.faults = counters, replay, envs.faults
     self._driver, self._policy = acting.Driver(envs), policy
     self._prefill, self._seed, self._profiler = prefill, seed, profiler
@@ -77,7 +81,7 @@ class Interaction:
     return episodes
 
   def _choose_actions(self, state, obs):
-    if self.counters.warm < 0:
+    if self.counters.warm < 0 and self._random_prefill:
       return self._random_actions()
     with self._profiler.section('acting'):
       return self._policy(state, obs, self.counters.steps)
@@ -101,7 +105,8 @@ class Interaction:
     if counters.warm >= 0 or not (long_enough and ready):
       return {}
     counters.warm = counters.agent_steps
-    self._policy.reset()
+    if self._random_prefill:
+      self._policy.reset()
     means = {}
     for key in ('return', 'success'):
       values = [e[key] for e in self._prefill_episodes if key in e]

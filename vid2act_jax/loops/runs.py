@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from vid2act_jax import learner, sharding
 from vid2act_jax.data import files, limits
-from vid2act_jax.loops import config_keys
+from vid2act_jax.loops import config_keys, schedule
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
@@ -211,6 +211,16 @@ def _check_same_step(checkpoint, step):
     )
 
 
+def variant_of(config) -> learner.Variant:
+  """The variant of a run's config: a preset, and fields that replace it.
+
+  Raises:
+    UserError: as in `learner.parse`.
+  """
+  transfer = config.learner.transfer
+  return learner.parse(config.variant, config.sources, transfer)
+
+
 def load_agent(workdir: str | pathlib.Path):
   """Loads the agent of a run, to act with.
 
@@ -232,10 +242,9 @@ def load_agent(workdir: str | pathlib.Path):
     config.learner,
     metadata['action_dim'],
     dims,
-    variant=learner.parse(config.variant, config.sources),
+    variant=variant_of(config),
+    num_updates=schedule.finetune_schedule(config).num_updates,
   )
-  key = jax.random.key(0)
-  teacher = agent.pretrained and jax.eval_shape(agent.pretrained.init, key)
-  target = jax.eval_shape(agent.init, key, teacher)
+  target = jax.eval_shape(agent.init_random, jax.random.key(0))
   state, _, _ = checkpoint.restore(target)
   return agent, state

@@ -54,6 +54,12 @@ class FinetuneSchedule:
   action_repeat: int
   intervals: Intervals
 
+  @property
+  def num_updates(self) -> int:
+    """Number of updates of the whole stage."""
+    agent_steps = max(self.env_steps // self.action_repeat - self.prefill, 0)
+    return self.first_updates + agent_steps // self.update_every
+
   def env_steps_done(self, counters: Counters) -> int:
     """Env steps in the training environments so far."""
     return counters.agent_steps * self.action_repeat
@@ -76,3 +82,22 @@ class FinetuneSchedule:
 def is_due(updates: int, interval: int) -> bool:
   """Whether `updates` is a multiple of the interval; 0: never."""
   return interval > 0 and updates % interval == 0
+
+
+def finetune_schedule(config) -> FinetuneSchedule:
+  """The schedule of the online stage of a run."""
+  c = config.finetune
+  return FinetuneSchedule(
+    env_steps=c.env_steps,
+    prefill=c.prefill,
+    first_updates=c.first_updates,
+    update_every=c.update_every,
+    evaluate_every=config.evaluate.every,
+    action_repeat=config.env.action_repeat,
+    intervals=intervals(c),
+  )
+
+
+def intervals(stage) -> Intervals:
+  """The intervals of a stage, from its section of the config."""
+  return Intervals(stage.log_every, stage.video_every, stage.save_every)

@@ -24,8 +24,9 @@ from vid2act_jax.loops.profile import Profiler, open_profiler
 from vid2act_jax.loops.schedule import (
   Counters,
   FinetuneSchedule,
-  Intervals,
   PretrainSchedule,
+  finetune_schedule,
+  intervals,
 )
 from vid2act_jax.loops.train_step import TrainStep
 from vid2act_jax.types import Batch, FinetuneBatch, LearnerState
@@ -98,17 +99,23 @@ def setup_pretrain(
   Raises:
     UserError: a dataset or the checkpoint is damaged or does not fit.
   """
-  c, variant = config.pretrain, learner.parse(config.variant, config.sources)
+  c, variant = config.pretrain, runs.variant_of(config)
   metadata = sources.source_metadata(config, workdir)
-  metadata['actions'] = variant.actions
+  metadata['actions'] = variant.pretrain_actions
   devices = sharding.Devices(config.mesh.data)
   size = -(-c.batch // len(config.sources))
   rows = devices.rows(size, 'config.pretrain.batch', len(config.sources))
   replays = sources.load_replays(config, workdir)
-  pretrainer = learner.build_pretrainer(
-    config.learner, tuple(metadata['source_action_dims']), variant=variant
-  )
   checkpoint = Checkpoint(workdir / runs.TEACHER)
+  generator = sources.has_generator(checkpoint)
+  if generator:
+    metadata['generator'] = True
+  pretrainer = learner.build_pretrainer(
+    config.learner,
+    tuple(metadata['source_action_dims']),
+    variant=variant,
+    generator=generator,
+  )
   state, extra = runs.init_or_restore(
     checkpoint, pretrainer.init, config.seed, metadata, 'pretrain', devices
   )
@@ -124,7 +131,7 @@ def setup_pretrain(
       context=RunContext(
         devices, logger, averager, checkpoint, metadata, profiler, preemption
       ),
-      schedule=PretrainSchedule(c.steps, _intervals(c)),
+      schedule=PretrainSchedule(c.steps, intervals(c)),
       state=state,
       train_step=_train_step(
         config, workdir, 'pretrain', pretrainer.pretrain_step, step_key, devices
@@ -169,6 +176,7 @@ def setup_finetune(
 def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
   """Builds the objects; what must be closed is entered into the stack."""
   c, seed = config.finetune, config.seed
+  schedule = finetune_schedule(config)
   devices = sharding.Devices(config.mesh.data)
   devices.rows(c.batch, 'config.finetune.batch')  # Fails before envs are made.
   metadata = sources.source_metadata(config, workdir)
@@ -178,11 +186,13 @@ def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
     config.learner,
     envs.action_dim,
     tuple(metadata['source_action_dims']),
-    variant=learner.parse(config.variant, config.sources),
+    variant=runs.variant_of(config),
+    num_updates=schedule.num_updates,
   )
   teacher, replays, target_column = sources.load_for_student(
     config, workdir, agent
   )
+  rehearsal = sources.load_for_rehearsal(config, workdir, agent)
   metadata = {'task': config.task, 'action_dim': envs.action_dim, **metadata}
   checkpoint = Checkpoint(workdir / runs.STUDENT)
 
@@ -200,15 +210,15 @@ def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
     config, workdir, envs.action_dim, target_column
   )
   replay = _open_replay(config, replay_dir, devices, extra, options)
-  schedule = _finetune_schedule(config)
   env_steps = schedule.env_steps_done(counters) if extra else None
   logger = stack.enter_context(open_log(workdir, 'finetune', env_steps, extra))
   act_key, step_key, video_key = jax.random.split(jax.random.key(seed), 3)
   # Hosts share the key of the updates; each has another key to act with.
   act_key = jax.random.fold_in(act_key, devices.process_index)
   policy = acting.PolicyRunner(agent, envs.num, act_key, explore=True)
+  random_prefill = not agent.jump_starts_prefill
   interaction = Interaction(
-    envs, policy, replay, counters, c.prefill, seed, profiler
+    envs, policy, replay, counters, c.prefill, seed, profiler, random_prefill
   )
   interaction.restore(extra)  # Begins or resumes the episodes.
   averager = MetricAverager(metadata['sources'], extra.get('tally'))
@@ -223,7 +233,9 @@ def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
       config, workdir, 'finetune', agent.finetune_step, step_key, devices
     ),
     open_loop=functools.partial(jax.jit(agent.open_loop), key=video_key),
-    batches=FinetuneBatches(replay, replays, c.batch, c.length, devices),
+    batches=FinetuneBatches(
+      replay, replays, c.batch, c.length, devices, rehearsal
+    ),
     interaction=interaction,
     evaluator=acting.Evaluator(
       agent, eval_envs, config.evaluate.episodes, eval_key, preemption.check
@@ -271,23 +283,6 @@ def _open_replay(config, replay_dir, devices, extra, options):
   )
 
 
-def _finetune_schedule(config) -> FinetuneSchedule:
-  c = config.finetune
-  return FinetuneSchedule(
-    env_steps=c.env_steps,
-    prefill=c.prefill,
-    first_updates=c.first_updates,
-    update_every=c.update_every,
-    evaluate_every=config.evaluate.every,
-    action_repeat=config.env.action_repeat,
-    intervals=_intervals(c),
-  )
-
-
-def _intervals(stage) -> Intervals:
-  return Intervals(stage.log_every, stage.video_every, stage.save_every)
-
-
 def _train_step(config, workdir, stage, step, key, devices):
   """Returns the compiled train step of a stage."""
   return TrainStep(
@@ -296,7 +291,7 @@ def _train_step(config, workdir, stage, step, key, devices):
     key,
     devices,
     config[stage].updates_per_call,
-    _intervals(config[stage]),
+    intervals(config[stage]),
     config.skip_limit,
     workdir / 'not_finite' / stage,
   )

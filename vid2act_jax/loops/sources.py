@@ -1,5 +1,6 @@
 """Source datasets and the teacher of a run: where they are, and loading."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -9,8 +10,9 @@ from vid2act_jax import learner, sharding
 from vid2act_jax.data import dataset, quarantine, weights
 from vid2act_jax.data.replay import DerivedColumn, ReplayOptions
 from vid2act_jax.data.sources import load_sources
-from vid2act_jax.learner import torch_import
+from vid2act_jax.learner import teachers, torch_import
 from vid2act_jax.loops import embedding, runs
+from vid2act_jax.loops.batches import Rehearsal
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
@@ -19,7 +21,7 @@ _WITH = {True: 'with', False: 'without'}
 
 def uses_sources(config) -> bool:
   """Whether this config uses source tasks."""
-  return learner.parse(config.variant, config.sources).pretrained
+  return runs.variant_of(config).uses_sources
 
 
 def scratch_folder(config, workdir: pathlib.Path) -> pathlib.Path:
@@ -114,31 +116,109 @@ def load_for_student(config, workdir: pathlib.Path, agent):
   teacher, replays, dtype = None, [], config.replay.embeddings
   if agent.pretrained:
     teacher = load_teacher(config, workdir, agent)
-  if agent.uses_action_replay:
+  if agent.trains_generator:
     cache_dir = scratch_folder(config, workdir) / 'embeddings'
     embeds = embedding.source_columns(agent, teacher, dtype, cache_dir)
     replays = load_replays(config, workdir, embeds)
   return teacher, replays, embedding.target_column(agent, teacher, dtype)
 
 
+def load_for_rehearsal(
+  config, workdir: pathlib.Path, agent
+) -> Rehearsal | None:
+  """Opens the sources with their images, if the variant rehearses them.
+
+  Raises:
+    UserError: a dataset is missing or damaged, or the share does not fit.
+  """
+  share, batch = agent.variant.rehearsal.share, config.finetune.batch
+  if not share:
+    return None
+  size = round(share * batch)
+  if not 0 < size < batch:
+    raise UserError(
+      f'config.learner.transfer.rehearsal={share} of'
+      f' config.finetune.batch={batch} sequences is {size}; choose a share that'
+      ' leaves at least one sequence of the target and of the sources'
+    )
+  return Rehearsal(load_replays(config, workdir), size)
+
+
+def has_generator(checkpoint: Checkpoint) -> bool:
+  """Whether a teacher has a generator; those of older versions do not."""
+  if checkpoint.latest() is None:
+    return True
+  metadata = checkpoint.finished() or checkpoint.restore_raw()[1]
+  return metadata.get('generator', False)
+
+
 def load_teacher(config, workdir: pathlib.Path, agent):
   """Loads the frozen teacher's parameters.
 
-  They are from this run, another run or a public checkpoint.
+  They are from this run, another run or a public checkpoint, or from several
+  runs. With a pretrained generator, they include it.
 
   Raises:
     UserError: it is missing, has other sizes, or was pretrained on other
       domains.
   """
   origin = config.teacher_from
+  if agent.variant.teachers == 'separate':
+    return _load_separate(config, workdir, agent)
   if origin.endswith(weights.SUFFIXES):
+    if agent.variant.generator.pretrained:
+      raise UserError(
+        f'config.teacher_from={origin}: a public checkpoint has no pretrained'
+        ' generator; set config.learner.transfer.generator_start=fresh'
+      )
     return torch_import.load_teacher(weights.read(origin), agent)
   folder = pathlib.Path(origin).expanduser() if origin else workdir
-  dims = agent.source_action_dims
-  pretrainer = learner.build_pretrainer(
-    config.learner, dims, variant=agent.variant
-  )
-  target = jax.eval_shape(pretrainer.init, jax.random.key(0))
+  return _load_pretrained(config, folder, agent, config.sources)
+
+
+def _load_separate(config, workdir, agent):
+  """Loads the teachers of single sources, stacked: [N, ...]."""
+  if agent.variant.generator.pretrained:
+    raise UserError(
+      'config.learner.transfer.generator_start=pretrained with'
+      ' config.learner.transfer.teachers=separate: each generator knows one'
+      ' source only; set generator_start=fresh'
+    )
+  folders = [teacher_folder(workdir, task) for task in config.sources]
+  if config.teacher_from:
+    names = [name.strip() for name in config.teacher_from.split(',')]
+    folders = [pathlib.Path(name).expanduser() for name in names]
+    if len(folders) != len(config.sources):
+      raise UserError(
+        f'config.teacher_from names {len(folders)} run folders, but'
+        f' config.sources has {len(config.sources)} tasks; with'
+        ' config.learner.transfer.teachers=separate name one for each source,'
+        ' RUN,RUN,..., in the same order'
+      )
+  models, params = [], []
+  for task, dim, folder in zip(
+    config.sources, agent.source_action_dims, folders, strict=True
+  ):
+    action_dim = dim if agent.variant.pretrain_actions else 0
+    own = dataclasses.replace(
+      agent.pretrained, num_domains=1, action_dim=action_dim
+    )
+    single = dataclasses.replace(
+      agent, pretrained=own, source_action_dims=(dim,)
+    )
+    models.append(own)
+    params.append(_load_pretrained(config, folder, single, (task,)))
+  width = agent.pretrained.action_dim
+  return teachers.stack_separate(models, params, width)
+
+
+def teacher_folder(workdir: pathlib.Path, task: str) -> pathlib.Path:
+  """Folder of the separate teacher of a source task."""
+  return workdir / 'teachers' / task
+
+
+def _load_pretrained(config, folder, agent, names):
+  """Loads the teacher of a run folder, for the sources of these names."""
   checkpoint = Checkpoint(folder / runs.TEACHER)
   if checkpoint.latest() is None:
     raise UserError(
@@ -146,14 +226,22 @@ def load_teacher(config, workdir: pathlib.Path, agent):
       " (--config.stages=\"('pretrain','finetune')\"), or name a run folder"
       ' or a public .npz with --config.teacher_from=...'
     )
+  generator = has_generator(checkpoint)
+  pretrainer = learner.build_pretrainer(
+    config.learner,
+    agent.source_action_dims,
+    variant=agent.variant,
+    generator=generator,
+  )
+  target = jax.eval_shape(pretrainer.init, jax.random.key(0))
   metadata = checkpoint.finished()
   # Older versions always pretrained with actions, and did not record it.
-  if metadata and metadata.get('actions', True) != agent.variant.actions:
+  actions = agent.variant.pretrain_actions
+  if metadata and metadata.get('actions', True) != actions:
     raise UserError(
-      f'the teacher in {folder} was pretrained'
-      f' {_WITH[not agent.variant.actions]} actions, but'
-      f' config.variant={config.variant} needs one pretrained'
-      f' {_WITH[agent.variant.actions]} them; pretrain it in another folder'
+      f'the teacher in {folder} was pretrained {_WITH[not actions]} actions,'
+      f' but config.variant={config.variant} needs one pretrained'
+      f' {_WITH[actions]} them; pretrain it in another folder'
     )
   state, metadata, step = checkpoint.restore(target)
   if not checkpoint.finished():
@@ -161,13 +249,22 @@ def load_teacher(config, workdir: pathlib.Path, agent):
       f'the teacher in {checkpoint.directory} is not complete ({step} updates):'
       ' finish its stage first (--config.stages="(\'pretrain\',)")'
     )
-  if metadata['sources'] != list(config.sources):
+  if metadata['sources'] != list(names):
     raise UserError(
       f'the teacher in {folder} was pretrained on {metadata["sources"]}, but'
-      f' config.sources is {list(config.sources)}: its labels mean other'
-      ' domains; set config.sources to the same tasks in the same order'
+      f' config.sources is {list(names)}: its labels mean other domains; set'
+      ' config.sources to the same tasks in the same order'
     )
-  return state.params['model']
+  params = dict(state.params['model'])
+  if agent.variant.generator.pretrained:
+    if not generator:
+      raise UserError(
+        f'the teacher in {folder} has no generator, since an older version'
+        ' pretrained it; pretrain it again in another folder, or set'
+        ' config.learner.transfer.generator_start=fresh'
+      )
+    params['generator'] = state.params['generator']
+  return params
 
 
 def check_same_teacher(state, teacher, checkpoint) -> None:

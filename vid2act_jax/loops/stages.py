@@ -11,6 +11,7 @@ import jax
 
 from vid2act_jax import envs as environments
 from vid2act_jax.data import dataset, files, shards
+from vid2act_jax.learner.variants import FIELDS
 from vid2act_jax.loops import (
   collect,
   finetune,
@@ -139,6 +140,18 @@ def run_pretrain(
   if config.teacher_from:
     _report(f'pretrain: nothing to do, the teacher is {config.teacher_from}')
     return
+  variant = runs.variant_of(config)
+  if not variant.pretrained:
+    _report('pretrain: nothing to do, no pretrained model is used')
+    return
+  if variant.teachers == 'separate':
+    for task in config.sources:
+      folder = sources.teacher_folder(workdir, task)
+      single = _single_teacher_config(config, workdir, task)
+      _report(f'pretrain: the teacher of {task}')
+      runs.init_workdir(folder, single)
+      run_pretrain(single, folder, profile, preemption)
+    return
   steps = config.pretrain.steps
   done = Checkpoint(workdir / runs.TEACHER).finished()
   if done and done['step'] >= steps:
@@ -147,6 +160,20 @@ def run_pretrain(
   with setup.setup_pretrain(config, workdir, profile, preemption) as built:
     pretrain.pretrain(built)
   built.context.checkpoint.finish(steps, built.context.metadata)
+
+
+def _single_teacher_config(config, workdir, task):
+  """The config of the teacher of one source, of the run in this folder."""
+  variant = runs.variant_of(config)
+  single = config.copy_and_resolve_references()
+  with single.unlocked():
+    single.source_dir = config.source_dir or str(workdir / 'sources')
+    single.sources, single.variant = (task,), 'vid2act'
+    for field in FIELDS:
+      single.learner.transfer[field] = None
+    single.learner.transfer.pretrain_actions = variant.pretrain_actions
+    single.stages = ('pretrain',)
+  return single
 
 
 def run_finetune(

@@ -8,7 +8,11 @@ from vid2act_jax.types import Normal
 
 
 def distillation_loss(
-  weights: jax.Array, distilled: jax.Array, student: jax.Array, floor: float
+  weights: jax.Array,
+  mapped: jax.Array,
+  other: jax.Array,
+  floor: float,
+  distance: str = 'mean',
 ) -> tuple[jax.Array, jax.Array]:
   """Regresses the student's features to those of similar domains.
 
@@ -18,16 +22,18 @@ def distillation_loss(
 
   Args:
     weights: similarity weights [N, B, L], a softmax over N.
-    distilled: teacher features mapped to the student's size, [N, B, L, F].
-    student: [B, L, F].
+    mapped: the features of one side mapped to the other, [N, B, L, F].
+    other: those of the other side, [N, B, L, F] or [B, L, F].
     floor: minimum weight of a domain.
+    distance: 'mean' or 'sum' of the squared differences over the features.
 
   Returns:
     The loss, and the distances [N, B, L].
   """
-  distance = jnp.square(distilled - student).mean(-1)
+  squared = jnp.square(mapped - other)
+  distances = squared.sum(-1) if distance == 'sum' else squared.mean(-1)
   floored = jnp.maximum(weights, floor)
-  return (floored * distance).mean((1, 2)).sum(), distance
+  return (floored * distances).mean((1, 2)).sum(), distances
 
 
 def vae_loss(

@@ -43,11 +43,28 @@ def kl_loss(
   return loss + balance * apply_free_nats(to_post), to_post
 
 
-def reward_loss(mean: jax.Array, reward: jax.Array) -> jax.Array:
-  """Unit-Gaussian regression: predicted mean and reward [B, L] -> []."""
-  return -dists.unit_log_prob(mean, reward, 0).mean()
+def reward_loss(
+  mean: jax.Array, reward: jax.Array, mask: jax.Array | None = None
+) -> jax.Array:
+  """Unit-Gaussian regression: predicted mean and reward [B, L] -> [].
+
+  With a mask f32 [B], the mean over the rows where it is 1; 0 without any.
+  """
+  return _mean_rows(-dists.unit_log_prob(mean, reward, 0), mask)
 
 
-def discount_loss(logit: jax.Array, discount: jax.Array) -> jax.Array:
-  """Cross-entropy of the continuation: logit and discount [B, L] -> []."""
-  return optax.sigmoid_binary_cross_entropy(logit, discount).mean()
+def discount_loss(
+  logit: jax.Array, discount: jax.Array, mask: jax.Array | None = None
+) -> jax.Array:
+  """Cross-entropy of the continuation: logit and discount [B, L] -> [].
+
+  The mask is that of `reward_loss`.
+  """
+  loss = optax.sigmoid_binary_cross_entropy(logit, discount)
+  return _mean_rows(loss, mask)
+
+
+def _mean_rows(loss, mask):
+  if mask is None:
+    return loss.mean()
+  return (mask * loss.mean(1)).sum() / jnp.maximum(mask.sum(), 1)

@@ -47,6 +47,12 @@ def unit_log_prob(mean: jax.Array, value: jax.Array, ndims: int) -> jax.Array:
   return logp.sum(tuple(range(-ndims, 0))) if ndims else logp
 
 
+def log_prob(dist: Normal, value: jax.Array) -> jax.Array:
+  """log p(value) of every element: [..., D]."""
+  scaled = (value - dist.mean) / dist.std
+  return -0.5 * (jnp.square(scaled) + _LOG_2PI) - jnp.log(dist.std)
+
+
 def clip_straight_through(x: jax.Array) -> jax.Array:
   """Clips to [-1, 1] with a straight-through gradient."""
   return x + jax.lax.stop_gradient(jnp.clip(x, -1, 1) - x)
