@@ -30,6 +30,7 @@ def build_pretrainer(
   source_action_dims: tuple[int, ...],
   noise_fns: NoiseFns = DEFAULT_NOISE_FNS,
   variant: Variant = DEFAULT_VARIANT,
+  source_rewards: tuple[bool, ...] | None = None,
 ) -> Pretrainer:
   """Builds the pretrainer of a teacher for these source domains.
 
@@ -38,6 +39,7 @@ def build_pretrainer(
     source_action_dims: action size of each source domain.
     noise_fns: the samplers of noise.
     variant: of the agent that will use the teacher.
+    source_rewards: whether each source domain has rewards; None: all have.
   """
   teacher = _teacher(config, source_action_dims, variant)
   return Pretrainer(
@@ -46,6 +48,7 @@ def build_pretrainer(
     _loss_settings(config),
     _optimizer(config, 'model'),
     noise_fns,
+    source_rewards=source_rewards,
   )
 
 

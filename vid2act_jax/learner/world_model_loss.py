@@ -30,6 +30,7 @@ def world_model_losses(
   settings: LossSettings,
   axis_name: str | None = None,
   frozen_scans: Sequence[ScanSpec] = (),
+  reward_mask: jax.Array | None = None,
 ) -> tuple[dict[str, jax.Array], Metrics, WorldModelOutputs]:
   """Losses of one world model on a batch of sequences.
 
@@ -41,10 +42,12 @@ def world_model_losses(
     settings: balance and free nats of the KL.
     axis_name: the mapped axis that the batch is split over, if any.
     frozen_scans: more scans of length L for the same loop, without gradients.
+    reward_mask: f32 [B], 1 for the rows that have rewards; None: all have.
 
   Returns:
     The losses before scaling, each the mean over B and L, by the names of
-    `LossScales`; other metrics; and outputs of the forward pass.
+    `LossScales`; other metrics; and outputs of the forward pass. The loss of
+    the reward is the mean over the rows that have rewards, 0 without any.
 
   Raises:
     ValueError: the model has a discount head, but the batch has no discount.
@@ -65,7 +68,9 @@ def world_model_losses(
   losses = {
     'kl': kl,
     'image': -model.image_log_prob(params, feat, batch.image),
-    'reward': reward_loss(model.predict_reward(params, feat), batch.reward),
+    'reward': reward_loss(
+      model.predict_reward(params, feat), batch.reward, reward_mask, axis_name
+    ),
   }
   if model.predict_continue:
     assert batch.discount is not None

@@ -43,9 +43,30 @@ def kl_loss(
   return loss + balance * apply_free_nats(to_post), to_post
 
 
-def reward_loss(mean: jax.Array, reward: jax.Array) -> jax.Array:
-  """Unit-Gaussian regression: predicted mean and reward [B, L] -> []."""
-  return -dists.unit_log_prob(mean, reward, 0).mean()
+def reward_loss(
+  mean: jax.Array,
+  reward: jax.Array,
+  mask: jax.Array | None = None,
+  axis_name: str | None = None,
+) -> jax.Array:
+  """Unit-Gaussian regression of the reward.
+
+  Args:
+    mean: predicted mean, [B, L].
+    reward: [B, L].
+    mask: f32 [B], 1 for the rows that have rewards; None: all have.
+    axis_name: the mapped axis that the batch is split over, if any.
+
+  Returns:
+    The mean over these rows, a scalar; 0 without any.
+  """
+  if mask is None:
+    return -dists.unit_log_prob(mean, reward, 0).mean()
+  rows = -dists.unit_log_prob(mean, reward, 0).mean(1)
+  count = mask.sum()
+  if axis_name:  # So that the mean over devices is that of the whole batch.
+    count = jax.lax.pmean(count, axis_name)
+  return (mask * rows).sum() / jnp.where(count > 0, count, 1)
 
 
 def discount_loss(logit: jax.Array, discount: jax.Array) -> jax.Array:
