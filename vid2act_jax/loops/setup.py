@@ -106,7 +106,10 @@ def setup_pretrain(
   rows = devices.rows(size, 'config.pretrain.batch', len(config.sources))
   replays = sources.load_replays(config, workdir)
   pretrainer = learner.build_pretrainer(
-    config.learner, tuple(metadata['source_action_dims']), variant=variant
+    config.learner,
+    tuple(metadata['source_action_dims']),
+    variant=variant,
+    source_rewards=sources.source_rewards(metadata),
   )
   checkpoint = Checkpoint(workdir / runs.TEACHER)
   state, extra = runs.init_or_restore(

@@ -1,6 +1,7 @@
 """Source datasets and the teacher of a run: where they are, and loading."""
 
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -53,14 +54,17 @@ def source_folder(config, workdir: pathlib.Path, task: str) -> pathlib.Path:
 def source_metadata(config, workdir: pathlib.Path) -> dict:
   """Metadata of every checkpoint: the sources' names and action sizes.
 
+  With `source_rewards`, whether each has rewards, if some have none.
+
   Raises:
     UserError: a dataset is missing, or has another action repeat.
   """
-  dims = []
+  dims, rewards = [], []
   for task in config.sources if uses_sources(config) else ():
     folder = source_folder(config, workdir, task)
     metadata = dataset.read_metadata(folder)
     dims.append(metadata['action_dim'])
+    rewards.append(dataset.has_rewards(metadata))
     # None: not known for some imports.
     if metadata['action_repeat'] not in (None, config.env.action_repeat):
       raise UserError(
@@ -69,7 +73,14 @@ def source_metadata(config, workdir: pathlib.Path) -> dict:
         ' the same, or collect again into another folder (config.source_dir)'
       )
   names = list(config.sources) if dims else []
-  return {'sources': names, 'source_action_dims': dims}
+  out = {'sources': names, 'source_action_dims': dims}
+  return out if all(rewards) else {**out, runs.SOURCE_REWARDS: rewards}
+
+
+def source_rewards(metadata: Mapping) -> tuple[bool, ...] | None:
+  """Whether each source has rewards, of a checkpoint; None: all have."""
+  rewards = metadata.get(runs.SOURCE_REWARDS)
+  return None if rewards is None else tuple(rewards)
 
 
 def load_replays(config, workdir: pathlib.Path, embeds=None):
@@ -134,11 +145,6 @@ def load_teacher(config, workdir: pathlib.Path, agent):
   if origin.endswith(weights.SUFFIXES):
     return torch_import.load_teacher(weights.read(origin), agent)
   folder = pathlib.Path(origin).expanduser() if origin else workdir
-  dims = agent.source_action_dims
-  pretrainer = learner.build_pretrainer(
-    config.learner, dims, variant=agent.variant
-  )
-  target = jax.eval_shape(pretrainer.init, jax.random.key(0))
   checkpoint = Checkpoint(folder / runs.TEACHER)
   if checkpoint.latest() is None:
     raise UserError(
@@ -155,6 +161,13 @@ def load_teacher(config, workdir: pathlib.Path, agent):
       f' config.variant={config.variant} needs one pretrained'
       f' {_WITH[agent.variant.actions]} them; pretrain it in another folder'
     )
+  pretrainer = learner.build_pretrainer(
+    config.learner,
+    agent.source_action_dims,
+    variant=agent.variant,
+    source_rewards=source_rewards(metadata or {}),
+  )
+  target = jax.eval_shape(pretrainer.init, jax.random.key(0))
   state, metadata, step = checkpoint.restore(target)
   if not checkpoint.finished():
     raise UserError(
@@ -167,7 +180,7 @@ def load_teacher(config, workdir: pathlib.Path, agent):
       f' config.sources is {list(config.sources)}: its labels mean other'
       ' domains; set config.sources to the same tasks in the same order'
     )
-  return state.params['model']
+  return pretrainer.teacher_params(state)
 
 
 def check_same_teacher(state, teacher, checkpoint) -> None:
