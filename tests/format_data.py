@@ -40,7 +40,7 @@ def write_dreamer(folder, episodes, transitions=False, **changes):
   """Writes npz files; `changes` replace arrays of the second, None removes."""
   folder.mkdir(parents=True, exist_ok=True)
   for number, episode in enumerate(episodes):
-    length = len(episode['reward']) - transitions
+    length = len(episode['image']) - transitions
     arrays = dict(episode)
     if number == 1:
       arrays = change(arrays, changes)

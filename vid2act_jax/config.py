@@ -15,7 +15,8 @@ def get_config() -> ConfigDict:
       'name': 'base',  # default run folder: runs/<name>-<seed>
       'seed': 0,  # of parameters, noise, sampling and environments
       'task': 'dmc_quadruped_walk',  # target task: <suite>_<domain>_<task>
-      'sources': (  # source tasks, in the order of their domain labels
+      'sources': (  # source tasks, in the order of their domain labels; their
+        # datasets may have no rewards
         'dmc_cheetah_run',
         'dmc_hopper_stand',
         'dmc_walker_walk',

@@ -111,6 +111,23 @@ class TestMetadata:
     with pytest.raises(UserError, match=re.escape(dataset.RERUN_HINT)):
       dataset.read_metadata(tmp_path)
 
+  def test_without_rewards(self, tmp_path):
+    fill(tmp_path, [5, 11])
+    description = {**DESCRIPTION, 'has_rewards': False}
+    dataset.write_metadata(tmp_path, 'x', {}, description, complete=True)
+    for metadata in (
+      dataset.read_metadata(tmp_path), dataset.recount(tmp_path)
+    ):  # fmt: skip
+      assert not dataset.has_rewards(metadata)
+      assert metadata['return'] is None and metadata['episodes'] == 2
+    # The key is absent from datasets with rewards.
+    metadata = dataset.write_metadata(tmp_path, 'x', {}, DESCRIPTION, True)
+    assert 'has_rewards' not in metadata and dataset.has_rewards(metadata)
+    metadata['has_rewards'] = 'no'
+    (tmp_path / dataset.FILE).write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match="wrong type: has_rewards: 'no'"):
+      dataset.read_metadata(tmp_path)
+
   def test_bad_metadata(self, tmp_path):
     with pytest.raises(ValueError, match='lacks .*camera'):
       dataset.write_metadata(tmp_path, 'x', {}, {'size': 4}, True)

@@ -37,6 +37,7 @@ def write(folder, number, length, **changes):
   episode = make_episode(length, number)
   keys = ('image', 'action', 'reward', 'discount')
   arrays = {key: episode[key] for key in keys} | changes
+  arrays = {key: value for key, value in arrays.items() if value is not None}
   np.savez(folder / f'20260101T0000{number:02d}-abc-{length}.npz', **arrays)
 
 
@@ -161,6 +162,45 @@ class TestImport:
     with pytest.raises(UserError, match='but no metadata.json'):
       run(source, tmp_path / 'to')
     assert len(load(tmp_path / 'to')) == 4
+
+  def test_without_rewards(self, tmp_path, capsys):
+    source, target, other = (tmp_path / name for name in ('from', 'to', 'out'))
+    source.mkdir()
+    for number, length in enumerate(LENGTHS):
+      write(source, number, length, reward=None)
+    command = ['import', '--format', 'dreamer', str(source), str(target)]
+    for _ in range(2):  # Imported again, nothing changes.
+      assert main(command) == 0
+      assert 'no rewards: zeros are stored' in capsys.readouterr().out
+      metadata = dataset.read_metadata(target)
+      assert metadata['has_rewards'] is False and metadata['return'] is None
+    assert not any(episode['reward'].any() for episode in load(target))
+    assert main(['inspect', str(target)]) == 0
+    out = capsys.readouterr().out
+    assert 'returns    no rewards' in out and '#' not in out
+    assert (target / 'contact_sheet.png').exists()
+    # Exported, it still has none.
+    command = ['export', '--format', 'dreamer', str(target), str(other)]
+    assert main(command) == 0
+    assert "lost: 'reward': the dataset has none" in capsys.readouterr().out
+    assert run(other, tmp_path / 'again')['has_rewards'] is False
+    for left, right in zip(load(target), load(tmp_path / 'again'), strict=True):
+      assert_same(left, right)
+    write(source, 9, 5)
+    with pytest.raises(UserError, match='now the source has rewards.*another'):
+      run(source, target)
+
+  def test_older_imports_without_rewards_are_corrected(self, tmp_path):
+    """They did not record that the source has none."""
+    source, target = tmp_path / 'from', tmp_path / 'to'
+    source.mkdir()
+    write(source, 0, 5, reward=None)
+    metadata = run(source, target)
+    del metadata['has_rewards']
+    (target / dataset.FILE).write_text(json.dumps(metadata))
+    assert dataset.has_rewards(dataset.read_metadata(target))
+    run(source, target)
+    assert not dataset.has_rewards(dataset.read_metadata(target))
 
   def test_missing_source(self, tmp_path, capsys):
     command = ['import', '--format', 'dreamer', str(tmp_path / 'no')]

@@ -327,6 +327,40 @@ def test_finished_run_acts(finished):
 
 
 @pytest.mark.slow
+def test_sources_without_rewards(finished, tmp_path, capsys):
+  folder, workdir = tmp_path / 'sources', tmp_path / 'run'
+  shutil.copytree(finished / 'sources', folder)
+  paths = sorted(folder.glob(f'*/{dataset.FILE}'))
+  with_rewards = [path.read_text() for path in paths]
+  for path, text in zip(paths, with_rewards, strict=True):
+    path.write_text(json.dumps({**json.loads(text), 'has_rewards': False}))
+  config = {
+    'source_dir': str(folder),
+    'variant': 'finetune',
+    'stages': ('pretrain', 'finetune'),
+  }
+  run.run(config_with(**config), workdir)
+  text = 'no rewards in probe_wide, probe_count; the reward head is not trained'
+  assert f'pretrain: {text}\n' in capsys.readouterr().out
+  keys = {
+    stage: {key for row in read_metrics(workdir, stage) for key in row}
+    for stage in ('pretrain', 'finetune')
+  }
+  assert 'train/reward_loss' in keys['finetune'] - keys['pretrain']
+  assert 'train/image_loss' in keys['pretrain']
+  assert (workdir / 'summary.png').exists()
+  for name in (runs.TEACHER, runs.STUDENT):
+    extra = Checkpoint(workdir / name).restore_raw()[1]
+    assert extra['source_rewards'] == [False, False]
+  # With other data, the same training cannot go on.
+  for path, text in zip(paths, with_rewards, strict=True):
+    path.write_text(text)
+  more = config_with(**config, pretrain__steps=8)
+  with pytest.raises(UserError, match=r'source_rewards \[False, False\], now'):
+    run.run(more, workdir)
+
+
+@pytest.mark.slow
 def test_agent_collects_and_checkpoint_collects(tmp_path):
   overrides = {
     'sources': ('probe_action',),

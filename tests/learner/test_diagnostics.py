@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from tests import small
+from vid2act_jax import learner
 from vid2act_jax.learner import diagnostics, finetune, open_loop, teachers
 from vid2act_jax.nets.world_model import feature
 

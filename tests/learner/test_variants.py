@@ -304,6 +304,13 @@ class TestWarmStart:
     got = params['rssm']['inp']['kernel'][3 + 3 :]
     np.testing.assert_array_equal(got, own)
 
+  def test_a_reward_head_that_was_not_trained_is_not_used(self):
+    teacher, params, student, fresh = self.make(2)
+    del params['reward']
+    own = warm_start.start_from(student, fresh, teacher, params)
+    small.assert_equal(own['reward'], fresh['reward'])
+    small.assert_equal(own['decoder'], params['decoder'])
+
   def test_with_one_domain_it_equals_the_teacher(self):
     agent = build('finetune', action_dim=3, dims=(3,))
     teacher_params = small.model_params(agent.pretrained, 1)

@@ -154,6 +154,21 @@ def test_reward_loss_by_hand():
   assert float(loss) == pytest.approx((2 + 0.5) / 2 + _HALF_LOG_2PI)
 
 
+def test_reward_loss_of_the_rows_that_have_rewards():
+  mean, reward = _array([1, 0], [5, 5], [0, 4]), _array([3, 1], [0, 9], [0, 0])
+  loss = reward_loss(mean, reward, _array(1, 0, 1))
+  assert float(loss) == pytest.approx((2 + 0.5 + 0 + 8) / 4 + _HALF_LOG_2PI)
+  assert float(reward_loss(mean, reward, jnp.zeros(3))) == 0
+  grad = jax.grad(reward_loss)(mean, reward, _array(1, 0, 1))
+  np.testing.assert_allclose(grad, [[-0.5, -0.25], [0, 0], [0, 1]], rtol=1e-6)
+  # Split over devices with different numbers of such rows: 1, 0 and 1.
+  split = jax.vmap(
+    lambda *xs: reward_loss(*xs, axis_name='batch'), axis_name='batch'
+  )
+  losses = split(mean[:, None], reward[:, None], _array([1], [0], [1]))
+  assert float(losses.mean()) == pytest.approx(float(loss))
+
+
 def test_discount_loss_by_hand():
   logit = math.log(3)  # A probability of 3/4.
   loss = discount_loss(_array([logit, logit]), _array([1, 0]))

@@ -48,6 +48,8 @@ def _import(args):
       line.episodes,
     )
   print(f'{args.dataset}: {metadata["episodes"]} episodes')
+  if not dataset.has_rewards(metadata):
+    print('no rewards: zeros are stored, and no reward head learns from them')
   for text in metadata['collected']['about'].get('dropped', []):
     print(f'not imported: {text}')
   if left_out := metadata['collected']['left_out']:

@@ -40,6 +40,8 @@ KEYS = (
   'success_rate',
   *ENVIRONMENT_KEYS,
 )
+# Only datasets without rewards need it: without the key there are rewards.
+REWARDS = 'has_rewards'
 
 
 def _is_count(value):
@@ -53,16 +55,34 @@ _TYPES = {
   'action_repeat': lambda value: value is None or _is_count(value),
   'episodes': lambda value: value == 0 or _is_count(value),
   'collected': lambda value: isinstance(value, dict),
+  REWARDS: lambda value: isinstance(value, bool),
 }
 
 
-def return_statistics(summaries: Iterable[Mapping]) -> dict:
+def has_rewards(metadata: Mapping) -> bool:
+  """Whether a dataset has rewards.
+
+  Without, its episodes hold zeros, on which nothing is trained.
+
+  Args:
+    metadata: from `read_metadata`.
+  """
+  return metadata.get(REWARDS, True)
+
+
+def return_statistics(
+  summaries: Iterable[Mapping], rewards: bool = True
+) -> dict:
   """Statistics of episodes, from the summaries of `episodes.summarize`.
 
+  Args:
+    summaries: of the episodes.
+    rewards: whether the dataset has rewards.
+
   Returns:
-    episodes, frames; return: {mean, std, min, max}, None without episodes;
-    success_rate: a fraction of the episodes, None if the task has no success
-    flag.
+    episodes, frames; return: {mean, std, min, max}, None without episodes or
+    rewards; success_rate: a fraction of the episodes, None if the task has no
+    success flag.
   """
   summaries = list(summaries)
   returns = np.array([s['return'] for s in summaries], np.float64)
@@ -76,7 +96,7 @@ def return_statistics(summaries: Iterable[Mapping]) -> dict:
       'min': float(returns.min()),
       'max': float(returns.max()),
     }
-    if summaries
+    if summaries and rewards
     else None,
     'success_rate': float(np.mean(success)) if success else None,
   }
@@ -101,7 +121,8 @@ def write_metadata(
     directory: the dataset folder.
     task: the task's name.
     collected: provenance: method, policies, proportions, seed, checkpoint...
-    description: of the environment (`Env.description`).
+    description: of the environment (`Env.description`); with `has_rewards` if
+      a dataset may have none.
     complete: False while more episodes are expected.
     summaries: of all episodes; None: read from the folder.
 
@@ -122,7 +143,7 @@ def write_metadata(
     'task': task,
     'collected': dict(collected),
     'complete': complete,
-    **_counts(summaries, description['action_repeat']),
+    **_counts(summaries, description),
     'versions': {**_versions(), **description['versions']},
   }
   _write(eps.make_folder(directory).parent, metadata)
@@ -140,7 +161,7 @@ def recount(directory: str | os.PathLike) -> dict:
       cannot be written.
   """
   metadata = read_metadata(directory, partial=True)
-  metadata |= _counts(read_summaries(directory), metadata['action_repeat'])
+  metadata |= _counts(read_summaries(directory), metadata)
   _write(pathlib.Path(directory), metadata)
   return metadata
 
@@ -211,9 +232,10 @@ def restore_episodes(
   return kept
 
 
-def _counts(summaries, action_repeat):
+def _counts(summaries, description):
   """Statistics and env_steps; None if the action repeat is unknown."""
-  statistics = return_statistics(summaries)
+  statistics = return_statistics(summaries, has_rewards(description))
+  action_repeat = description['action_repeat']
   # A reset returns a frame without a step.
   steps = statistics['frames'] - statistics['episodes']
   return {**statistics, 'env_steps': action_repeat and steps * action_repeat}
@@ -258,7 +280,8 @@ def read_metadata(directory: str | os.PathLike, partial: bool = False) -> dict:
       f'{path}: missing the keys {", ".join(missing)}; restore it, or remove '
       f'it and {RERUN_HINT}.'
     )
-  wrong = [key for key, valid in _TYPES.items() if not valid(metadata[key])]
+  known = {REWARDS: True, **metadata}
+  wrong = [key for key, valid in _TYPES.items() if not valid(known[key])]
   if wrong:
     values = ', '.join(f'{key}: {str(metadata[key])[:40]!r}' for key in wrong)
     raise UserError(

@@ -57,9 +57,11 @@ def import_dataset(
     ) as episodes,
     files.lock(folder),
   ):
-    sizes = _read_sizes(folder, provenance)
+    rewards = dataset.has_rewards(episodes.metadata)
+    sizes = _read_sizes(folder, provenance, rewards)
     eps.clean(folder)
     known = {'action_repeat': action_repeat, 'camera': options.image_key or ''}
+    known |= {} if rewards else {dataset.REWARDS: False}
     known |= {'quality': '', 'flips': list(options.flips), 'versions': {}}
 
     def write_metadata(
@@ -81,7 +83,7 @@ def import_dataset(
     return write_metadata(sizes, True, left_out, episodes.metadata)
 
 
-def _read_sizes(folder, provenance):
+def _read_sizes(folder, provenance, rewards):
   """(size, A) of an earlier run of the same import; None if there is none.
 
   Raises:
@@ -98,6 +100,11 @@ def _read_sizes(folder, provenance):
       f'{folder}: holds another dataset ({previous.get("method")}, '
       f'{previous.get("source")}), or one imported with other options; choose '
       'another folder.'
+    )
+  if rewards and not dataset.has_rewards(metadata):
+    raise UserError(
+      f'{folder}: {dataset.REWARDS} is false in its {dataset.FILE}, but now '
+      'the source has rewards; import it into another folder.'
     )
   return metadata['size'], metadata['action_dim']
 

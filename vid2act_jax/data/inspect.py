@@ -24,10 +24,10 @@ def inspect(directory: str | os.PathLike) -> dict:
     directory: the dataset folder.
 
   Returns:
-    metadata: see `dataset.read_metadata`; returns, lengths: of the episodes;
-    action_low, action_high: f32 [A], smallest and largest; successes: count,
-    None if the task has no success flag; bytes_held, bytes_on_disk; problems:
-    list of messages.
+    metadata: see `dataset.read_metadata`; returns, lengths: of the episodes,
+    returns None if there are no rewards; action_low, action_high: f32 [A],
+    smallest and largest; successes: count, None if the task has no success
+    flag; bytes_held, bytes_on_disk; problems: list of messages.
 
   Raises:
     UserError: there is no dataset.
@@ -51,7 +51,7 @@ def inspect(directory: str | os.PathLike) -> dict:
   columns = store.frame_columns(metadata['size'], metadata['action_dim'])
   return {
     'metadata': metadata,
-    'returns': np.array(returns),
+    'returns': np.array(returns) if dataset.has_rewards(metadata) else None,
     'lengths': np.array(lengths, int),
     'action_low': np.min(lows, 0) if lows else np.zeros(0, np.float32),
     'action_high': np.max(highs, 0) if highs else np.zeros(0, np.float32),
@@ -94,13 +94,18 @@ def describe(info: dict) -> str:
     )
     if info['successes'] is not None:
       lines.append(f'success    {info["successes"]} of {len(lengths)} episodes')
-    lines += ['', 'returns', *_histogram(info['returns'])]
+    if info['returns'] is None:
+      lines.append('returns    no rewards')
+    else:
+      lines += ['', 'returns', *_histogram(info['returns'])]
   lines += ['', *[f'problem: {text}' for text in info['problems']]]
   return '\n'.join(lines).rstrip() + '\n'
 
 
 def contact_sheet(directory: str | os.PathLike, path: pathlib.Path) -> None:
   """Writes an image of episodes, sorted from the lowest return to the highest.
+
+  Without rewards they are in the order of their indices.
 
   Args:
     directory: the dataset folder.

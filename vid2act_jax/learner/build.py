@@ -33,6 +33,7 @@ def build_pretrainer(
   noise_fns: NoiseFns = DEFAULT_NOISE_FNS,
   variant: Variant = DEFAULT_VARIANT,
   generator: bool = True,
+  source_rewards: tuple[bool, ...] | None = None,
 ) -> Pretrainer:
   """Builds the pretrainer of a teacher for these source domains.
 
@@ -42,6 +43,7 @@ def build_pretrainer(
     noise_fns: the samplers of noise.
     variant: of the agent that will use the teacher.
     generator: whether to train a generator of the source actions, too.
+    source_rewards: whether each source domain has rewards; None: all have.
   """
   return Pretrainer(
     _mixture(config, source_action_dims, variant),
@@ -50,6 +52,7 @@ def build_pretrainer(
     _optimizer(config, 'model'),
     _transfer_settings(config) if generator else None,
     noise_fns,
+    source_rewards=source_rewards,
   )
 
 

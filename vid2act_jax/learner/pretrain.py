@@ -57,6 +57,12 @@ class Pretrainer:
   # Of the generator; None: it is not trained.
   transfer: TransferSettings | None = None
   noise_fns: NoiseFns = NoiseFns()
+  source_rewards: tuple[bool, ...] | None = None  # None: all have rewards
+
+  @property
+  def learns_reward(self) -> bool:
+    """Whether the reward head is trained: a source has rewards."""
+    return self.source_rewards is None or any(self.source_rewards)
 
   @property
   def source_mask(self) -> np.ndarray:
@@ -112,8 +118,16 @@ class Pretrainer:
         label,
       )
       losses, metrics, outputs = world_model_losses(
-        self.teacher, params, observe, rows, self.loss, axis_name
+        self.teacher,
+        params,
+        observe,
+        rows,
+        self.loss,
+        axis_name,
+        reward_mask=self._reward_mask(label),
       )
+      if not self.learns_reward:
+        del losses['reward']
       scaled = self.loss.scales.apply(losses)
       loss = total(scaled)
       metrics = {'model_loss': loss, **metrics, **scaled}
@@ -161,6 +175,16 @@ class Pretrainer:
     )
     return state, metrics
 
+  def teacher_params(self, state: LearnerState) -> Params:
+    """Parameters of the teacher for `Agent.init`.
+
+    Without the reward head if it is not trained.
+    """
+    params = state.params['model']
+    if self.learns_reward:
+      return params
+    return {name: group for name, group in params.items() if name != 'reward'}
+
   def open_loop(
     self, state: LearnerState, batch: Batch, key: jax.Array
   ) -> jax.Array:
@@ -173,6 +197,12 @@ class Pretrainer:
     return open_loop.open_loop(
       self.teacher, state.params['model'], rows, rng, label
     )
+
+  def _reward_mask(self, label: jax.Array) -> jax.Array | None:
+    """f32 [N * B], 1 for rows with rewards; None if all or none have any."""
+    if self.source_rewards is None or len(set(self.source_rewards)) == 1:
+      return None
+    return jnp.array(self.source_rewards, jnp.float32)[label]
 
   def _flatten_domains(self, batch: Batch) -> tuple[Batch, jax.Array]:
     """Merges the domain axis and the batch axis.

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from vid2act_jax.nets.world_model import WorldModel
 from vid2act_jax.types import Params
 
-_STUDENT_ONLY = ('discount',)  # Groups that a teacher does not have.
+_STUDENT_ONLY: tuple[str, ...] = (
+  'discount',
+)  # Groups that a teacher does not have.
 
 
 def start_from(
@@ -26,11 +28,13 @@ def start_from(
     fresh: its initial parameters. Of these, the rows of action dimensions that
       the teacher does not have and the discount head are kept.
     teacher: the pretrained model, with N domains.
-    teacher_params: its parameters; only the groups in `fresh` are used.
+    teacher_params: its parameters; only the groups in `fresh` are used. Without
+      `reward`, the head was not trained: the fresh one is kept.
   """
-  out = {
-    name: teacher_params[name] for name in fresh if name not in _STUDENT_ONLY
-  }
+  kept = _STUDENT_ONLY
+  if 'reward' not in teacher_params:
+    kept = (*kept, 'reward')
+  out = {name: teacher_params[name] for name in fresh if name not in kept}
   latent_dim = teacher.feat_dim - teacher.sizes.deter
   action_rows = fresh['rssm']['inp']['kernel'][latent_dim:]
   out |= unlabel(teacher, teacher_params, action_rows)

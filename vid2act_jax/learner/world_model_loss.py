@@ -42,12 +42,13 @@ def world_model_losses(
     settings: balance and free nats of the KL.
     axis_name: the mapped axis that the batch is split over, if any.
     frozen_scans: more scans of length L for the same loop, without gradients.
-    reward_mask: f32 [B], 1 for rows whose rewards (and discounts) are learned;
-      None: all.
+    reward_mask: f32 [B], 1 for the rows whose rewards and discounts are
+      learned; None: all.
 
   Returns:
     The losses before scaling, each the mean over B and L, by the names of
-    `LossScales`; other metrics; and outputs of the forward pass.
+    `LossScales`; other metrics; and outputs of the forward pass. The loss of
+    the reward is the mean over the rows that have rewards, 0 without any.
 
   Raises:
     ValueError: the model has a discount head, but the batch has no discount.
@@ -69,13 +70,15 @@ def world_model_losses(
     'kl': kl,
     'image': -model.image_log_prob(params, feat, batch.image),
     'reward': reward_loss(
-      model.predict_reward(params, feat), batch.reward, reward_mask
+      model.predict_reward(params, feat), batch.reward, reward_mask, axis_name
     ),
   }
   if model.predict_continue:
     assert batch.discount is not None
     logit = model.predict_discount(params, feat)
-    losses['discount'] = discount_loss(logit, batch.discount, reward_mask)
+    losses['discount'] = discount_loss(
+      logit, batch.discount, reward_mask, axis_name
+    )
   metrics = {
     'kl': kl_value.mean(),
     'prior_ent': dists.entropy(prior).mean(),

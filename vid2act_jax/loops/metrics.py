@@ -9,6 +9,7 @@ from vid2act_jax import sharding
 from vid2act_jax.learner.open_loop import CONTEXT
 
 _STRIP_FRAMES = 10
+_BY_SOURCE = 'similarity', 'teacher_kl'
 
 
 class MetricAverager:
@@ -36,15 +37,18 @@ class MetricAverager:
     self._rows.append(metrics)
 
   def result(self) -> dict[str, float]:
-    """Returns {'train/<metric>': mean, 'similarity/<task>': mean}; resets."""
+    """Returns {'train/<metric>': mean, 'similarity/<task>': mean}; resets.
+
+    Like `similarity`, each metric that has a value for every source.
+    """
     state = self.snapshot()
     self._state = {'updates': 0, 'skipped': 0, 'sums': {}}
     values = {'train/skipped': state['skipped'] / state['updates']}
     for key, total in state['sums'].items():
       mean = np.array(total) / (state['updates'] - state['skipped'])
-      if key == 'similarity':
-        for name, weight in zip(self._names, mean, strict=True):
-          values[f'similarity/{name}'] = float(weight)
+      if key in _BY_SOURCE:
+        for name, value in zip(self._names, mean, strict=True):
+          values[f'{key}/{name}'] = float(value)
       else:
         values[f'train/{key}'] = float(mean)
     return values

@@ -25,6 +25,8 @@ CONFIG = 'config.json'
 STARTS = 'starts.jsonl'
 TEACHER = 'teacher'
 STUDENT = 'student'
+# Key of a checkpoint's metadata; absent if all sources have rewards.
+SOURCE_REWARDS = 'source_rewards'
 
 
 def init_workdir(workdir: pathlib.Path, config) -> None:
@@ -189,10 +191,11 @@ def init_or_restore(
   target = devices.replicated_structs(jax.eval_shape(init, key))
   state, extra, step = checkpoint.restore(target)
   _check_same_step(checkpoint, step)
-  for name, value in metadata.items():
-    if extra[name] != value:
+  for name, value in {SOURCE_REWARDS: None, **metadata}.items():
+    before = extra.get(name)
+    if before != value:
       raise UserError(
-        f'{checkpoint.directory} was made with {name} {extra[name]!r}, now it'
+        f'{checkpoint.directory} was made with {name} {before!r}, now it'
         f' is {value!r}; choose another folder with --workdir=...'
       )
   if devices.is_main_process:

@@ -115,6 +115,7 @@ def setup_pretrain(
     tuple(metadata['source_action_dims']),
     variant=variant,
     generator=generator,
+    source_rewards=sources.source_rewards(metadata),
   )
   state, extra = runs.init_or_restore(
     checkpoint, pretrainer.init, config.seed, metadata, 'pretrain', devices

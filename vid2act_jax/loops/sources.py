@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -55,14 +56,17 @@ def source_folder(config, workdir: pathlib.Path, task: str) -> pathlib.Path:
 def source_metadata(config, workdir: pathlib.Path) -> dict:
   """Metadata of every checkpoint: the sources' names and action sizes.
 
+  With `source_rewards`, whether each has rewards, if some have none.
+
   Raises:
     UserError: a dataset is missing, or has another action repeat.
   """
-  dims = []
+  dims, rewards = [], []
   for task in config.sources if uses_sources(config) else ():
     folder = source_folder(config, workdir, task)
     metadata = dataset.read_metadata(folder)
     dims.append(metadata['action_dim'])
+    rewards.append(dataset.has_rewards(metadata))
     # None: not known for some imports.
     if metadata['action_repeat'] not in (None, config.env.action_repeat):
       raise UserError(
@@ -71,7 +75,14 @@ def source_metadata(config, workdir: pathlib.Path) -> dict:
         ' the same, or collect again into another folder (config.source_dir)'
       )
   names = list(config.sources) if dims else []
-  return {'sources': names, 'source_action_dims': dims}
+  out = {'sources': names, 'source_action_dims': dims}
+  return out if all(rewards) else {**out, runs.SOURCE_REWARDS: rewards}
+
+
+def source_rewards(metadata: Mapping) -> tuple[bool, ...] | None:
+  """Whether each source has rewards, of a checkpoint; None: all have."""
+  rewards = metadata.get(runs.SOURCE_REWARDS)
+  return None if rewards is None else tuple(rewards)
 
 
 def load_replays(config, workdir: pathlib.Path, embeds=None):
@@ -227,13 +238,6 @@ def _load_pretrained(config, folder, agent, names):
       ' or a public .npz with --config.teacher_from=...'
     )
   generator = has_generator(checkpoint)
-  pretrainer = learner.build_pretrainer(
-    config.learner,
-    agent.source_action_dims,
-    variant=agent.variant,
-    generator=generator,
-  )
-  target = jax.eval_shape(pretrainer.init, jax.random.key(0))
   metadata = checkpoint.finished()
   # Older versions always pretrained with actions, and did not record it.
   actions = agent.variant.pretrain_actions
@@ -243,6 +247,14 @@ def _load_pretrained(config, folder, agent, names):
       f' but config.variant={config.variant} needs one pretrained'
       f' {_WITH[actions]} them; pretrain it in another folder'
     )
+  pretrainer = learner.build_pretrainer(
+    config.learner,
+    agent.source_action_dims,
+    variant=agent.variant,
+    generator=generator,
+    source_rewards=source_rewards(metadata or {}),
+  )
+  target = jax.eval_shape(pretrainer.init, jax.random.key(0))
   state, metadata, step = checkpoint.restore(target)
   if not checkpoint.finished():
     raise UserError(
@@ -255,7 +267,7 @@ def _load_pretrained(config, folder, agent, names):
       f' config.sources is {list(names)}: its labels mean other domains; set'
       ' config.sources to the same tasks in the same order'
     )
-  params = dict(state.params['model'])
+  params = dict(pretrainer.teacher_params(state))
   if agent.variant.generator.pretrained:
     if not generator:
       raise UserError(

@@ -158,6 +158,7 @@ def run_pretrain(
     _report(f'pretrain: done, {done["step"]} updates')
     return
   with setup.setup_pretrain(config, workdir, profile, preemption) as built:
+    _report_rewards(built.context.metadata)
     pretrain.pretrain(built)
   built.context.checkpoint.finish(steps, built.context.metadata)
 
@@ -229,6 +230,19 @@ STAGES = {
   'pretrain': run_pretrain,
   'finetune': run_finetune,
 }
+
+
+def _report_rewards(metadata):
+  """Reports the sources without rewards, if any."""
+  rewards = sources.source_rewards(metadata)
+  if rewards is None:
+    return
+  named = zip(metadata['sources'], rewards, strict=True)
+  missing = ', '.join(name for name, has in named if not has)
+  _report(
+    f'pretrain: no rewards in {missing}; the reward head'
+    + (' is not trained on them' if any(rewards) else ' is not trained')
+  )
 
 
 def _report(text):

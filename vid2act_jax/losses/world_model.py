@@ -44,27 +44,43 @@ def kl_loss(
 
 
 def reward_loss(
-  mean: jax.Array, reward: jax.Array, mask: jax.Array | None = None
+  mean: jax.Array,
+  reward: jax.Array,
+  mask: jax.Array | None = None,
+  axis_name: str | None = None,
 ) -> jax.Array:
-  """Unit-Gaussian regression: predicted mean and reward [B, L] -> [].
+  """Unit-Gaussian regression of the reward.
 
-  With a mask f32 [B], the mean over the rows where it is 1; 0 without any.
+  Args:
+    mean: predicted mean, [B, L].
+    reward: [B, L].
+    mask: f32 [B], 1 for the rows that have rewards; None: all have.
+    axis_name: the mapped axis that the batch is split over, if any.
+
+  Returns:
+    The mean over these rows, a scalar; 0 without any.
   """
-  return _mean_rows(-dists.unit_log_prob(mean, reward, 0), mask)
+  return _mean_rows(-dists.unit_log_prob(mean, reward, 0), mask, axis_name)
 
 
 def discount_loss(
-  logit: jax.Array, discount: jax.Array, mask: jax.Array | None = None
+  logit: jax.Array,
+  discount: jax.Array,
+  mask: jax.Array | None = None,
+  axis_name: str | None = None,
 ) -> jax.Array:
   """Cross-entropy of the continuation: logit and discount [B, L] -> [].
 
-  The mask is that of `reward_loss`.
+  The last arguments are those of `reward_loss`.
   """
   loss = optax.sigmoid_binary_cross_entropy(logit, discount)
-  return _mean_rows(loss, mask)
+  return _mean_rows(loss, mask, axis_name)
 
 
-def _mean_rows(loss, mask):
+def _mean_rows(loss, mask, axis_name):
   if mask is None:
     return loss.mean()
-  return (mask * loss.mean(1)).sum() / jnp.maximum(mask.sum(), 1)
+  count = mask.sum()
+  if axis_name:  # So that the mean over devices is that of the whole batch.
+    count = jax.lax.pmean(count, axis_name)
+  return (mask * loss.mean(1)).sum() / jnp.where(count > 0, count, 1)

@@ -45,6 +45,23 @@ class TestAll:
       assert_same(source.read(index), EPISODES[index])
     source.close()
 
+  @pytest.mark.parametrize('format', [*WRITERS, 'vd4rl npz'])
+  def test_without_rewards(self, tmp_path, format):
+    name = format.split()[0]
+    if name == 'ogbench':
+      path = WRITERS[name](tmp_path, rewards=None)
+    elif format == 'vd4rl':
+      path = WRITERS[name](tmp_path, reward=None)
+    else:
+      bare = [{k: v for k, v in e.items() if k != 'reward'} for e in EPISODES]
+      path = write_dreamer(tmp_path / 'npz', bare)
+    source = open_source(name, path)
+    assert source.metadata['has_rewards'] is False
+    for index, episode in enumerate(EPISODES):
+      zeros = np.zeros_like(episode['reward'])
+      assert_same(source.read(index), {**episode, 'reward': zeros})
+    source.close()
+
   @pytest.mark.parametrize('format', WRITERS)
   def test_size_and_flips(self, tmp_path, format):
     random = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), np.uint8)

@@ -65,6 +65,16 @@ class TestVd4rl:
       open_source('vd4rl', tmp_path).read(0)
     assert_same(open_source('vd4rl', tmp_path, align='at').read(0), episode)
 
+  def test_a_shard_without_rewards_among_others(self, tmp_path):
+    path = write_shards(tmp_path, reward=None)
+    write_shard(path / '1.hdf5', EPISODES[2:3])
+    source = open_source('vd4rl', path)
+    assert 'has_rewards' not in source.metadata
+    with pytest.raises(UserError, match="0.hdf5: missing 'reward'"):
+      source.read(0)
+    assert_same(source.read(1), EPISODES[2])
+    source.close()
+
   @pytest.mark.parametrize(
     'changes, message',
     [
@@ -110,7 +120,7 @@ class TestOgbench:
     source = open_source('ogbench', path)
     zeros = np.zeros(5, np.float32)
     assert_same(source.read(1), {**EPISODES[1], 'reward': zeros})
-    assert source.metadata['reward'] == 'zeros: the source has none'
+    assert source.metadata['has_rewards'] is False
     last, *dropped = source.metadata['dropped']
     assert last.startswith('the last action') and len(source) == 3
     assert dropped == ['qpos', 'the last 6 rows: incomplete trajectory']

@@ -44,6 +44,18 @@ class TestLerobot:
     np.testing.assert_array_equal(episode['reward'], self.EPISODES[2]['reward'])
     assert source.metadata['action_high'] == [1, 0.5]
 
+  def test_without_rewards(self, tmp_path):
+    write_lerobot(tmp_path, self.EPISODES)
+    path = tmp_path / 'meta' / 'info.json'
+    info = json.loads(path.read_text())
+    del info['features']['next.reward']
+    path.write_text(json.dumps(info))
+    source = open_source('lerobot', tmp_path)
+    assert source.metadata['has_rewards'] is False
+    episode = source.read(1)
+    assert not episode['reward'].any()
+    np.testing.assert_array_equal(episode['action'], self.EPISODES[1]['action'])
+
   def to_prev(self, rows):
     keys = ('action', 'reward', 'success')
     values = {k: np.concatenate([e[k] for e in self.EPISODES]) for k in keys}

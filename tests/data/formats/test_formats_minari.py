@@ -123,6 +123,25 @@ class TestMinari:
     with pytest.raises(UserError, match='episode 2: damaged'):
       source.read(2)
 
+  def test_without_rewards(self, tmp_path):
+    """The format always has rewards, so a file without is damaged."""
+    h5py = pytest.importorskip('h5py')
+    path = write_minari(tmp_path / 'set', self.EPISODES)
+    with h5py.File(path / 'data' / 'main_data.hdf5', 'a') as file:
+      del file['episode_1/rewards']
+    source = open_source('minari', path)
+    with pytest.raises(UserError, match="set, episode 1: .*'rewards'"):
+      source.read(1)
+    assert 'has_rewards' not in source.metadata
+
+  def test_export_without_rewards(self, tmp_path):
+    eps.save(tmp_path / 'ours', 0, make(6))
+    description = {**DESCRIPTION, 'has_rewards': False}
+    dataset.write_metadata(tmp_path / 'ours', 'x', {}, description, True)
+    with pytest.raises(UserError, match='has_rewards is false.*format dreamer'):
+      formats.export('minari', tmp_path / 'ours', tmp_path / 'out', print)
+    assert not (tmp_path / 'out').exists()
+
   @pytest.mark.parametrize('with_state', [False, True])
   def test_export(self, tmp_path, with_state):
     """At 32 pixels, Minari would by default compress the frames as JPEG."""

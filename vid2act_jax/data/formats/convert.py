@@ -32,7 +32,7 @@ class Steps:
   """
 
   action: Any  # [R, A]
-  reward: Any = None  # [R]; None: zeros
+  reward: Any = None  # [R]; None: the source has none, zeros are stored
   discount: Any = None  # [R]; None: 0 at a terminal, else 1
   is_terminal: Any = None  # [R]; None: the last if its discount is 0
   success: Any = None  # [R]

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vid2act_jax.data import limits
+from vid2act_jax.data import dataset, limits
 from vid2act_jax.types import UserError
 
 DROPPED_LAST_ACTION = (
@@ -33,7 +33,8 @@ class Source(Protocol):
 
   `metadata` of the source can be written as JSON: 'alignment' ('led' or 'at')
   and 'dropped' (a list of what the schema cannot hold, which may grow while
-  reading); if known also 'task', 'action_low' and 'action_high'.
+  reading); if known also 'task', 'action_low' and 'action_high'; 'has_rewards',
+  False, if the source has none.
   """
 
   metadata: dict[str, Any]
@@ -102,6 +103,11 @@ def record_dropped(metadata: dict[str, Any], *items: str) -> None:
   """Records items that the schema cannot hold, each once."""
   dropped = metadata['dropped']
   dropped.extend(i for i in dict.fromkeys(items) if i not in dropped)
+
+
+def record_no_rewards(metadata: dict[str, Any]) -> None:
+  """Records that the source has no rewards: its episodes get zeros."""
+  metadata[dataset.REWARDS] = False
 
 
 def find_folder(path: str, contents: str) -> pathlib.Path:

@@ -47,6 +47,8 @@ class Folder:
     self.metadata = {'alignment': options.align or 'led', 'dropped': []}
     if self.metadata['alignment'] == 'at':
       core.record_dropped(self.metadata, core.DROPPED_LAST_ACTION)
+    if not any(map(_has_rewards, self._paths)):
+      core.record_no_rewards(self.metadata)
 
   def __len__(self) -> int:
     return len(self._paths)
@@ -69,7 +71,8 @@ class Folder:
     pass
 
   def _build(self, arrays, path):
-    _check_keys(arrays, path, self._image_key)
+    rewards = dataset.has_rewards(self.metadata)
+    _check_keys(arrays, path, self._image_key, rewards)
     frames = arrays.pop(self._image_key)
     image = convert.prepare_images(frames, self._options, path)
     match = _LENGTH.search(path.name)
@@ -96,27 +99,46 @@ def export(
 ) -> dict:
   """Writes a dataset's episodes as <task>-<index>-<T>.npz; see `formats`.
 
-  All keys of the schema are kept: the PyTorch code accepts any keys.
+  All keys of the schema are kept: the PyTorch code accepts any keys. The zeros
+  of a dataset without rewards are left out.
   """
-  task = re.sub(r'\W', '_', dataset.read_metadata(directory, True)['task'])
+  metadata = dataset.read_metadata(directory, True)
+  task = re.sub(r'\W', '_', metadata['task'])
+  rewards = dataset.has_rewards(metadata)
+  lost = "'reward': the dataset has none, and neither have the files"
   folder = files.make_folder(pathlib.Path(destination))
   listed = eps.list_episodes(directory)
   for done, episode in enumerate(listed, 1):
     name = f'{task}-{episode.index:06d}-{episode.length}.npz'
     if not (folder / name).exists():
-      _copy(episode.path, folder / name)
+      _copy(episode.path, folder / name, rewards)
     progress(done, len(listed))
-  return {'episodes': len(listed), 'lost': []}
+  return {'episodes': len(listed), 'lost': [] if rewards else [lost]}
 
 
-def _copy(source, target):
+def _copy(source, target, rewards):
   """Copies the bytes: the files of a dataset already have this format."""
-  eps.validate(eps.load(source), source)
-  files.atomic_write(target, lambda file: file.write(source.read_bytes()))
+  episode = eps.load(source)
+  eps.validate(episode, source)
+  if not rewards:
+    del episode['reward']
+    write = lambda file: files.write_npz(file, episode)
+  else:
+    write = lambda file: file.write(source.read_bytes())
+  files.atomic_write(target, write)
 
 
-def _check_keys(arrays, path, image_key):
-  missing = [k for k in (image_key, 'action', 'reward') if k not in arrays]
+def _has_rewards(path):
+  """Whether an episode has rewards; `read` reports a damaged one."""
+  try:
+    return 'reward' in files.read_npz(path, ('reward',))
+  except UserError:
+    return False
+
+
+def _check_keys(arrays, path, image_key, rewards):
+  needed = (image_key, 'action', *(('reward',) if rewards else ()))
+  missing = [key for key in needed if key not in arrays]
   if 'discount' not in arrays and 'is_terminal' not in arrays:
     missing.append('discount')
   if missing:

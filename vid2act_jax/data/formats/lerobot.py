@@ -126,7 +126,7 @@ class Folder:
         self.metadata, 'next.done: a terminal or a time limit, not known which'
       )
     if _REWARD not in features:
-      self.metadata['reward'] = 'zeros: the source has none'
+      core.record_no_rewards(self.metadata)
 
   def _read_bounds(self):
     """Uses the smallest and largest actions as bounds; none are declared."""

@@ -167,10 +167,16 @@ def export(
   """Writes a dataset as a Minari dataset of raw frames; see `formats`.
 
   About 6 MB per episode of 501 frames: Minari's HDF5 has only lossy
-  compression. The export is atomic.
+  compression. The export is atomic. A dataset without rewards is an error.
   """
   core.import_optional('minari')
-  task = dataset.read_metadata(directory, True)['task']
+  metadata = dataset.read_metadata(directory, True)
+  if not dataset.has_rewards(metadata):
+    raise UserError(
+      f'{directory}: {dataset.REWARDS} is false in its {dataset.FILE}, and '
+      'Minari needs rewards; export it with --format dreamer.'
+    )
+  task = metadata['task']
   listed = eps.list_episodes(directory)
   if not listed:
     raise UserError(f'{directory}: holds no episodes; collect some first.')

@@ -94,7 +94,7 @@ class Trajectories:
       self.metadata, *sorted(set(members) - {*names.values(), 'terminals'})
     )
     if 'reward' not in self._rows:
-      self.metadata['reward'] = 'zeros: the source has none'
+      core.record_no_rewards(self.metadata)
     terminals = RowReader(self._archive, members['terminals'])
     readers = {**self._rows, 'terminals': terminals}
     lengths = {key: reader.shape[0] for key, reader in readers.items()}

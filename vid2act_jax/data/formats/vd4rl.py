@@ -67,6 +67,10 @@ class Shards:
     self.metadata = {'alignment': options.align or 'led', 'dropped': []}
     if self.metadata['alignment'] == 'at':
       core.record_dropped(self.metadata, core.DROPPED_LAST_ACTION)
+    self._keys = _REQUIRED
+    if not any(map(self._has_rewards, paths)):
+      self._keys = tuple(key for key in _REQUIRED if key != 'reward')
+      core.record_no_rewards(self.metadata)
     self._segments: list[_Segment] = []
     for path in paths:
       try:
@@ -90,7 +94,7 @@ class Shards:
     where = f'{segment.path}[{segment.start}:{segment.stop}]'
     with core.wrap_errors(where):
       file, rows = self._open(segment.path), slice(segment.start, segment.stop)
-      keys = [key for key in _REQUIRED if key != 'step_type']
+      keys = [key for key in self._keys if key != 'step_type']
       arrays = {k: file[k] for k in (self._image_key, *keys)}
       count = segment.stop - segment.start
       claimed = sum(
@@ -118,11 +122,19 @@ class Shards:
       self._path = path
     return self._file
 
+  def _has_rewards(self, path):
+    """Whether a shard has rewards; `_scan` reports a damaged one."""
+    try:
+      with core.wrap_errors(path):
+        return 'reward' in self._open(path)
+    except UserError:
+      return False
+
   def _scan(self, path):
     """The complete episodes of a shard."""
     with core.wrap_errors(path):
       file = self._open(path)
-      needed = (self._image_key, *_REQUIRED)
+      needed = (self._image_key, *self._keys)
       missing = [key for key in needed if key not in file]
       if missing:
         raise UserError(
