@@ -34,7 +34,7 @@ def _row(about):
     for key in ('returns', 'random_returns')
   )
   return (
-    f'{about["task"]:<24}{about["level"]:<8}{about["env_steps"]:>9,}  '
+    f'{about["task"]:<24} {about["level"]:<8}{about["env_steps"]:>9,}  '
     f'{returns:<28}{random}'
   )
 

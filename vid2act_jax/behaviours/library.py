@@ -11,7 +11,8 @@ _FOLDER = pathlib.Path(__file__).parent / 'policies'
 
 def file_name(task: str, level: str) -> str:
   """Name of the file of a task's policy."""
-  return f'{task}-{level}.npz'
+  # Commas separate the behaviours of a mixture, which names files.
+  return f'{task.replace(",", "+")}-{level}.npz'
 
 
 def shipped() -> dict[str, list[str]]:
