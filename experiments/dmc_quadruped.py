@@ -4,7 +4,9 @@
   python -m experiments.run --config=experiments/dmc_quadruped.py \
     --config.task=dmc_quadruped_run --workdir=runs/quadruped_run
 
-For one GPU; on a CPU it takes weeks. Published returns at 402k env steps, with
+For one GPU; on a CPU it takes weeks. Sources of which state policies are
+shipped (python -m vid2act_jax.behaviours list) are collected in minutes on 16
+cores. Published returns at 402k env steps, with
 the most similar protocol: DreamerV2 514 (walk) and 410 (run), APV 797 and 647.
 """
 

@@ -19,6 +19,7 @@ _ORDER = (
   'learner',
   'data',
   'envs',
+  'behaviours',
   'loops',
   'analysis',
   'doctor',

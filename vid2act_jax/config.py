@@ -226,9 +226,11 @@ def _collect():
     {
       # 'agent': the replay buffer of an agent that learns the task from
       # scratch; 'checkpoint:RUN': the agent of a run folder; a mixture of
-      # behaviors with weights: 'scripted:0.5,noisy:0.3,random:0.2'; 'auto':
-      # 'agent' for DeepMind Control, this mixture for Meta-World, otherwise
-      # 'random'.
+      # behaviors with weights: 'scripted:0.5,noisy:0.3,random:0.2', or of
+      # state policies: 'state:expert:0.5,state:medium:0.3,random:0.2', also
+      # 'state:FILE.npz'; 'auto': the latter where state policies are shipped
+      # (python -m vid2act_jax.behaviours list), otherwise 'agent' for
+      # DeepMind Control, the former for Meta-World, 'random' for the rest.
       'policy': 'auto',
       'episodes': 200,  # per dataset; 'agent': the whole replay buffer instead
       'agent_env_steps': 250_000,  # env steps of the agent's training ('agent')

@@ -435,6 +435,11 @@ CONFIG_ERRORS = {
     {'collect__policy': 'scripted'},
     'scripted policies',
   ),
+  'no states': ({'collect__policy': 'state:expert'}, 'has no states'),
+  'no state policy': (
+    {'collect__policy': 'state:expert', 'sources': ('dmc_fish_swim',)},
+    'no state policy of dmc_fish_swim is shipped',
+  ),
   'no dataset': ({'stages': ('pretrain',)}, 'metadata.json: missing'),
   'no agent': ({'collect__policy': 'checkpoint:no'}, 'no/config.json is'),
 }

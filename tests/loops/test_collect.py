@@ -2,6 +2,7 @@
 
 import collections
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.episode_data import assert_same
-from vid2act_jax import envs
+from vid2act_jax import behaviours, envs
 from vid2act_jax.data import dataset
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.__main__ import main
@@ -40,9 +41,36 @@ class TestPolicies:
     assert parsed == {'scripted': 0.5, 'noisy': 0.3, 'random': 1.0}
     assert policies.parse('checkpoint:a/b:c,d') == {'checkpoint': 1.0}
 
+  def test_state_policies(self):
+    parsed = policies.parse('state:expert:0.5, state:medium,random:0.2')
+    assert parsed == {'state:expert': 0.5, 'state:medium': 1.0, 'random': 0.2}
+    parsed = policies.parse('state:/a:b/c.npz,state:d.npz:0.3')
+    assert parsed == {'state:/a:b/c.npz': 1.0, 'state:d.npz': 0.3}
+
+  def test_auto(self):
+    shipped = 'state:expert:0.5,state:medium:0.3,random:0.2'
+    for task in ('dmc_walker_walk', 'dmc_walker_walk@gravity=2,actions=3'):
+      assert policies.resolve('auto', task) == shipped
+    assert policies.resolve('auto', 'dmc_fish_swim') == 'agent'
+    assert policies.resolve('auto', 'metaworld_reach').startswith('scripted')
+    assert policies.resolve('auto', 'probe_count') == 'random'
+    assert policies.resolve('agent', 'dmc_walker_walk') == 'agent'
+
   @pytest.mark.parametrize(
     'policy',
-    ['', 'expert', 'random:0', 'random:-1', 'random:x', 'noisy:nan', 'agent'],
+    [
+      '',
+      'expert',
+      'random:0',
+      'random:-1',
+      'random:x',
+      'noisy:nan',
+      'agent',
+      'state',
+      'state:',
+      'state:expert:x',
+      'state:expert:0',
+    ],
   )
   def test_errors(self, policy):
     with pytest.raises(UserError, match='policy .*should be checkpoint:RUN'):
@@ -134,6 +162,46 @@ class TestCollect:
     assert np.abs(random['action'][1:]).min() > 0
     text = collect.describe(plan, tmp_path)
     assert '1 scripted' in text and '1 noisy' in text and 'success' in text
+
+  def test_state_policies(self, tmp_path):
+    """The same actions as a policy that is played by hand."""
+    task = 'dmc_walker_walk@gravity=1.5,actions=4'
+    settings = envs.Settings(16, 4, 40, quality='fast')
+    own = tmp_path / 'own.npz'
+    shutil.copy(behaviours.find(task, 'medium'), own)
+    policy = f'state:expert,state:medium,state:{own}:1,random'
+    plan = collect.Plan(task, settings, policy, 4, 0.0, 0)
+    run_collect(plan, tmp_path / 'd')
+    episodes = load(tmp_path / 'd')
+    env = envs.make(task, settings, 0)
+    for index, level in enumerate(('expert', 'medium', 'medium')):
+      played = behaviours.read(behaviours.find(task, level))
+      obs = env.reset(collect._seed(0, 'dmc_walker_walk', index))
+      for action in episodes[index]['action'][1:]:
+        expected = played(env.named_state())[:4]
+        np.testing.assert_array_equal(action, expected)
+        obs = env.step(action)
+      np.testing.assert_array_equal(episodes[index]['image'][-1], obs['image'])
+    env.close()
+    assert 'state' not in episodes[0]  # Agents see pixels alone.
+    text = collect.describe(plan, tmp_path / 'd')
+    assert '1 state:expert' in text and f'1 state:{own}' in text
+    found = dataset.read_metadata(tmp_path / 'd')['collected']
+    assert len(set(found['state_policies'].values())) == 2
+    shutil.copy(behaviours.find(task, 'expert'), own)
+    with pytest.raises(UserError, match='state_policies.*another folder'):
+      run_collect(plan, tmp_path / 'd')
+
+  def test_state_policies_that_do_not_fit(self, tmp_path):
+    other = behaviours.find('dmc_cheetah_run', 'expert')
+    for task, policy, message in (
+      ('dmc_walker_walk', f'state:{other}', 'dmc_cheetah_run reads 17'),
+      ('dmc_fish_swim', 'state:expert', 'behaviours train --task dmc_fish'),
+      ('probe_count', 'state:expert', 'has no states'),
+    ):
+      with pytest.raises(UserError, match=message):
+        run_collect(plan_of(task, policy), tmp_path / 'd')
+    assert not (tmp_path / 'd').exists()
 
   def test_folder_in_use(self, tmp_path):
     code = (

@@ -6,6 +6,8 @@
   python -m vid2act_jax.data validate DATASET
   python -m vid2act_jax.data collect --task metaworld_door_close \
     --policy scripted:0.5,noisy:0.3,random:0.2 --episodes 50 DST
+  python -m vid2act_jax.data collect --task dmc_walker_walk \
+    --policy state:expert:0.5,state:medium:0.3,random:0.2 --episodes 50 DST
 
 An entry point: it may import every part of the package. An interrupted command
 resumes when it is run again.
@@ -100,13 +102,14 @@ def _validate(args):
 def _collect(args):
   # Imported only for this command: JAX and the suites take seconds to import.
   from vid2act_jax import envs
-  from vid2act_jax.loops import collect
+  from vid2act_jax.loops import collect, policies
 
   settings = envs.Settings(
     args.size, args.action_repeat, args.time_limit, args.camera, args.quality
   )
+  policy = policies.resolve(args.policy, args.task)
   plan = collect.Plan(
-    args.task, settings, args.policy, args.episodes, args.noise, args.seed
+    args.task, settings, policy, args.episodes, args.noise, args.seed
   )
   with _Line('collect') as line:
 
@@ -202,7 +205,8 @@ def _parser():
   command.add_argument(
     '--policy',
     default='random',
-    help='checkpoint:RUN, or scripted, noisy and random with weights',
+    help='auto, checkpoint:RUN, or scripted, noisy, random, state:LEVEL and '
+    'state:FILE.npz with weights',
   )
   command.add_argument('--episodes', type=int, required=True)
   command.add_argument(

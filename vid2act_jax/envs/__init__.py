@@ -8,8 +8,8 @@ Modifiers after an '@' change a task (see `vid2act_jax.envs.shift`).
 """
 
 from vid2act_jax.envs.core import Env, Settings
-from vid2act_jax.envs.registry import check, make, scripted_policy
-from vid2act_jax.envs.shift import base_name
+from vid2act_jax.envs.registry import check, has_states, make, scripted_policy
+from vid2act_jax.envs.shift import base_name, pad_or_truncate
 from vid2act_jax.envs.vector import VectorEnv
 from vid2act_jax.envs.workers import Limits
 
@@ -20,6 +20,8 @@ __all__ = [
   'VectorEnv',
   'base_name',
   'check',
+  'has_states',
   'make',
+  'pad_or_truncate',
   'scripted_policy',
 ]

@@ -108,6 +108,19 @@ class Env:
     """The suite's state observation, f32 [S], or None."""
     return self._simulator.state
 
+  def named_state(self) -> dict[str, np.ndarray] | None:
+    """Returns the current state by name, for state policies.
+
+    Unlike `state`, it is computed only on request and is not part of the
+    observations.
+
+    Returns:
+      Arrays of floats of any shape, in the suite's order; None if the suite
+      has no states.
+    """
+    named_state = getattr(self._simulator, 'named_state', None)
+    return named_state() if named_state else None
+
   def reset(self, seed: int | None = None) -> dict[str, np.ndarray]:
     """Starts an episode: reward 0, discount 1, is_first True.
 
@@ -127,6 +140,21 @@ class Env:
       action: f32 [A]; clipped to [-1, 1].
 
     Raises:
+      As `advance`.
+    """
+    result = self.advance(action)
+    return self._observe(result.reward, result, result.success)
+
+  def advance(self, action: np.ndarray) -> StepResult:
+    """Repeats an action without rendering, as `step` does.
+
+    Args:
+      action: f32 [A]; clipped to [-1, 1].
+
+    Returns:
+      The sum of the rewards, and whether the episode ended or was a success.
+
+    Raises:
       ValueError: the action has the wrong shape or is not finite.
       RuntimeError: the episode is over, or `reset` was never called.
     """
@@ -143,7 +171,8 @@ class Env:
       self._done = result.terminal or truncated
       if self._done:
         break
-    return self._observe(reward, result, success)
+    truncated = truncated and not result.terminal
+    return StepResult(reward, result.terminal, truncated, success)
 
   def close(self):
     """Releases the renderer; may be called twice."""

@@ -25,10 +25,13 @@ class Suite:
   extra: str = ''  # the pip extra that installs it
   needs_gl: bool = False  # imports MuJoCo; other suites select GL themselves
   has_models: bool = True  # some of its tasks may have a MuJoCo model
+  has_states: bool = False  # `Env.named_state` returns one
 
 
 SUITES = {
-  'dmc': Suite('vid2act_jax.envs.dmc', 'dm_control', 'dmc', True),
+  'dmc': Suite(
+    'vid2act_jax.envs.dmc', 'dm_control', 'dmc', True, has_states=True
+  ),
   'metaworld': Suite(
     'vid2act_jax.envs.meta_world', 'metaworld', 'metaworld', True
   ),
@@ -81,6 +84,15 @@ def scripted_policy(task: str) -> Callable[[core.Env], np.ndarray]:
       'only metaworld_* tasks have them.'
     )
   return module.policy(name, change.actions)
+
+
+def has_states(task: str) -> bool:
+  """Whether the task's environment has a `named_state`.
+
+  Raises:
+    UserError: as in `make`, for the suite and the modifiers.
+  """
+  return _parse(task)[0].has_states
 
 
 def check(task: str):

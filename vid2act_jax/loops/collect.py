@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from vid2act_jax import behaviours
 from vid2act_jax import envs as environments
 from vid2act_jax.data import dataset, files
 from vid2act_jax.data import episodes as eps
@@ -35,7 +36,8 @@ class Plan:
   settings: of the environment.
   policy: 'checkpoint:RUN', the exploring agent of a run folder, or behaviours
     with their weights: 'scripted:0.5,noisy:0.3,random:0.2'. Scripted is the
-    suite's policy, noisy the same with Gaussian noise, random uniform.
+    suite's policy, noisy the same with Gaussian noise, random uniform;
+    'state:LEVEL' and 'state:FILE.npz' are state policies.
   episodes: number of episodes.
   noise: standard deviation of 'noisy', in units of the action.
   seed: of everything random.
@@ -86,10 +88,20 @@ def collect(
   if plan.episodes < 1 or workers < 1:
     raise UserError('collecting needs at least one episode and one worker')
   weights = policies.parse(plan.policy)
+  state_policies = policies.find_state_policies(plan.policy, plan.task)
   env = environments.make(plan.task, plan.settings, 0)
-  description = env.description
-  env.close()
+  try:
+    description = env.description
+    for path in state_policies.values():
+      behaviours.read(path).check_states(env.named_state())
+  finally:
+    env.close()
   provenance = {'method': 'collect', 'policy': plan.policy, 'seed': plan.seed}
+  if state_policies:
+    # Other files under the same names would be other behaviours.
+    provenance['state_policies'] = {
+      name: behaviours.digest(path) for name, path in state_policies.items()
+    }
   if 'noisy' in weights:
     provenance['noise'] = plan.noise
   with files.lock(folder):
@@ -241,7 +253,7 @@ class _Collector:
     try:
       # Only the policies in use: scripts and agents may be missing.
       weights = policies.parse(plan.policy)
-      self._policies = {name: getattr(self, f'_{name}')() for name in weights}
+      self._policies = {name: self._policy(name) for name in weights}
     except BaseException:
       self._env.close()
       raise
@@ -277,6 +289,21 @@ class _Collector:
     self._env.close()
 
   # Each of these returns a policy: (obs, rng, step) -> actions f32 [1, A].
+
+  def _policy(self, name):
+    if name.startswith(policies.STATE):
+      return self._state(name)
+    return getattr(self, f'_{name}')()
+
+  def _state(self, name):
+    level = name.removeprefix(policies.STATE)
+    state_policy = behaviours.read(behaviours.find(self._plan.task, level))
+
+    def act(obs, rng, step):
+      action = state_policy(self._env.named_state())
+      return environments.pad_or_truncate(action, self._env.action_dim)[None]
+
+    return act
 
   def _random(self):
     shape = (1, self._env.action_dim)

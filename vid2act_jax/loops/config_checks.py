@@ -2,6 +2,7 @@
 
 import pathlib
 
+from vid2act_jax import behaviours
 from vid2act_jax import envs as environments
 from vid2act_jax.data import dataset
 from vid2act_jax.learner import open_loop
@@ -63,7 +64,7 @@ def check_config(config, workdir: pathlib.Path) -> None:
 
 
 def _check_tasks(config, workdir):
-  tasks = [config.task]
+  tasks, missing = [config.task], []
   if sources.uses_sources(config):
     if not config.sources:
       raise UserError(
@@ -71,14 +72,20 @@ def _check_tasks(config, workdir):
         ' source tasks: name tasks, or set --config.variant=dreamerv2'
       )
     # An existing dataset needs no environment: it may be imported.
-    tasks += [
+    missing = [
       task
       for task in config.sources
       if not (
         sources.source_folder(config, workdir, task) / dataset.FILE
       ).exists()
     ]
+    tasks += missing
     if config.collect.policy not in ('auto', 'agent'):
       policies.parse(config.collect.policy)
   for task in tasks:
     environments.check(task)
+  for task in missing:
+    policy = policies.resolve(config.collect.policy, task)
+    if policy != 'agent':
+      for path in policies.find_state_policies(policy, task).values():
+        behaviours.read(path)

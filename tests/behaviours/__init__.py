@@ -1,0 +1,1 @@
+"""Tests of vid2act_jax/loops."""
