@@ -69,6 +69,13 @@ def _parse(argv):
   add('--out', help='folder of the runs; default: runs/<study>')
   add('--shared', help='folder of datasets and teachers; default: --out')
   add('--seeds', type=int, default=3, help='number of seeds: 0, 1, ...')
+  add(
+    '--only',
+    nargs='+',
+    default=(),
+    metavar='PATTERN',
+    help='only runs with such a name, without the seed: walker* *dreamerv2',
+  )
   add('--list', action='store_true', help='only print the jobs')
   add('--index', type=int, help='only run the job with this index')
   add(
@@ -90,7 +97,13 @@ def main(argv=None) -> int:
   shared = pathlib.Path(args.shared).expanduser() if args.shared else out
   try:
     jobs = make_jobs(
-      args.study, args.base, args.seeds, args.overrides, out, shared
+      args.study,
+      args.base,
+      args.seeds,
+      args.overrides,
+      out,
+      shared,
+      args.only,
     )
     if args.list:
       print_jobs(jobs)

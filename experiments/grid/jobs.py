@@ -10,11 +10,13 @@ line's overrides and a seed. Runs share two kinds of jobs:
 """
 
 import dataclasses
+import fnmatch
 import hashlib
 import importlib.util
 import json
 import pathlib
 import re
+from collections.abc import Sequence
 
 from experiments.grid.configs import is_finished, load, override
 from vid2act_jax.loops import config_keys, runs, sources
@@ -268,6 +270,7 @@ def make_jobs(
   overrides: list[str],
   out: pathlib.Path,
   shared: pathlib.Path,
+  only: Sequence[str] = (),
 ) -> list[Job]:
   """Makes the jobs of a study.
 
@@ -278,12 +281,13 @@ def make_jobs(
     overrides: arguments of every run.
     out: folder of the runs.
     shared: folder of datasets and teachers.
+    only: patterns of names; only the runs that match one are made. (): all.
 
   Returns:
     The jobs, in the order of their dependencies.
 
   Raises:
-    UserError: the study, the base or an override is invalid.
+    UserError: the study, the base, an override or a pattern is invalid.
   """
   if seeds < 1:
     raise UserError(f'--seeds={seeds}: must be at least 1')
@@ -293,9 +297,19 @@ def make_jobs(
     named_changes = get_study(sweep.config(seed))
     if not isinstance(named_changes, dict) or not named_changes:
       raise UserError(f'{study}: get_study must return {{name: changes}}')
+    if not any(_matches(name, only) for name in named_changes):
+      raise UserError(
+        f'--only={" ".join(only)} matches no run of {study}; its runs are'
+        f' {", ".join(named_changes)}'
+      )
     for name, changes in named_changes.items():
-      sweep.add(name, changes, seed)
+      if _matches(name, only):
+        sweep.add(name, changes, seed)
   return sweep.jobs()
+
+
+def _matches(name, patterns):
+  return not patterns or any(fnmatch.fnmatch(name, p) for p in patterns)
 
 
 def _load_study(study):

@@ -164,6 +164,15 @@ VARIANTS: dict[str, dict] = {
     'importance_floor': 0.0,
     'generator': 'selected',
   },
+  'vid2act_guided': {
+    'direction': 'to_teacher',
+    'weights': 'evidence',
+    'generator_start': 'pretrained',
+    'generator_until': 0.0,
+    'guidance': 'prior+jump_start',
+    'start': 'teacher',
+    'rehearsal': 0.33,
+  },
 }
 _CHOICES = {
   'teachers': ('mixture', 'separate', 'none'),

@@ -1,0 +1,84 @@
+"""A bench of transfer: four targets, each with three sources of known relation.
+
+  python -m experiments.grid --study=experiments/studies/bench.py \
+    --base=experiments/studies/bench.py --jobs=2
+
+A related source has the target's body: another task, or other physics. A
+half-related one has another body with similar motion. An unrelated one has
+neither. The related source comes first. All datasets are collected with state
+policies (docs/data.md). A run takes about 6 minutes on one CPU core. To run a
+part, select runs by name: --only 'walker*' '*dreamerv2*'.
+"""
+
+from experiments import learning_check
+
+# Target, and its related, half-related and unrelated source.
+TARGETS = {
+  'cartpole': (
+    'dmc_cartpole_swingup@camera=1',
+    'dmc_cartpole_swingup@camera=1,gravity=0.75',
+    'dmc_pendulum_swingup',
+    'dmc_cheetah_run',
+  ),
+  'walker': (
+    'dmc_walker_walk',
+    'dmc_walker_run',
+    'dmc_cheetah_run',
+    'dmc_pendulum_swingup',
+  ),
+  'pendulum': (  # A sparse reward.
+    'dmc_pendulum_swingup',
+    'dmc_pendulum_swingup@gravity=0.75',
+    'dmc_cartpole_balance@camera=1',
+    'dmc_walker_run',
+  ),
+  'cheetah': (
+    'dmc_cheetah_run',
+    'dmc_cheetah_run@gravity=0.75',
+    'dmc_walker_run',
+    'dmc_cartpole_balance@camera=1',
+  ),
+}
+# A label, and what differs from the base: the presets, then single fields.
+ARMS = {
+  'dreamerv2': {'variant': 'dreamerv2'},
+  'vid2act': {'variant': 'vid2act'},
+  'paper': {'variant': 'vid2act_paper'},
+  'guided': {'variant': 'vid2act_guided'},
+}
+
+
+def get_config():
+  """learning_check.py, shorter and smaller."""
+  config = learning_check.get_config()
+  config.name = 'bench'
+  config.env.camera = ''
+  config.task, *sources = TARGETS['walker']
+  config.sources = tuple(sources)
+  for sizes in (config.learner.teacher, config.learner.student):
+    sizes.update(deter=128, hidden=128)
+  config.learner.behavior.horizon = 12
+  config.collect.update(policy='auto', episodes=20, workers=1)
+  config.pretrain.update(steps=1_500, batch=6, length=24, save_every=1_500)
+  config.finetune.update(
+    env_steps=20_000,
+    prefill=500,
+    first_updates=200,
+    batch=6,
+    length=24,
+    log_every=100,
+    video_every=0,
+    save_every=500,
+  )
+  config.evaluate.update(every=2_000, episodes=2)
+  return config
+
+
+def get_study(config):
+  """A job for each target and arm."""
+  del config
+  return {
+    f'{target}_{arm}': {'task': tasks[0], 'sources': tasks[1:], **changes}
+    for target, tasks in TARGETS.items()
+    for arm, changes in ARMS.items()
+  }
