@@ -25,9 +25,9 @@ _ORDER = (
   'doctor',
 )
 # Independent of the learner: programs without one use them.
-_NO_LEARNING = {'data', 'envs'}
+_NO_LEARNING = {'data', 'envs', 'behaviours'}
 _LEARNING = {'ops', 'nets', 'losses', 'learner'}
-_MAY_IMPORT_JAX = {'data/prefetch.py'}
+_MAY_IMPORT_JAX = {'data/prefetch.py', 'behaviours/train.py'}
 # Commands: like the experiments, they may import all layers.
 _ENTRY_POINTS = {'data/__main__.py'}
 
