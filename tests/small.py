@@ -123,7 +123,7 @@ def finetune_batch(agent, size=2, length=6, seed=0) -> FinetuneBatch:
   if not agent.trains_generator:
     return FinetuneBatch(target, None)
   shape = agent.num_domains, size, length
-  action_dim = agent.teacher.action_dim
+  action_dim = agent.source_mask.shape[1]
   sources = batch_of(*shape, action_dim=action_dim, seed=seed + 1)
   return FinetuneBatch(target, sources)
 
