@@ -90,6 +90,14 @@ class TestParse:
       ({'temperature': 0.0}, r'transfer\.temperature=0\.0.*nats'),
       ({'generator_start': 'pretrained'}, r'direction=to_teacher'),
       ({'teachers': 'separate', 'start': 'teacher'}, r'teachers=mixture'),
+      (
+        {
+          'teachers': 'separate',
+          'direction': 'to_teacher',
+          'generator_start': 'pretrained',
+        },
+        r'generator_start=fresh',
+      ),
       ({'generator': 'selected', 'weights': 'uniform'}, r'generator=all'),
       (
         {

@@ -81,7 +81,7 @@ def build_agent(
       invalid scale of the discount loss, or sizes of the student that the
       variant cannot initialise from the teacher.
   """
-  _validate(config, variant)
+  check_settings(config, variant)
   if variant.needs_num_updates and not num_updates:
     raise ValueError(
       'build_agent: the variant has shares of the training; give num_updates'
@@ -118,7 +118,13 @@ def build_agent(
   )
 
 
-def _validate(config, variant):
+def check_settings(config, variant: Variant) -> None:
+  """Checks the `learner` section of a config, without building an agent.
+
+  Raises:
+    UserError: as in `build_agent`.
+  """
+  _compute(config)
   if config.behavior.horizon < 2:
     raise UserError(
       f'config.learner.behavior.horizon={config.behavior.horizon}: a return'

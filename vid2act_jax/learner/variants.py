@@ -334,6 +334,12 @@ def _check_combination(fields):
       "a pretrained generator reads the teacher's features",
       f'set {KEY}.direction=to_teacher',
     )
+  if pretrained and fields['teachers'] == 'separate':
+    fail(
+      ('generator_start', 'teachers'),
+      'the generator of each teacher knows one source only',
+      f'set {KEY}.generator_start=fresh',
+    )
   if not pretrained and not fields['generator_until']:
     fail(
       ('generator_until', 'generator_start'),

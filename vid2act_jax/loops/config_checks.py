@@ -2,11 +2,11 @@
 
 import pathlib
 
-from vid2act_jax import behaviours
+from vid2act_jax import behaviours, learner
 from vid2act_jax import envs as environments
 from vid2act_jax.data import dataset
 from vid2act_jax.learner import open_loop
-from vid2act_jax.loops import embedding, policies, sources, stages
+from vid2act_jax.loops import embedding, policies, runs, sources, stages
 from vid2act_jax.types import UserError
 
 _PERIODS = 'updates_per_call', 'log_every', 'save_every'
@@ -28,6 +28,7 @@ def check_config(config, workdir: pathlib.Path) -> None:
     known = ', '.join(stages.STAGES)
     raise UserError(f'config.stages has {unknown}; stages are {known}')
   _check_tasks(config, workdir)
+  _check_learner(config)
   if config.env.size != 64:
     raise UserError(
       f'config.env.size={config.env.size}: the networks are made for 64'
@@ -63,13 +64,43 @@ def check_config(config, workdir: pathlib.Path) -> None:
     )
 
 
+def _check_learner(config):
+  variant = runs.variant_of(config)
+  learner.check_settings(config.learner, variant)
+  if 'finetune' not in config.stages:
+    return
+  sources.rehearsal_size(config, variant)
+  evidence = variant.teacher and variant.weights.kind == 'evidence'
+  if evidence and len(config.sources) < 2:
+    raise UserError(
+      'config.learner.transfer.weights=evidence: config.sources has one task,'
+      ' so there is nothing to weigh; name more sources, or set'
+      ' --config.learner.transfer.weights=uniform'
+    )
+  pretrained = variant.generates_actions and variant.generator.pretrained
+  if pretrained and sources.is_public(config.teacher_from):
+    raise UserError(
+      f'config.teacher_from={config.teacher_from} has no pretrained generator;'
+      ' name a run folder, or set'
+      ' --config.learner.transfer.generator_start=fresh'
+    )
+
+
 def _check_tasks(config, workdir):
   tasks, missing = [config.task], []
   if sources.uses_sources(config):
     if not config.sources:
+      variant = runs.variant_of(config)
+      key, way_out = (
+        'config.variant=' + config.variant,
+        'config.variant=dreamerv2',
+      )
+      if not variant.pretrained:
+        key = f'config.learner.transfer.rehearsal={variant.rehearsal.share}'
+        way_out = 'config.learner.transfer.rehearsal=0.'
       raise UserError(
-        f'config.sources is empty, but config.variant={config.variant} needs'
-        ' source tasks: name tasks, or set --config.variant=dreamerv2'
+        f'config.sources is empty, but {key} needs source tasks: name tasks, or'
+        f' set --{way_out}'
       )
     # An existing dataset needs no environment: it may be imported.
     missing = [

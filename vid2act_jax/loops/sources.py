@@ -140,19 +140,27 @@ def load_for_rehearsal(
   """Opens the sources with their images, if the variant rehearses them.
 
   Raises:
-    UserError: a dataset is missing or damaged, or the share does not fit.
+    UserError: a dataset is missing or damaged, or as in `rehearsal_size`.
   """
-  share, batch = agent.variant.rehearsal.share, config.finetune.batch
-  if not share:
-    return None
+  size = rehearsal_size(config, agent.variant)
+  return Rehearsal(load_replays(config, workdir), size) if size else None
+
+
+def rehearsal_size(config, variant: learner.Variant) -> int:
+  """Number of source sequences in the batch of the student's world model.
+
+  Raises:
+    UserError: it is not 0, and leaves none of the sources or of the target.
+  """
+  share, batch = variant.rehearsal.share, config.finetune.batch
   size = round(share * batch)
-  if not 0 < size < batch:
+  if share and not 0 < size < batch:
     raise UserError(
       f'config.learner.transfer.rehearsal={share} of'
       f' config.finetune.batch={batch} sequences is {size}; choose a share that'
       ' leaves at least one sequence of the target and of the sources'
     )
-  return Rehearsal(load_replays(config, workdir), size)
+  return size
 
 
 def has_generator(checkpoint: Checkpoint) -> bool:
@@ -176,12 +184,7 @@ def load_teacher(config, workdir: pathlib.Path, agent):
   origin = config.teacher_from
   if agent.variant.teachers == 'separate':
     return _load_separate(config, workdir, agent)
-  if origin.endswith(weights.SUFFIXES):
-    if agent.variant.generator.pretrained:
-      raise UserError(
-        f'config.teacher_from={origin}: a public checkpoint has no pretrained'
-        ' generator; set config.learner.transfer.generator_start=fresh'
-      )
+  if is_public(origin):
     return torch_import.load_teacher(weights.read(origin), agent)
   folder = pathlib.Path(origin).expanduser() if origin else workdir
   return _load_pretrained(config, folder, agent, config.sources)
@@ -189,12 +192,6 @@ def load_teacher(config, workdir: pathlib.Path, agent):
 
 def _load_separate(config, workdir, agent):
   """Loads the teachers of single sources, stacked: [N, ...]."""
-  if agent.variant.generator.pretrained:
-    raise UserError(
-      'config.learner.transfer.generator_start=pretrained with'
-      ' config.learner.transfer.teachers=separate: each generator knows one'
-      ' source only; set generator_start=fresh'
-    )
   folders = [teacher_folder(workdir, task) for task in config.sources]
   if config.teacher_from:
     names = [name.strip() for name in config.teacher_from.split(',')]
@@ -221,6 +218,11 @@ def _load_separate(config, workdir, agent):
     params.append(_load_pretrained(config, folder, single, (task,)))
   width = agent.pretrained.action_dim
   return teachers.stack_separate(models, params, width)
+
+
+def is_public(teacher_from: str) -> bool:
+  """Whether this teacher is a file of the public code's parameters."""
+  return teacher_from.endswith(weights.SUFFIXES)
 
 
 def teacher_folder(workdir: pathlib.Path, task: str) -> pathlib.Path:
