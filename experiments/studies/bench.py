@@ -61,10 +61,10 @@ def get_config():
   config.collect.update(policy='auto', episodes=20, workers=1)
   config.pretrain.update(steps=1_500, batch=6, length=24, save_every=1_500)
   config.finetune.update(
-    env_steps=20_000,
+    env_steps=16_000,
     prefill=500,
     first_updates=200,
-    batch=6,
+    batch=4,
     length=24,
     log_every=100,
     video_every=0,
