@@ -53,6 +53,7 @@ TEACHER = (
   'learner',
   'replay.source_gb',
   'replay.cross_episodes',
+  'replay.held_out',
   'pretrain',
 )
 STUDENT_ONLY = (
@@ -79,7 +80,11 @@ GROUPED = (
 )
 
 # Keys that older runs lack, with the values that those runs used.
-_ADDED = {'learner.unroll': -1, 'learner.scales.discount': 0.0}
+_ADDED = {
+  'learner.unroll': -1,
+  'learner.scales.discount': 0.0,
+  'replay.held_out': 0.0,
+}
 _MAX_DEPTH = 8  # Of a config; a deeper one is damaged.
 
 
