@@ -1,6 +1,7 @@
 """Tools for runs: compare many, diagnose or evaluate one, draw its page.
 
 python -m vid2act_jax.analysis report RUNS... --out report/
+python -m vid2act_jax.analysis findings report/
 python -m vid2act_jax.analysis diagnose RUNS...
 python -m vid2act_jax.analysis evaluate RUN --episodes 100
 python -m vid2act_jax.analysis summary RUN
@@ -18,6 +19,22 @@ from vid2act_jax.types import UserError
 def _report(args):
   """Compares runs, on one page."""
   print(report.write_report(args.runs, args.out, args.title, args.baseline))
+
+
+def _findings(args):
+  """Lists what is wrong with runs or with those of reports."""
+  found, folders = [], []
+  for folder in args.runs:
+    path = folder / report.RESULTS
+    if path.is_file():
+      found += report.read_findings(path)
+    else:
+      folders.append(folder)
+  if folders:
+    found += report.load_results(folders, args.baseline)['findings']
+  for row in found:
+    print('{name}: {run}\n  {text}\n  try: {hint}'.format(**row))
+  print(f'{len(found)} findings')
 
 
 def _diagnose(args):
@@ -58,12 +75,12 @@ def _parser():
   )
   commands = parser.add_subparsers(required=True, metavar='command')
   path, add = pathlib.Path, {}
-  for run in (_report, _diagnose, _evaluate, _summary):
+  for run in (_report, _findings, _diagnose, _evaluate, _summary):
     text = {'help': run.__doc__, 'description': run.__doc__}
     command = commands.add_parser(run.__name__.strip('_'), **text)
     command.set_defaults(run=run)
     add[run] = command.add_argument
-  for run in (_report, _diagnose):
+  for run in (_report, _findings, _diagnose):
     text = 'folders of runs, or folders of those'
     add[run]('runs', type=path, nargs='+', help=text)
   for run in (_evaluate, _summary):
@@ -71,7 +88,8 @@ def _parser():
   add[_report]('--out', type=path, required=True, help='folder of the report')
   add[_report]('--title', default='Comparison of runs')
   text = 'variant that the others are compared with'
-  add[_report]('--baseline', default='dreamerv2', help=text)
+  for run in (_report, _findings):
+    add[run]('--baseline', default='dreamerv2', help=text)
   add[_evaluate]('--episodes', type=int, default=100)
   text = "a task other than the run's, with as many actions"
   add[_evaluate]('--task', default='', help=text)
