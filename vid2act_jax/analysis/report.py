@@ -1,13 +1,11 @@
 """A report about finished runs: one HTML page, its figures, and its numbers."""
 
-import base64
 import itertools
 import json
 import pathlib
 import re
 import sys
 
-import jinja2
 import matplotlib
 
 from vid2act_jax.analysis import (
@@ -15,6 +13,7 @@ from vid2act_jax.analysis import (
   findings,
   group_runs,
   load_runs,
+  pages,
   plots,
   statistics,
   style,
@@ -142,7 +141,7 @@ def draw(results: dict, out: pathlib.Path) -> dict[tuple[str, ...], str]:
       stem = next(tries)
     stems.add(stem)
     data = style.save(fig, out / f'{stem}.png').read_bytes()
-    urls[name] = f'data:image/png;base64,{base64.b64encode(data).decode()}'
+    urls[name] = pages.data_url(data)
   return urls
 
 
@@ -183,14 +182,6 @@ def render(results: dict, figures: dict, title: str) -> str:
 
   Results are those of `aggregate.gather`, figures those of `draw`.
   """
-  env = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
   modules = {'plots': plots, 'statistics': statistics, 'tables': tables}
   values = {'results': results, 'figures': figures, 'title': title}
-  page = env.get_template('report.html.j2').render(**values, **modules)
-  return page.strip() + '\n'
+  return pages.render('report.html.j2', **values, **modules)
