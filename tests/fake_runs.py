@@ -99,14 +99,19 @@ def diagnosis(sources=SOURCES, **changes):
     'vae': {
       s: {
         'error': 0.05, 'variance': 0.3, 'kl': 0.4, 'active': 3, 'latent': 4,
+        'coverage': 0.9,
         'edges': edges.tolist(), 'recorded': table, 'replayed': table[::-1],
       }
       for s in sources
     },
-    'guidance': {'shuffled': 0.1, 'across_states': 0.5, 'dead_units': 0.2},
+    'guidance': {
+      'shuffled': 0.1, 'noise': 0.1, 'across_domains': 0.05,
+      'across_states': 0.5, 'dead_units': 0.2,
+    },
+    'teacher_kl': {s: {'kl': 1.0 + i} for i, s in enumerate(sources)},
     'similarity': dict.fromkeys(sources, 1 / len(sources)),
     'relation': {s: {'distance': 0.1, 'explained': 0.4} for s in sources},
-    'pull': {'distillation': 0.3, 'others': 40.0},
+    'pull': {'distillation': 1.2, 'others': 40.0},
   }  # fmt: skip
   return {**made, **changes}
 

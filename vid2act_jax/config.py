@@ -50,6 +50,9 @@ def get_config() -> ConfigDict:
         # oldest episodes are removed first
         'keep_all': False,  # keep the episode files of removed episodes
         'cross_episodes': False,  # chunks may span episode boundaries
+        # Share of each source dataset's episodes that training never samples:
+        # at least one if it is not 0. `analysis teacher` judges on them.
+        'held_out': 0.0,
         'scratch': '',  # folder of the buffers; '': the run folder
         # Precision of the cached embeddings of the frozen teacher: 'float16',
         # 'float32', or 'none': no cache, computed in every update. For sources

@@ -67,7 +67,7 @@ def test_parts_of_diagnosed_runs(folder):
     assert [one['seed'] for one in found[part][task]['vid2act']] == [0, 1]
     assert part in found['undiagnosed'][task]['dreamerv2']
   one = found['pull'][task]['vid2act'][0]
-  assert one['share'] == pytest.approx(0.3 / 40)
+  assert one['share'] == pytest.approx(1.2 / 40)
   one = found['relation'][task]['vid2act'][0]
   assert all(x['distance'] == 0.1 for x in one['sources'].values())
 

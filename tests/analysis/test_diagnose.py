@@ -22,7 +22,7 @@ from vid2act_jax.types import UserError
 
 SOURCES = ['probe_wide', 'probe_count']
 DIMS = [5, 2]
-ALL = 'prediction', 'vae', 'guidance', 'similarity', 'relation', 'pull'
+ALL = diagnose._PARTS
 
 
 def make_config(**overrides):
@@ -105,6 +105,8 @@ def test_prediction_of_a_run(diagnosis):
   for curve in curves:
     assert len(curve) == length
     assert all(0 < x < 1 for x in curve)
+  assert list(diagnosis['teacher_kl']) == SOURCES
+  assert all(entry['kl'] > 0 for entry in diagnosis['teacher_kl'].values())
 
 
 def test_vae_of_a_run(diagnosis):
@@ -114,6 +116,7 @@ def test_vae_of_a_run(diagnosis):
     assert figures['variance'] == pytest.approx(1 / 3, rel=0.3)
     assert figures['error'] > 0 and figures['kl'] > 0
     assert 0 <= figures['active'] <= figures['latent'] == 10
+    assert 0 <= figures['coverage'] <= 1
     width = np.diff(figures['edges'])
     for kind in ('recorded', 'replayed'):
       assert len(figures[kind]) == dims
@@ -123,7 +126,8 @@ def test_vae_of_a_run(diagnosis):
 
 def test_guidance_and_similarity_of_a_run(diagnosis):
   guidance = diagnosis['guidance']
-  assert guidance['shuffled'] > 0 and guidance['across_states'] > 0
+  for change in ('shuffled', 'noise', 'across_domains', 'across_states'):
+    assert guidance[change] > 0
   assert 0 <= guidance['dead_units'] < 1
   assert list(diagnosis['similarity']) == SOURCES
   assert sum(diagnosis['similarity'].values()) == pytest.approx(1)
@@ -157,6 +161,7 @@ def test_without_transfer_only_the_student_is_left(finished, tmp_path):
     ('vae', 'no action VAE'),
     ('guidance', 'no action VAE'),
     ('similarity', 'no teacher'),
+    ('teacher_kl', 'no teacher'),
     ('pull', 'no teacher'),
   ):
     assert found[part] is None and reason in found[f'{part}_missing']

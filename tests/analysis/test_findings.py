@@ -135,7 +135,10 @@ def test_skipped_updates(make):
 def test_guidance_that_is_ignored(make):
   found = fake_runs.diagnosis(guidance={'shuffled': 0.01, 'across_states': 0.5})
   assert '2.0%' in _found(make(None, found), 'guidance ignored')
-  found['guidance']['shuffled'] = 0.05
+  found['guidance'].update(shuffled=0.05, across_domains=0.01)
+  text = _found(make(None, found), 'guidance ignored')
+  assert "another domain's" in text and '2.0%' in text
+  found['guidance']['across_domains'] = 0.05
   assert _found(make(None, found), 'guidance ignored') is None
   assert _found(make(None, None), 'guidance ignored') is None
 

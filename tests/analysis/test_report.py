@@ -60,7 +60,7 @@ def test_whole_report(folder, tmp_path, capsys):
     for seed in range(2):
       fake_runs.add(
           folder, task, seed=seed, sources=sources, diagnosis=diagnosis,
-          weights=(0.4, 0.5, 0.1),
+          weights=(0.5, 0.4, 0.1),
       )  # fmt: skip
       fake_runs.add(folder, task, 'dreamerv2', seed, level=300)
   out = tmp_path / 'report'

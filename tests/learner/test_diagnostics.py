@@ -11,8 +11,9 @@ import pytest
 
 from tests import small
 from vid2act_jax import learner
-from vid2act_jax.learner import diagnostics, finetune, open_loop, teachers
+from vid2act_jax.learner import diagnostics, finetune, transfer
 from vid2act_jax.nets.world_model import feature
+from vid2act_jax.types import Latent
 
 
 @pytest.mark.parametrize('num', [1, 6, 7, 12, 13])
@@ -59,27 +60,6 @@ def test_error_of_each_predicted_frame():
   assert found == pytest.approx([0, 0.01, 0.04 / 7])
 
 
-def test_teachers_predict_with_their_own_label_and_actions():
-  s = small.setup()
-  params = small.model_params(s.agent.teacher)
-  batch = small.batch_of(6, 7, action_dim=2)
-  found = diagnostics.teacher_predictions(s.agent, params, batch, small.KEY)
-  action = teachers.fit_actions(batch.action, s.agent.source_mask)
-  agent = s.agent
-  predict = small.jit(
-    lambda batch, label: open_loop.open_loop(
-      agent.teacher, params, batch, agent.rng(small.KEY), label
-    )
-  )
-  for label in range(2):
-    own = batch.replace(action=action[label])
-    image = predict(own, jnp.full(6, label))
-    truth, guess, _ = np.split(np.asarray(image)[:, 5:], 3, 2)
-    error = np.square(truth - guess).mean((0, 2, 3, 4))
-    np.testing.assert_allclose(found[label], error, rtol=1e-4)
-  assert found[0] != found[1]
-
-
 def test_vae_is_that_of_the_losses():
   s = small.setup()
   keys = s.agent.rng(small.KEY).split()
@@ -107,6 +87,21 @@ def test_vae_that_guesses_the_mean():
   assert max(found['replayed'][0]) == pytest.approx(10)  # All in a bin of 0.1.
   exact = diagnostics.domain_replay(recorded, recorded, recorded, kl)
   assert exact['error'] == 0 and exact['replayed'] == exact['recorded']
+
+
+def test_coverage_of_recorded_actions():
+  rng = np.random.default_rng(0)
+  draw = lambda low, high: rng.uniform(low, high, (800, 2)).astype(np.float32)
+  recorded = draw(-1, 1)
+  assert diagnostics.coverage(recorded, recorded) == 1
+  assert 0.95 < diagnostics.coverage(recorded, draw(-1, 1)) < 0.99
+  # A quarter of the square, and what is nearer than 0.05 to it.
+  assert 0.23 < diagnostics.coverage(recorded, draw(-0.5, 0.5)) < 0.35
+  # Most are saturated: at a corner, and on the other side.
+  corner = np.ones((800, 2), np.float32)
+  assert diagnostics.coverage(corner, corner * 0.97) == 1
+  assert diagnostics.coverage(corner, -corner) == 0
+  assert diagnostics.coverage(corner[:2], corner) == 1
 
 
 def test_following_is_acting():
@@ -180,7 +175,8 @@ def test_policy_that_does_not_read_its_guidance():
   found = diagnostics.follow(s.agent, s.state, s.batch.target, small.KEY)
   rng = lambda: np.random.default_rng(0)
   depends = diagnostics.guidance_use(s.agent, s.state, found[0], rng())
-  assert depends['shuffled'] > 0
+  keys = 'shuffled', 'noise', 'across_domains'
+  assert all(depends[key] > 0 for key in keys)
 
   actor = s.state.params['actor']
   first = actor['mlp']['hidden0']['kernel']
@@ -189,7 +185,35 @@ def test_policy_that_does_not_read_its_guidance():
   actor = {**actor, 'mlp': {**actor['mlp'], 'hidden0': hidden}}
   state = s.state.replace(params={**s.state.params, 'actor': actor})
   ignores = diagnostics.guidance_use(s.agent, state, found[0], rng())
-  assert ignores['shuffled'] == 0 and ignores['across_states'] > 0
+  assert all(ignores[key] == 0 for key in keys)
+  assert ignores['across_states'] > 0
+
+
+def test_guidance_of_two_domains():
+  """Against the actions that the policy takes under either label."""
+  s = small.setup()
+  inputs, *_ = diagnostics.follow(s.agent, s.state, s.batch.target, small.KEY)
+  flat = inputs.reshape(-1, inputs.shape[-1])
+  feat = jnp.asarray(flat[:, : s.agent.student.feat_dim])
+  params = s.state.params['model']['transfer']
+  latent = Latent(feat[:, :3], feat[:, 3:])
+  noise = jnp.zeros((len(feat), s.agent.vae.latent_dim))
+  actions = []
+  for domain in range(2):
+    label = jnp.full(len(feat), domain)
+    args = s.agent, params, latent, label, noise
+    dist = s.agent.actor.apply(
+      {'params': s.state.params['actor']}, transfer.actor_input(*args)
+    )
+    actions.append(dist.mean)
+  rng = np.random.default_rng(0)
+  found = diagnostics.guidance_use(s.agent, s.state, inputs, rng)
+  expected = float(jnp.abs(actions[0] - actions[1]).mean())
+  assert found['across_domains'] == pytest.approx(expected, rel=1e-4)
+  single = dataclasses.replace(s.agent.variant, weights='single')
+  agent = dataclasses.replace(s.agent, variant=single)
+  found = diagnostics.guidance_use(agent, s.state, inputs, rng)
+  assert found['across_domains'] is None
 
 
 def test_units_that_are_never_on():

@@ -1,6 +1,8 @@
 """Tools for runs: compare many, diagnose or evaluate one, draw its page.
 
 python -m vid2act_jax.analysis report RUNS... --out report/
+python -m vid2act_jax.analysis findings report/
+python -m vid2act_jax.analysis teacher RUN_OR_FILE --data DATASETS...
 python -m vid2act_jax.analysis diagnose RUNS...
 python -m vid2act_jax.analysis evaluate RUN --episodes 100
 python -m vid2act_jax.analysis summary RUN
@@ -18,6 +20,37 @@ from vid2act_jax.types import UserError
 def _report(args):
   """Compares runs, on one page."""
   print(report.write_report(args.runs, args.out, args.title, args.baseline))
+
+
+def _findings(args):
+  """Lists what is wrong with runs or with those of reports."""
+  found, folders = [], []
+  for folder in args.runs:
+    path = folder / report.RESULTS
+    if path.is_file():
+      found += report.read_findings(path)
+    else:
+      folders.append(folder)
+  if folders:
+    found += report.load_results(folders, args.baseline)['findings']
+  for row in found:
+    print('{name}: {run}\n  {text}\n  try: {hint}'.format(**row))
+  print(f'{len(found)} findings')
+
+
+def _teacher(args):
+  """Judges a pretrained teacher on held-out episodes and other datasets."""
+  from vid2act_jax.analysis import teacher, teacher_page  # Imports the learner.
+
+  path, data, config = args.run_or_file, args.data, args.config
+  results, pictures = teacher.judge(
+    path, data, config, args.sequences, args.seed
+  )
+  for problem in results['problems']:
+    print(f'warning: {problem}', file=sys.stderr)
+  print(teacher_page.describe(results))
+  folder = path if path.is_dir() else pathlib.Path()
+  print(f'\n{teacher_page.write(results, pictures, args.out or folder)}')
 
 
 def _diagnose(args):
@@ -58,12 +91,12 @@ def _parser():
   )
   commands = parser.add_subparsers(required=True, metavar='command')
   path, add = pathlib.Path, {}
-  for run in (_report, _diagnose, _evaluate, _summary):
+  for run in (_report, _findings, _teacher, _diagnose, _evaluate, _summary):
     text = {'help': run.__doc__, 'description': run.__doc__}
     command = commands.add_parser(run.__name__.strip('_'), **text)
     command.set_defaults(run=run)
     add[run] = command.add_argument
-  for run in (_report, _diagnose):
+  for run in (_report, _findings, _diagnose):
     text = 'folders of runs, or folders of those'
     add[run]('runs', type=path, nargs='+', help=text)
   for run in (_evaluate, _summary):
@@ -71,7 +104,19 @@ def _parser():
   add[_report]('--out', type=path, required=True, help='folder of the report')
   add[_report]('--title', default='Comparison of runs')
   text = 'variant that the others are compared with'
-  add[_report]('--baseline', default='dreamerv2', help=text)
+  for run in (_report, _findings):
+    add[run]('--baseline', default='dreamerv2', help=text)
+  text = 'folder of a run, or file of a public checkpoint'
+  add[_teacher]('run_or_file', type=path, help=text)
+  text = 'more datasets: the one that is named, or of the target'
+  add[_teacher]('--data', type=path, nargs='+', default=[], help=text)
+  text = "of a file: an experiment's .py or the folder of a run, for its sizes"
+  add[_teacher]('--config', type=path, help=text)
+  text = 'folder of the page (default: the run, or the current folder)'
+  add[_teacher]('--out', type=path, help=text)
+  text = 'of each dataset'
+  add[_teacher]('--sequences', type=int, default=64, help=text)
+  add[_teacher]('--seed', type=int, default=0, help='of the sequences')
   add[_evaluate]('--episodes', type=int, default=100)
   text = "a task other than the run's, with as many actions"
   add[_evaluate]('--task', default='', help=text)

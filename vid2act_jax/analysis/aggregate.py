@@ -12,7 +12,12 @@ import pathlib
 import numpy as np
 import pandas as pd
 
-from vid2act_jax.analysis import findings, group_runs, statistics
+from vid2act_jax.analysis import (
+  findings,
+  group_runs,
+  statistics,
+  transfer_findings,
+)
 from vid2act_jax.analysis import model_sections as sections
 from vid2act_jax.analysis.load_runs import Run
 
@@ -31,6 +36,7 @@ _PARTS = {
   'predictions': sections.mean_predictions,
   'vae': functools.partial(sections.diagnosed, name='vae'),
   'guidance': functools.partial(sections.diagnosed, name='guidance'),
+  'teacher_kl': functools.partial(sections.diagnosed, name='teacher_kl'),
   'undiagnosed': sections.undiagnosed,
 }
 
@@ -67,7 +73,7 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
       values = {label: describe(runs) for label, runs in labels.items()}
       if values := {label: value for label, value in values.items() if value}:
         parts.setdefault(name, {})[task] = values
-  return {
+  results = {
     'version': VERSION,
     'baseline': baseline,
     'tasks': tasks,
@@ -78,14 +84,12 @@ def gather(found: list[Run], problems: list[str], baseline: str) -> dict:
     },
     **{name: parts.get(name, {}) for name in _PARTS},
     'costs': costs,
-    'findings': [
-      {'run': str(run.path), 'name': name, 'text': text}
-      for run in found
-      for name, text in findings.find(run).items()
-    ],
+    'findings': [row for run in found for row in findings.rows(run)],
     'runs': every[group_runs.DESCRIPTION].to_dict('records'),
     'problems': list(dict.fromkeys(problems)),
   }
+  results['findings'] += transfer_findings.find(results)
+  return results
 
 
 def published_curves(task: str, metric: str, steps: float) -> list[dict]:

@@ -1,9 +1,10 @@
 """Measures what the parts of a run's agent have learned, beyond its returns.
 
 The result, diagnosis.json in the run's folder, says how well the student and
-the teacher predict the target's frames, how the action VAE reconstructs and
-replays the sources' actions, how much the policy depends on its guidance, how
-similar the sources are to the target, and the gradient of the distillation.
+the teacher predict the target's frames, how much these surprise the teacher
+under each label, how the action VAE reconstructs and replays the sources'
+actions, how much the policy depends on its guidance, how similar the sources
+are to the target, and the gradient of the distillation.
 """
 
 import functools
@@ -20,13 +21,21 @@ from vid2act_jax.analysis import load_runs
 from vid2act_jax.data import dataset, files, shards
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data import weights as weight_files
-from vid2act_jax.learner import diagnostics, open_loop
+from vid2act_jax.learner import diagnostics, open_loop, teacher_diagnostics
 from vid2act_jax.loops import runs, sources
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import Batch, UserError
 
 VERSION = 1
-_PARTS = 'prediction', 'vae', 'guidance', 'similarity', 'relation', 'pull'
+_PARTS = (
+  'prediction',
+  'teacher_kl',
+  'vae',
+  'guidance',
+  'similarity',
+  'relation',
+  'pull',
+)
 _NEWEST = 10  # Episodes of the replay that the target's sequences are from.
 _KEYS = ('image', 'action', 'reward', 'is_first', 'discount')
 
@@ -85,7 +94,7 @@ class _Subject:
   """A run and its measures, named as in diagnosis.json."""
 
   def __init__(self, run, num, seed):
-    self.config = _open_config(run)
+    self.config = open_config(run)
     self._run, self._num, self._seed = run, num, seed
     self._agent, self._state = runs.load_agent(run)
     _, self.metadata, _ = Checkpoint(run / runs.STUDENT).restore_raw()
@@ -101,14 +110,19 @@ class _Subject:
     }
 
   def _teachers(self):
-    agent = self._require('teacher')
-    params = sources.load_teacher(self.config, self._run, agent)
-    if 'decoder' not in params:
+    if self._agent.variant.teachers == 'separate':
+      raise UserError('separate teachers come without decoders')
+    args = self._require('teacher'), self._teacher, self._target, self._key(1)
+    if 'decoder' not in self._teacher:
       raise UserError(
         f'{self.config.teacher_from}: a public teacher comes without decoder'
       )
-    args = agent, params, self._target, self._key(1)
-    return self._by_source(diagnostics.teacher_predictions(*args))
+    return self._by_source(teacher_diagnostics.predictions(*args))
+
+  def teacher_kl(self):
+    args = self._require('teacher'), self._teacher, self._target, self._key(1)
+    each = self._by_source(teacher_diagnostics.kl(*args))
+    return {source: {'kl': value} for source, value in each.items()}
 
   def vae(self):
     agent = self._require('action VAE')
@@ -120,7 +134,7 @@ class _Subject:
     return named
 
   def guidance(self):
-    agent, rng = self._require('action VAE'), self._rng(2)
+    agent, rng = self._require('guidance of the policy'), self._rng(2)
     inputs, *_ = self._followed
     return diagnostics.guidance_use(agent, self._state, inputs, rng)
 
@@ -148,10 +162,16 @@ class _Subject:
     has = {
       'teacher': self._agent.teacher,
       'action VAE': self._agent.variant.generates_actions,
+      'guidance of the policy': self._agent.reads_guidance,
     }
     if not has[part]:
       raise UserError(f'the variant {self.config.variant} has no {part}')
     return self._agent
+
+  @functools.cached_property
+  def _teacher(self):
+    agent = self._require('teacher')
+    return sources.load_teacher(self.config, self._run, agent)
 
   @functools.cached_property
   def _followed(self):
@@ -234,8 +254,12 @@ def sample(
   return batch.replace(action=np.pad(batch.action, margin))
 
 
-def _open_config(run):
-  """Returns the run's config, its paths valid in the current folder."""
+def open_config(run: pathlib.Path) -> ConfigDict:
+  """Returns a run's config, its paths valid in the current folder.
+
+  Raises:
+    UserError: it is missing or damaged.
+  """
   config = ConfigDict(runs.read_config_dict(run))
 
   def locate(path, file):

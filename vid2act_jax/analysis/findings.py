@@ -25,6 +25,20 @@ _KL_HISTORY = 5  # Points before a median means something.
 _IGNORED = 0.05  # Of the change of actions from state to state.
 _MANY_SKIPPED = 0.01  # Of the updates.
 
+# What to try.
+HINTS = {
+  'weights collapsed': 'config.learner.transfer.weights=evidence',
+  'weights mean nothing': 'config.learner.transfer.weights=evidence',
+  'dead VAE': 'a smaller config.learner.transfer.vae_kl',
+  'exploding KL': 'a smaller config.learner.optim.model_lr',
+  'skipped updates': 'a smaller config.learner.optim.model_lr, or'
+  ' config.learner.dtype=float32',
+  'guidance ignored': 'config.learner.transfer.guidance='
+  'feature+prior+jump_start',
+  'no better than random': 'a larger config.finetune.env_steps; compare with'
+  ' config.variant=dreamerv2',
+}
+
 _Rules = Iterator[tuple[str, bool, str]]  # Check, whether it holds, text.
 
 
@@ -36,6 +50,14 @@ def find(run: Run) -> dict[str, str]:
       if holds:
         found.setdefault(name, text)
   return found
+
+
+def rows(run: Run) -> list[dict[str, str]]:
+  """Returns what `find` does as rows {run, name, text, hint}."""
+  return [
+    {'run': str(run.path), 'name': name, 'text': text, 'hint': HINTS[name]}
+    for name, text in find(run).items()
+  ]
 
 
 def _check_weights(run) -> _Rules:
@@ -108,9 +130,15 @@ def _check_losses(run) -> _Rules:
 def _check_policy(run) -> _Rules:
   """Checks whether the policy uses guidance, and is better than random."""
   if part := sections.read_diagnosis(run, 'guidance'):
+    check, limit = 'guidance ignored', f'(below {_IGNORED:.0%})'
     text = "shuffling the guidance among states changes the policy's actions by"
-    text = f'{text} {part["share"]:.1%} of what another state does: it ignores'
-    yield 'guidance ignored', part['share'] < _IGNORED, f'{text} guidance'
+    text = f'{text} {part["share"]:.1%} of what another state does {limit}: it'
+    yield check, part['share'] < _IGNORED, f'{text} ignores guidance'
+    if (share := part['domains']) is not None:
+      text = "another domain's guidance changes the policy's actions by"
+      text = f'{text} {share:.1%} of what another state does {limit}: it makes'
+      more = 'no difference which source is selected'
+      yield check, share < _IGNORED, f'{text} {more}'
   returns = run.series('eval/return')
   for base in run.series('random/return')[-1:] if len(returns) else ():
     final = statistics.final_score(returns, math.inf)

@@ -233,11 +233,11 @@ def is_number(value) -> bool:
   return good and abs(value) <= _MAX_VALUE
 
 
-def printable(value) -> str | None:
-  """Returns text as one line that any font can show; else None."""
+def printable(value, letters: int = 200) -> str | None:
+  """Returns text as one line that any font can show, cut; else None."""
   if not isinstance(value, str):
     return None
-  return ''.join(c if c.isprintable() else '?' for c in value[:200]) or None
+  return ''.join(c if c.isprintable() else '?' for c in value[:letters]) or None
 
 
 def candidates(path: str, run: pathlib.Path) -> list[pathlib.Path]:

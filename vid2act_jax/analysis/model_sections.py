@@ -17,7 +17,8 @@ from vid2act_jax.analysis.style import thin
 
 REPEATED = 'last context frame repeated'  # A prediction without any model.
 # Variants that set the weights: these are no evidence of anything.
-FIXED = ('uniform', 'frozen_weights', 'single')
+# Presets, and values of learner.transfer.weights.
+FIXED = ('uniform', 'frozen_weights', 'frozen', 'single')
 AS_EXPECTED = 'as expected'
 _NOISE = 'probe_noise'  # A source without any use.
 _NEUTRAL = re.compile(r'|copy(=.*)?|(gravity|gain|mass)=0*1(\.0*)?')
@@ -35,6 +36,7 @@ _SCHEMA = {
   'pull': {'distillation': float, 'others': float},
   'vae': {str: _VAE},
   'guidance': {'shuffled': float, 'across_states': float},
+  'teacher_kl': {str: {'kl': float}},
 }
 
 
@@ -70,8 +72,10 @@ def final_weights(run: Run) -> dict[str, float]:
 
 
 def is_fixed(run: Run) -> bool:
-  """Returns whether the variant sets the weights, so that they say nothing."""
-  return (run.variant or '').split(':')[0] in FIXED
+  """Returns whether the config sets the weights, so that they say nothing."""
+  field = run.config.get('learner.transfer.weights')
+  chosen = field if isinstance(field, str) else run.variant or ''
+  return chosen.split(':')[0] in FIXED
 
 
 def canonical_task(task: str) -> str:
@@ -139,10 +143,14 @@ def read_diagnosis(run: Run, name: str) -> dict:
       relation: {source: {'weight', 'distance', 'explained'}}.
       pull: {'distillation', 'others': gradient norms, 'share': their ratio}.
       vae: {source: {'unexplained': error / variance, 'kl': nats per latent
-        dimension, 'active': dimensions, 'latent': out of how many, 'edges':
-        [E + 1], 'recorded', 'replayed': densities per action dimension [[E]]}}.
+        dimension, 'active': dimensions, 'latent': out of how many, 'coverage':
+        of recorded actions by replayed ones, None in older diagnoses,
+        'spread': see `spread`, 'edges': [E + 1], 'recorded', 'replayed':
+        densities per action dimension [[E]]}}.
       guidance: {'share': change of actions when guidance is shuffled, relative
-        to that from state to state, 'dead': share of units always zero}.
+        to that from state to state; the same, None if not known, for 'noise'
+        and the 'domains' of another; 'dead': share of units always zero}.
+      teacher_kl: {source: {'kl': nats a frame of the target}}.
   """
   try:
     part = _select(run.diagnosis[name], _SCHEMA[name])
@@ -157,10 +165,10 @@ def read_diagnosis(run: Run, name: str) -> dict:
     if name == 'pull':
       part['share'] = part['distillation'] / part['others']
     if name == 'guidance':
-      share = part['shuffled'] / part['across_states']
-      return {'share': share, 'dead': run.diagnosis[name].get('dead_units')}
+      return _read_guidance(run.diagnosis[name], part['across_states'])
     if name == 'vae':
-      return {source: _read_vae(**entry) for source, entry in part.items()}
+      known = {x: _optional(run.diagnosis[name][x], 'coverage') for x in part}
+      return {x: {**_read_vae(**part[x]), 'coverage': known[x]} for x in part}
     return part
   except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
     return {}
@@ -178,13 +186,50 @@ def _select(value, schema):
   return value
 
 
+def _read_guidance(part, across_states):
+  keys = {'share': 'shuffled', 'noise': 'noise', 'domains': 'across_domains'}
+  found = {name: _optional(part, key) for name, key in keys.items()}
+  shares = {
+    k: None if x is None else x / across_states for k, x in found.items()
+  }
+  return {**shares, 'dead': _optional(part, 'dead_units')}
+
+
+def _optional(part, key):
+  """Returns a number that older diagnoses lack, or None."""
+  value = part.get(key)
+  return value if isinstance(value, float) else None
+
+
 def _read_vae(error, variance, edges, recorded, replayed, **latents):
   tables = np.array([recorded, replayed])  # Fails if they differ in shape.
   if tables.shape[2:] != np.diff(edges).shape or min(np.diff(edges)) <= 0:
     raise ValueError(edges)
   unexplained = {'unexplained': error / variance if variance else None}
   histograms = {'edges': edges, 'recorded': recorded, 'replayed': replayed}
-  return unexplained | latents | histograms
+  return unexplained | latents | {'spread': spread(histograms)} | histograms
+
+
+def spread(part: dict) -> float:
+  """Returns the variance of replayed actions over that of recorded ones.
+
+  Sums over the action dimensions, from the histograms of a source's part of
+  `read_diagnosis`; 1 if all recorded actions are equal. A ValueError if they
+  are no histograms.
+  """
+  edges = np.array(part['edges'])
+  centers, width = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+
+  def variance(densities):
+    mass = np.array(densities) * width
+    if (mass < 0).any() or not mass.any(-1).all():
+      raise ValueError(densities)
+    mass = mass / mass.sum(-1, keepdims=True)
+    mean = mass @ centers
+    return float((mass * np.square(centers - mean[:, None])).sum())
+
+  recorded, replayed = (variance(part[x]) for x in ('recorded', 'replayed'))
+  return replayed / recorded if recorded else 1.0
 
 
 def undiagnosed(runs: list[Run]) -> dict[str, str]:

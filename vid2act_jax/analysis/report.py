@@ -1,28 +1,30 @@
 """A report about finished runs: one HTML page, its figures, and its numbers."""
 
-import base64
 import itertools
 import json
 import pathlib
 import re
 import sys
 
-import jinja2
 import matplotlib
 
 from vid2act_jax.analysis import (
   aggregate,
+  findings,
   group_runs,
   load_runs,
+  pages,
   plots,
   statistics,
   style,
   tables,
+  transfer_findings,
 )
-from vid2act_jax.data import files
+from vid2act_jax.data import files, limits
 from vid2act_jax.types import UserError
 
 PAGE, RESULTS = 'index.html', 'results.json'
+_FINDING, _MAX_TEXT = ('name', 'text', 'hint', 'run'), 5000
 _MAX_HISTOGRAMS = 2  # Labels of a task whose actions are drawn.
 
 
@@ -45,16 +47,7 @@ def write_report(
   Raises:
     UserError: there is nothing to report, or `out` cannot be written.
   """
-  paths, problems = load_runs.find(folders)
-  runs = [load_runs.load(path) for path in paths]
-  results = aggregate.gather(runs, problems, baseline)
-  for problem in results['problems']:
-    print(f'warning: {problem}', file=sys.stderr)
-  if not results['tasks']:
-    raise UserError(
-      f'no run with evaluations in {", ".join(map(str, folders))}: name folders'
-      ' of runs that have finetuned (the warnings above say what was found)'
-    )
+  results = load_results(folders, baseline)
   try:
     files.make_folder(out)
     page = render(results, draw(results, out), title)
@@ -70,6 +63,52 @@ def write_report(
       ' --out'
     ) from error
   return out / PAGE
+
+
+def load_results(folders: list[pathlib.Path], baseline: str) -> dict:
+  """Returns what `write_report` writes into results.json.
+
+  Warnings go to stderr; arguments and errors are those of `write_report`.
+  """
+  paths, problems = load_runs.find(folders)
+  runs = [load_runs.load(path) for path in paths]
+  results = aggregate.gather(runs, problems, baseline)
+  for problem in results['problems']:
+    print(f'warning: {problem}', file=sys.stderr)
+  if not results['tasks']:
+    raise UserError(
+      f'no run with evaluations in {", ".join(map(str, folders))}: name folders'
+      ' of runs that have finetuned (the warnings above say what was found)'
+    )
+  return results
+
+
+def read_findings(path: pathlib.Path) -> list[dict[str, str]]:
+  """Returns a report's findings; those about transfer are found again.
+
+  Args:
+    path: of its results.json, of this version or an earlier one.
+
+  Returns:
+    Rows {run, name, text, hint}.
+
+  Raises:
+    UserError: the file cannot be read, or is damaged.
+  """
+  text = lambda x: load_runs.printable(x, _MAX_TEXT) or ''
+  try:
+    results = limits.read_json(path)
+    kept = [x for x in results['findings'] if x['name'] in findings.HINTS]
+    found = [{**x, 'hint': findings.HINTS[x['name']]} for x in kept]
+    found += transfer_findings.find(results)
+    return [{key: text(x[key]) for key in _FINDING} for x in found]
+  except OSError as error:
+    raise UserError(f'{path}: cannot be read ({error.strerror})') from error
+  except (AttributeError, LookupError, TypeError, ValueError) as error:
+    raise UserError(
+      f'{path}: damaged ({type(error).__name__}: {str(error)[:100]}); make it'
+      ' again by python -m vid2act_jax.analysis report'
+    ) from error
 
 
 def _round(tree):
@@ -102,7 +141,7 @@ def draw(results: dict, out: pathlib.Path) -> dict[tuple[str, ...], str]:
       stem = next(tries)
     stems.add(stem)
     data = style.save(fig, out / f'{stem}.png').read_bytes()
-    urls[name] = f'data:image/png;base64,{base64.b64encode(data).decode()}'
+    urls[name] = pages.data_url(data)
   return urls
 
 
@@ -143,14 +182,6 @@ def render(results: dict, figures: dict, title: str) -> str:
 
   Results are those of `aggregate.gather`, figures those of `draw`.
   """
-  env = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
   modules = {'plots': plots, 'statistics': statistics, 'tables': tables}
   values = {'results': results, 'figures': figures, 'title': title}
-  page = env.get_template('report.html.j2').render(**values, **modules)
-  return page.strip() + '\n'
+  return pages.render('report.html.j2', **values, **modules)

@@ -24,13 +24,19 @@ def figure(height: float, width: float = 8.6, dpi: int = 140):
   return fig
 
 
-def save(fig: matplotlib.figure.Figure, path: pathlib.Path) -> pathlib.Path:
-  """Writes a figure as a PNG of 256 colors; returns its path."""
-  buffer = io.BytesIO()
+def png(fig: matplotlib.figure.Figure) -> bytes:
+  """Encodes a figure as a PNG of 256 colors."""
+  buffer, out = io.BytesIO(), io.BytesIO()
   fig.savefig(buffer, format='png')
   # A palette: strips of noisy frames would make the file three times as large.
   image = Image.open(buffer).convert('RGB').quantize(256)
-  image.save(path, optimize=True)
+  image.save(out, format='png', optimize=True)
+  return out.getvalue()
+
+
+def save(fig: matplotlib.figure.Figure, path: pathlib.Path) -> pathlib.Path:
+  """Writes a figure as `png` encodes it; returns its path."""
+  path.write_bytes(png(fig))
   return path
 
 

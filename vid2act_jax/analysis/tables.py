@@ -66,8 +66,10 @@ def rows(part: dict | list) -> pd.DataFrame:
 
 def mean_by_source(table: pd.DataFrame) -> pd.DataFrame:
   """Returns the means of the runs of a label, with their number."""
+  keys = ['unexplained', 'kl', 'active', 'latent', 'spread', 'coverage']
+  table = table.astype(dict.fromkeys(keys, float))  # None: not known.
   groups = table.groupby(['task', 'kind', 'source'], sort=False)
-  means = groups[['unexplained', 'kl', 'active', 'latent']].mean()
+  means = groups[keys].mean()
   return means.assign(runs=groups.size()).reset_index()
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vid2act_jax.data import dataset, files, store
+from vid2act_jax.data import dataset, files, splits, store
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.episode_builder import EpisodeBuilder
 from vid2act_jax.types import UserError
@@ -36,6 +36,8 @@ class ReplayOptions:
   keep_all: whether evicted episodes stay on disk.
   embed: computes the column `embed` from every episode's images; None: no such
     column.
+  held_out: share of a source dataset's episodes that is never sampled; see
+    `splits.split_episodes`.
   """
 
   action_dim: int | None = None
@@ -44,6 +46,7 @@ class ReplayOptions:
   cross_episodes: bool = False
   keep_all: bool = False
   embed: DerivedColumn | None = None
+  held_out: float = 0.0
 
 
 _DEFAULTS = ReplayOptions()
@@ -104,6 +107,8 @@ class Replay:
       )
     if keep_episodes is not None and not owner:
       raise ValueError('Only an owner may drop episodes.')
+    if owner and options.held_out:
+      raise ValueError('Only episodes of a source can be held out.')
     self.directory = pathlib.Path(directory)
     self.action_dim = options.action_dim
     self._capacity_bytes = capacity_bytes
@@ -126,6 +131,8 @@ class Replay:
     else:
       listed = dataset.find_episodes(self.directory)
     self.total_episodes = listed[-1].index + 1 if listed else 0
+    listed, held_out = splits.split_episodes(listed, options.held_out, seed)
+    self._num_held_out = len(held_out)
     self._load(listed)
 
   @property
@@ -135,8 +142,8 @@ class Replay:
 
   @property
   def episodes_on_disk(self) -> int:
-    """Number of episodes held and evicted ones that are still on disk."""
-    return len(self._held) + len(self._evicted)
+    """Number of episodes held, and of evicted and held-out ones on disk."""
+    return len(self._held) + len(self._evicted) + self._num_held_out
 
   def add(
     self, obs: Mapping[str, np.ndarray], actions: np.ndarray

@@ -7,6 +7,7 @@ computed on a few sequences at a time.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import chex
@@ -14,16 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy import spatial
 
-from vid2act_jax.learner import finetune, open_loop, teachers, transfer
+from vid2act_jax.learner import finetune, open_loop, transfer
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.world_model import feature
-from vid2act_jax.types import Batch, FinetuneBatch, Normal, Params
+from vid2act_jax.types import Batch, FinetuneBatch, Normal
 
 _BATCH = open_loop.ROWS  # Sequences at a time.
 _BINS = 20  # Of an action's range.
 _ACTIVE = 0.01  # Nats above which a latent dimension carries information.
 _RIDGE = 0.01  # Of the variance of standardised features.
+_NEIGHBOURS, _MIN_RADIUS = 5, 0.05  # Of `coverage`; of an action dimension.
 
 
 def in_batches(fn: Callable, rows, key: jax.Array):
@@ -52,29 +55,8 @@ def prediction(agent, state, batch: Batch, key: jax.Array) -> list[float]:
 
   Mean squared error, pixels in 0..1.
   """
-  run = jax.jit(lambda state, *xs: _frame_errors(agent.open_loop(state, *xs)))
+  run = jax.jit(lambda state, *xs: frame_errors(agent.open_loop(state, *xs)))
   return _mean(in_batches(lambda *xs: run(state, *xs), batch, key))
-
-
-def teacher_predictions(
-  agent, params: Params, batch: Batch, key: jax.Array
-) -> list[list[float]]:
-  """Returns `prediction` for the teacher under each label, with equal noise.
-
-  `params` are the teacher's, with its decoder.
-  """
-
-  @jax.jit
-  def run(params, batch, key, domain):
-    action = teachers.fit_actions(batch.action, agent.teacher_mask)[domain]
-    label, rows = jnp.full(len(action), domain), batch.replace(action=action)
-    args = agent.teacher, params, rows, agent.rng(key), label
-    return _frame_errors(open_loop.open_loop(*args))
-
-  return [
-    _mean(in_batches(lambda b, k, i=i: run(params, b, k, i), batch, key))
-    for i in range(agent.num_domains)
-  ]
 
 
 def last_frame(batch: Batch) -> list[float]:
@@ -86,8 +68,8 @@ def last_frame(batch: Batch) -> list[float]:
   return _mean(np.stack(errors))
 
 
-def _frame_errors(image):
-  """Errors in what `open_loop` shows, [B, L, ...] -> [B, L - context]."""
+def frame_errors(image):
+  """Errors in what `open_loop` shows: [B, L, ...] -> [B, L - context]."""
   truth, guess, _ = jnp.split(image[:, open_loop.CONTEXT :], 3, 2)
   return jnp.square(guess - truth).mean((2, 3, 4))
 
@@ -160,8 +142,9 @@ def domain_replay(
   Returns:
     error: mean squared error of an action dimension; variance: that of always
     predicting the mean; kl: mean of a latent dimension; active: number with
-    more than 0.01 nats; latent: Z; edges: of the histograms' bins; recorded,
-    replayed: for each action dimension the densities in them.
+    more than 0.01 nats; latent: Z; coverage: of the recorded actions by the
+    replayed ones; edges: of the histograms' bins; recorded, replayed: for each
+    action dimension the densities in them.
   """
   edges = np.linspace(-1, 1, _BINS + 1)
   kl = kl.mean(0, np.float64)
@@ -177,10 +160,28 @@ def domain_replay(
     'kl': float(kl.mean()),
     'active': int((kl > _ACTIVE).sum()),
     'latent': len(kl),
+    'coverage': coverage(recorded, replayed),
     'edges': edges.round(6).tolist(),
     'recorded': densities(recorded),
     'replayed': densities(replayed),
   }
+
+
+def coverage(recorded: np.ndarray, replayed: np.ndarray) -> float:
+  """Returns the share of recorded actions that have a replayed one nearby.
+
+  Nearer than the fifth nearest recorded one, as in Naeem et al. 2020 (arXiv
+  2002.09797), or than 0.05 in each dimension: saturated actions are equal. It
+  is about 0.97 for two samples of one distribution.
+
+  Args:
+    recorded: f32 [M, A], with M at least 2.
+    replayed: f32 [K, A].
+  """
+  nearest = np.arange(1, min(_NEIGHBOURS + 1, len(recorded)) + 1)  # And itself.
+  radius = spatial.KDTree(recorded).query(recorded, nearest)[0][:, -1]
+  radius = radius.clip(_MIN_RADIUS * np.sqrt(recorded.shape[1]))
+  return float((spatial.KDTree(replayed).query(recorded)[0] <= radius).mean())
 
 
 def follow(
@@ -224,23 +225,49 @@ def guidance_use(
   The actor's inputs are f32 [..., F + guidance]; `rng` shuffles the states.
 
   Returns:
-    shuffled: mean absolute change of an action dimension when the guidance is
-    that of another state; across_states: mean absolute difference of the
-    actions of two states; dead_units: share of the guidance's units that are
-    zero in all states.
+    Mean absolute changes of an action dimension. shuffled: when the guidance is
+    that of another state; noise: when it is normal noise with the mean and the
+    deviation of each unit; across_domains: from one domain's guidance to
+    another's, None if fewer than two are trained; across_states: from one state
+    to another. dead_units: share of the guidance's units that are zero in all
+    states.
   """
   inputs = inputs.reshape(-1, inputs.shape[-1])
   feat, guidance = np.split(inputs, [agent.student.feat_dim], -1)
   other = rng.permutation(len(inputs))
-  shuffled = np.concatenate([feat, guidance[other]], -1)
+  noise = rng.normal(guidance.mean(0), guidance.std(0), guidance.shape)
   act = jax.jit(lambda *xs: agent.actor.apply({'params': xs[0]}, xs[1]).mean)
-  actions = (act(state.params['actor'], x) for x in (inputs, shuffled))
-  action, mixed = (np.asarray(x, np.float64) for x in actions)
+
+  def actions(guidance):
+    inputs = np.concatenate([feat, guidance.astype(feat.dtype)], -1)
+    return np.asarray(act(state.params['actor'], inputs), np.float64)
+
+  action = actions(guidance)
+  each = [actions(x) for x in _domain_guidance(agent, state, feat)]
+  pairs = [np.abs(x - y).mean() for x, y in itertools.combinations(each, 2)]
   return {
-    'shuffled': float(np.abs(mixed - action).mean()),
+    'shuffled': float(np.abs(actions(guidance[other]) - action).mean()),
+    'noise': float(np.abs(actions(noise) - action).mean()),
+    'across_domains': float(np.mean(pairs)) if pairs else None,
     'across_states': float(np.abs(action[other] - action).mean()),
     'dead_units': float((guidance == 0).all(0).mean()),
   }
+
+
+def _domain_guidance(agent, state, feat):
+  """Yields the guidance [M, ...] of features [M, F] under each label."""
+  if agent.variant.weights.kind == 'single':  # The others' is not trained.
+    return
+  params = state.params['model']['transfer']
+
+  @jax.jit
+  def guide(feat, label):
+    states = transfer.student_generator_states(agent, params, feat, label)
+    noise = jnp.zeros((len(feat), agent.vae.latent_dim))
+    return transfer.guidance(agent, params, states, label, noise)
+
+  for domain in range(agent.num_domains):
+    yield np.asarray(guide(feat, jnp.full(len(feat), domain)))
 
 
 def feature_similarity(
@@ -272,13 +299,13 @@ def feature_similarity(
   out = []
   for index, value in enumerate(np.asarray(distance)):
     inputs = flat(teacher[:half, :, index]), flat(teacher[half:, :, index])
-    left = np.square(tested - _ridge(inputs[0], fitted, inputs[1])).mean()
+    left = np.square(tested - ridge(inputs[0], fitted, inputs[1])).mean()
     explained = 1 - left / spread if spread else 0.0
     out.append({'distance': float(value), 'explained': float(explained)})
   return out
 
 
-def _ridge(x, y, inputs):
+def ridge(x, y, inputs):
   """Ridge regression of y [M, F] on x [M, G], at inputs [K, G]: [K, F]."""
   center, scale = x.mean(0), x.std(0) + 1e-6
   x, inputs = (x - center) / scale, (inputs - center) / scale

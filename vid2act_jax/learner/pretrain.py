@@ -70,6 +70,11 @@ class Pretrainer:
     return action_mask(self.source_action_dims, max(self.source_action_dims))
 
   @property
+  def teacher_mask(self) -> np.ndarray:
+    """f32 [N, A_teacher]: 1 for the actions that the teacher reads."""
+    return self.source_mask[:, : self.teacher.action_dim]
+
+  @property
   def generator(self) -> ActionVAE:
     """The generator of the source actions."""
     assert self.transfer is not None

@@ -43,6 +43,11 @@ def check_config(config, workdir: pathlib.Path) -> None:
       f'config.replay.embeddings={config.replay.embeddings!r}: must be one of'
       f' {", ".join(embedding.DTYPES)}'
     )
+  if not 0 <= config.replay.held_out < 1:
+    raise UserError(
+      f'config.replay.held_out={config.replay.held_out}: a share of the'
+      ' episodes, from 0 to below 1'
+    )
   for stage in ('pretrain', 'finetune'):
     settings = config[stage]
     if settings.batch < 1 or settings.length <= open_loop.CONTEXT:

@@ -55,6 +55,7 @@ TEACHER = (
   'learner',
   'replay.source_gb',
   'replay.cross_episodes',
+  'replay.held_out',
   'pretrain',
 )
 STUDENT_ONLY = (
@@ -85,6 +86,7 @@ _ADDED = {
   'learner.unroll': -1,
   'learner.scales.discount': 0.0,
   **dict.fromkeys(f'learner.transfer.{field}' for field in FIELDS),
+  'replay.held_out': 0.0,
 }
 _MAX_DEPTH = 8  # Of a config; a deeper one is damaged.
 

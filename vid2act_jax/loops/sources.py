@@ -104,13 +104,11 @@ def load_replays(config, workdir: pathlib.Path, embeds=None):
     if reasons := quarantine.read_reasons(folder):
       text = f'{folder}: {len(reasons)} episodes in quarantine are not used'
       print(text, flush=True)
-  replays, _ = load_sources(
-    folders,
-    config.replay.source_gb * 1e9,
-    config.seed,
-    replay_options(config, workdir),
-    embeds,
+  options = dataclasses.replace(
+    replay_options(config, workdir), held_out=config.replay.held_out
   )
+  capacity = config.replay.source_gb * 1e9
+  replays, _ = load_sources(folders, capacity, config.seed, options, embeds)
   return replays
 
 
