@@ -238,6 +238,7 @@ def _collect():
       'episodes': 200,  # per dataset; 'agent': the whole replay buffer instead
       'agent_env_steps': 250_000,  # env steps of the agent's training ('agent')
       'noise': 0.5,  # standard deviation of the action noise of 'noisy'
+      # and of 'state:...+noise'
       'workers': 0,  # collecting processes; 0: one per core
     }
   )

@@ -210,7 +210,10 @@ def _parser():
   )
   command.add_argument('--episodes', type=int, required=True)
   command.add_argument(
-    '--noise', type=float, default=0.5, help="standard deviation of 'noisy'"
+    '--noise',
+    type=float,
+    default=0.5,
+    help="standard deviation of 'noisy' and '+noise'",
   )
   command.add_argument('--seed', type=int, default=0)
   command.add_argument('--workers', type=int, default=0, help='0: one per core')

@@ -170,6 +170,7 @@ VARIANTS: dict[str, dict] = {
     'generator_start': 'pretrained',
     'generator_until': 0.0,
     'guidance': 'prior+jump_start',
+    'guidance_until': 1.0,
     'start': 'teacher',
     'rehearsal': 0.33,
   },

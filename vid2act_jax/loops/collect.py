@@ -37,9 +37,10 @@ class Plan:
   policy: 'checkpoint:RUN', the exploring agent of a run folder, or behaviours
     with their weights: 'scripted:0.5,noisy:0.3,random:0.2'. Scripted is the
     suite's policy, noisy the same with Gaussian noise, random uniform;
-    'state:LEVEL' and 'state:FILE.npz' are state policies.
+    'state:LEVEL' and 'state:FILE.npz' are state policies, with Gaussian noise
+    if '+noise' follows.
   episodes: number of episodes.
-  noise: standard deviation of 'noisy', in units of the action.
+  noise: standard deviation of Gaussian noise, in units of the action.
   seed: of everything random.
   """
 
@@ -102,7 +103,7 @@ def collect(
     provenance['state_policies'] = {
       name: behaviours.digest(path) for name, path in state_policies.items()
     }
-  if 'noisy' in weights:
+  if any(map(policies.is_noisy, weights)):
     provenance['noise'] = plan.noise
   with files.lock(folder):
     _check_same(folder, provenance, description)
@@ -292,12 +293,22 @@ class _Collector:
 
   def _policy(self, name):
     if name.startswith(policies.STATE):
-      return self._state(name)
-    return getattr(self, f'_{name}')()
+      policy = self._state(name)
+    else:
+      policy = getattr(self, f'_{name}')()
+    return self._with_noise(policy) if policies.is_noisy(name) else policy
+
+  def _with_noise(self, policy):
+    noise, shape = self._plan.noise, (1, self._env.action_dim)
+
+    def act(obs, rng, step):
+      return (policy(obs, rng, step) + rng.normal(0, noise, shape)).clip(-1, 1)
+
+    return act
 
   def _state(self, name):
-    level = name.removeprefix(policies.STATE)
-    state_policy = behaviours.read(behaviours.find(self._plan.task, level))
+    path = policies.find_state_policy(name, self._plan.task)
+    state_policy = behaviours.read(path)
 
     def act(obs, rng, step):
       action = state_policy(self._env.named_state())
@@ -313,14 +324,7 @@ class _Collector:
     script = environments.scripted_policy(self._plan.task)
     return lambda obs, rng, step: script(self._env)[None]
 
-  def _noisy(self):
-    script, noise = self._scripted(), self._plan.noise
-    shape = (1, self._env.action_dim)
-
-    def act(obs, rng, step):
-      return (script(obs, rng, step) + rng.normal(0, noise, shape)).clip(-1, 1)
-
-    return act
+  _noisy = _scripted
 
   def _checkpoint(self):
     folder = self._plan.policy.partition(':')[2]

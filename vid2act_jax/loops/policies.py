@@ -1,5 +1,7 @@
 """Behaviour policies of data collection, and their weights."""
 
+import pathlib
+
 import numpy as np
 
 from vid2act_jax import behaviours
@@ -8,6 +10,7 @@ from vid2act_jax.types import UserError
 
 BEHAVIOURS = ('scripted', 'noisy', 'random')
 STATE = 'state:'
+_NOISE = '+noise'  # Suffix of a state policy.
 _CHECKPOINT = 'checkpoint'
 # The policy 'auto' where state policies of both levels are shipped.
 _AUTO_STATE = 'state:expert:0.5,state:medium:0.3,random:0.2'
@@ -33,7 +36,7 @@ def parse(policy: str) -> dict[str, float]:
       'scripted:0.5,noisy:0.3,random:0.2' or
       'state:expert:0.5,state:medium:0.3,random:0.2'; the default weight is 1.
       After 'state:' stands the level of a shipped state policy or the path of
-      a file.
+      a file, and '+noise' for Gaussian noise.
 
   Raises:
     UserError: an unknown behaviour, or no positive weight.
@@ -60,10 +63,21 @@ def find_state_policies(policy: str, task: str) -> dict:
     UserError: as `parse`, or there is no such state policy of the task.
   """
   return {
-    name: behaviours.find(task, name.removeprefix(STATE))
+    name: find_state_policy(name, task)
     for name in parse(policy)
     if name.startswith(STATE)
   }
+
+
+def find_state_policy(name: str, task: str) -> pathlib.Path:
+  """Returns the file of the state policy of a behaviour 'state:...'."""
+  level = name.removeprefix(STATE).removesuffix(_NOISE)
+  return behaviours.find(task, level)
+
+
+def is_noisy(name: str) -> bool:
+  """Whether Gaussian noise is added to the actions of a behaviour."""
+  return name == 'noisy' or name.endswith(_NOISE)
 
 
 def _parse_item(item):
