@@ -192,6 +192,21 @@ class TestCollect:
     with pytest.raises(UserError, match='state_policies.*another folder'):
       run_collect(plan, tmp_path / 'd')
 
+  def test_noise_is_added_to_a_state_policy(self, tmp_path):
+    task, settings = 'dmc_pendulum_swingup', envs.Settings(16, 4, 40)
+    policy = 'state:expert,state:expert+noise:1'
+    folders = {noise: tmp_path / str(noise) for noise in (0.0, 0.2)}
+    for noise, folder in folders.items():
+      run_collect(collect.Plan(task, settings, policy, 4, noise, 0), folder)
+    plain, noisy = (load(folder) for folder in folders.values())
+    for index in (0, 2):
+      assert_same(plain[index], noisy[index])
+    for index in (1, 3):
+      difference = noisy[index]['action'][1] - plain[index]['action'][1]
+      assert 0 < abs(difference) < 1
+    found = dataset.read_metadata(folders[0.2])['collected']
+    assert found['noise'] == 0.2 and len(found['state_policies']) == 2
+
   def test_state_policies_that_do_not_fit(self, tmp_path):
     other = behaviours.find('dmc_cheetah_run', 'expert')
     for task, policy, message in (
