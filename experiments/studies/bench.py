@@ -32,11 +32,11 @@ TARGETS = {
     'dmc_cartpole_swingup@camera=1,gravity=0.75',
     'dmc_walker_run',
   ),
-  'ball': (  # A sparse reward.
-    'dmc_ball_in_cup_catch',
-    'dmc_ball_in_cup_catch@gravity=0.75',
-    'dmc_reacher_easy',
+  'walker': (
+    'dmc_walker_walk',
+    'dmc_walker_run',
     'dmc_cheetah_run',
+    'dmc_pendulum_swingup',
   ),
 }
 # Noise widens the states that a dataset covers.
@@ -60,8 +60,8 @@ def get_config():
   for sizes in (config.learner.teacher, config.learner.student):
     sizes.update(deter=128, hidden=128)
   config.learner.behavior.horizon = 12
-  config.collect.update(policy=POLICY, noise=0.3, episodes=40, workers=1)
-  config.pretrain.update(steps=2_000, batch=6, length=24, save_every=2_000)
+  config.collect.update(policy=POLICY, noise=0.3, episodes=80, workers=1)
+  config.pretrain.update(steps=1_500, batch=9, length=20, save_every=1_500)
   config.finetune.update(
     env_steps=16_000,
     prefill=500,

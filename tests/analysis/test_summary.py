@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from experiments import quickstart
 from vid2act_jax import types
-from vid2act_jax.analysis import load_runs, style, summary
+from vid2act_jax.analysis import load_runs, reference, style, summary
 from vid2act_jax.loops import logger
 
 
@@ -113,3 +114,51 @@ def test_command_line(tmp_path):
   )
   assert failed.returncode == 1
   assert len(failed.stderr.splitlines()) == 1 and 'absent' in failed.stderr
+
+
+def _config(**changes):
+  config = quickstart.get_config()
+  config.update(changes)
+  return config.to_dict()
+
+
+class TestReference:
+  def test_only_what_a_run_from_scratch_does_counts(self):
+    own = reference.digest(_config())
+    assert reference.digest(_config(seed=3, variant='vid2act')) == own
+    longer = _config()
+    longer['finetune']['batch'] += 1
+    assert reference.digest(longer) != own
+
+  def test_it_is_drawn_next_to_a_run_with_transfer(self, tmp_path, monkeypatch):
+    curve = {
+      'label': 'from scratch',
+      'digest': reference.digest(_config()),
+      'env_steps': [1000, 2000, 3000],
+      'median': [1.0, 2.0, 3.0],
+      'low': [0.0, 1.0, 2.0],
+      'high': [2.0, 3.0, 4.0],
+    }
+    path = tmp_path / 'reference.json'
+    path.write_text(json.dumps([curve]))
+    monkeypatch.setattr(reference, 'PATH', path)
+    labels = []
+    plot = style.plot
+
+    def record(axes, x, y, **look):
+      labels.append(look['label'])
+      plot(axes, x, y, **look)
+
+    monkeypatch.setattr(style, 'plot', record)
+    for variant, shown in (('vid2act', True), ('dreamerv2', False)):
+      folder = tmp_path / variant
+      _run(folder)
+      config = _config(variant=variant)
+      (folder / 'config.json').write_text(json.dumps(config))
+      labels.clear()
+      _check_page(summary.write_summary(folder))
+      assert ('from scratch' in labels) == shown
+
+  def test_the_quickstart_has_a_curve(self):
+    """Fails if its config changes: run benchmarks/quickstart.py again."""
+    assert reference.find(_config()) is not None

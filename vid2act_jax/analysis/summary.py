@@ -10,7 +10,7 @@ from matplotlib import ticker
 from PIL import Image
 
 from vid2act_jax import types
-from vid2act_jax.analysis import load_runs, style
+from vid2act_jax.analysis import load_runs, reference, style
 from vid2act_jax.analysis.style import COLORS, INK
 from vid2act_jax.loops import logger, runs
 
@@ -45,14 +45,17 @@ def write_summary(workdir, heading='', path=None) -> pathlib.Path:
   workdir = pathlib.Path(workdir)
   if not workdir.is_dir():
     raise types.UserError(f'no run folder {workdir}: name one that exists')
-  if not heading and (workdir / runs.CONFIG).exists():
-    heading = title(runs.read_config_dict(workdir))
+  config = {}
+  if (workdir / runs.CONFIG).exists():
+    config = runs.read_config_dict(workdir)
+  heading = heading or title(config)
   metrics = load_runs.metric_table(logger.read_metrics(workdir))
   fig = style.figure(9.6, 12, 100)
   look = {'color': INK, 'fontsize': 15, 'fontweight': 'bold'}
   fig.suptitle(heading or workdir.resolve().name, **look)
   grid = fig.add_gridspec(3, 2, height_ratios=(1.0, 0.82, 0.95))
-  _draw_returns(fig.add_subplot(grid[0, 0]), metrics)
+  curve = reference.find(config)
+  _draw_returns(fig.add_subplot(grid[0, 0]), metrics, curve)
   _draw_similarity(fig.add_subplot(grid[0, 1]), metrics)
   _draw_losses(fig.add_subplot(grid[1, 0]), metrics, 'pretrain')
   _draw_losses(fig.add_subplot(grid[1, 1]), metrics, 'finetune')
@@ -67,7 +70,7 @@ def title(config: Mapping) -> str:
   return ', '.join(known)
 
 
-def _draw_returns(axes, metrics):
+def _draw_returns(axes, metrics, reference_curve):
   style.style_axes(axes, 'Learning', 'environment steps', 'return')
   series = functools.partial(load_runs.series, metrics, 'finetune')
   keys = 'episode/return', 'eval/return', 'eval/return_std', 'eval/success'
@@ -82,6 +85,12 @@ def _draw_returns(axes, metrics):
   if len(stds) == len(means):
     look['band'] = means - stds.array, means + stds.array
   style.plot(axes, means.index, means, **look)
+  if reference_curve:
+    steps = np.array(reference_curve['env_steps'])
+    band = [np.array(reference_curve[key]) for key in ('low', 'high')]
+    median = np.array(reference_curve['median'])
+    look = {'color': COLORS[3], 'lw': 1.6, 'label': reference_curve['label']}
+    style.plot(axes, steps, median, band=band, **look)
   for value in series('random/return')[-1:]:
     label = f'random policy, {value:.4g}'
     axes.axhline(value, color=INK, ls='--', lw=1, label=label)
