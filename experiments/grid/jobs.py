@@ -60,10 +60,17 @@ class Job:
   def is_done(self) -> bool:
     """Whether it has finished with this config.
 
-    An existing dataset is used as it is, since it may have been imported.
+    An existing dataset is used as it is, since it may have been imported. A
+    teacher may be of a study whose runs differ.
     """
-    return is_finished(self.config, self.workdir) and (
-      self.kind == 'datasets' or not runs.config_diff(self.workdir, self.config)
+    if not is_finished(self.config, self.workdir):
+      return False
+    if self.kind == 'teachers' and (self.workdir / runs.CONFIG).exists():
+      found = runs.read_config_dict(self.workdir)
+      own = runs.as_dict(self.config)
+      return _teacher_identity(found) == _teacher_identity(own)
+    return self.kind == 'datasets' or not runs.config_diff(
+      self.workdir, self.config
     )
 
   def output_folders(self) -> list[pathlib.Path]:
@@ -249,18 +256,20 @@ class Sweep:
 
 
 def _identity(tree):
-  """Returns the part of a config that identifies a dataset or teacher.
-
-  It includes the length of the training: a longer training makes another
-  teacher, although a run can be extended in its folder.
-  """
+  """Returns the part of a config that identifies a dataset."""
   return config_keys.exclude(tree, (*config_keys.RUNTIME, 'finetune.env_steps'))
 
 
 def _teacher_identity(tree):
-  """Like `_identity`, without the seed and the folder of the datasets."""
-  identity = _identity(tree)
-  return {k: v for k, v in identity.items() if k not in ('source_dir', 'seed')}
+  """Returns the part of a config that a teacher depends on, but the seed."""
+  kept = {
+    key: value
+    for key, value in config_keys.leaves(tree).items()
+    if config_keys.matches(key, config_keys.TEACHER)
+  }
+  return config_keys.exclude(
+    kept, (*config_keys.RUNTIME, *config_keys.STUDENT_ONLY)
+  )
 
 
 def make_jobs(

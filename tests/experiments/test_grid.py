@@ -18,7 +18,7 @@ from experiments.grid import configs, runner
 from experiments.grid.jobs import KINDS, make_jobs
 from experiments.grid.runner import Runner, job_states
 from experiments.studies import shift, sources
-from vid2act_jax import envs, learner
+from vid2act_jax import envs
 from vid2act_jax.data import dataset, files
 from vid2act_jax.loops import runs
 from vid2act_jax.loops.checkpoint import Checkpoint
@@ -83,7 +83,7 @@ def test_studies_make_valid_jobs(name, tmp_path):
   for index, job in enumerate(jobs):
     assert set(job.deps) <= set(names[:index])
     config = job.config
-    variant = learner.parse(config.variant, config.sources)
+    variant = runs.variant_of(config)
     if job.kind != 'runs' or not variant.pretrained:
       assert job.kind == 'datasets' or variant.pretrained or not job.deps
       continue
@@ -95,8 +95,8 @@ def test_studies_make_valid_jobs(name, tmp_path):
     assert teacher.config.sources == config.sources
     assert teacher.config.seed == config.seed
     assert (
-      learner.parse(teacher.config.variant, teacher.config.sources).actions
-      == variant.actions
+      runs.variant_of(teacher.config).pretrain_actions
+      == variant.pretrain_actions
     )
     assert len(job.deps) == 1 + len(config.sources)
     assert config.source_dir == str(tmp_path / 'sources')
@@ -421,7 +421,7 @@ def test_changes_that_keep_dataset_and_teacher(tmp_path):
     '  return {"a": {"env.num": 1, "learner.scales.vae": 0.5},\n'
     '          "b": {"env.num": 2, "learner.scales.vae": 0.5},\n'
     '          "c": {"finetune.batch": 7, "learner.unroll": 3},\n'
-    '          "d": {"learner.transfer.guidance": 9},\n'
+    '          "d": {"learner.transfer.distance": "sum"},\n'
     '          "e": {"learner.scales.kl": 0.5}}\n'
   )
   jobs = make_jobs(str(study), DEBUG, 1, [], tmp_path, tmp_path)
@@ -449,6 +449,39 @@ def test_teacher_with_another_digest_is_found(tmp_path):
     assert folder == (expected or teacher.workdir)
     teachers = {j.config.teacher_from for j in jobs if j.kind == 'runs'}
     assert teachers == {'', str(folder)}
+
+
+def test_runs_that_differ_otherwise_share_a_teacher(tmp_path):
+  def teacher(*overrides):
+    study = FOLDER / 'transfer.py'
+    jobs = make_jobs(str(study), DEBUG, 1, list(overrides), tmp_path, tmp_path)
+    (job,) = [j for j in jobs if j.kind == 'teachers']
+    return job
+
+  job = teacher()
+  assert teacher('--config.finetune.batch=2').workdir == job.workdir
+  assert teacher('--config.pretrain.batch=2').workdir != job.workdir
+  # A finished one is used as it is.
+  job.workdir.mkdir()
+  config = json.dumps(job.config.to_dict())
+  (job.workdir / runs.CONFIG).write_text(config)
+  Checkpoint(job.workdir / runs.TEACHER).finish(job.config.pretrain.steps)
+  assert teacher('--config.finetune.batch=2').is_done()
+
+
+def test_only_runs_with_a_matching_name(tmp_path):
+  study = FOLDER / 'transfer.py'
+  args = str(study), DEBUG, 2, [], tmp_path, tmp_path
+  jobs = make_jobs(*args, only=('dreamer*', 'no_*'))
+  names = [j.name for j in jobs if j.kind == 'runs']
+  assert names == [
+    f'{name}-{seed}'
+    for seed in (0, 1)
+    for name in ('dreamerv2', 'no_distill', 'no_replay')
+  ]
+  assert not any(j.kind == 'teachers' for j in make_jobs(*args, only=('dr*',)))
+  with pytest.raises(UserError, match='--only=x matches no run.*vid2act'):
+    make_jobs(*args, only=('x',))
 
 
 # The real program.
