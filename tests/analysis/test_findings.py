@@ -1,12 +1,15 @@
 """What the checks find in runs that are broken, and not in sound ones."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
+from experiments import base
 from tests import fake_runs
-from vid2act_jax.analysis import findings, load_runs
+from vid2act_jax import learner
+from vid2act_jax.analysis import findings, load_runs, transfer_findings
 from vid2act_jax.analysis import model_sections as sections
 
 
@@ -67,6 +70,12 @@ def test_one_weight_that_takes_all(make):
 def test_entropy_that_is_gone(make):
   # On average alike, but in every state one source takes all.
   values = [(0.4, 0.3, 0.3)] * 12
+  for settings in (
+    {'variant': 'vid2act_guided'},
+    {'learner': {'transfer': {'weights': 'evidence'}}},
+  ):  # A posterior over the domains may be sure.
+    run = make(_weights(values, 0.05), **settings)
+    assert _found(run, 'weights collapsed') is None
   assert 'entropy' in _found(make(_weights(values, 0.05)), 'weights collapsed')
   assert _found(make(_weights(values, 0.5)), 'weights collapsed') is None
 
@@ -233,3 +242,19 @@ def test_entropy_of_mean_weights_where_none_was_logged(make):
   values, logged = sections.entropy(make(_weights([(0.5, 0.5, 0)], 0.25)))
   assert logged and values.tolist() == [0.25]
   assert json.dumps(sections.final_weights(make(_weights([(0.5, 0.5, 0)]))))
+
+
+def test_hints_name_keys_that_exist():
+  config = base.get_config()
+  hints = [*findings.HINTS.values(), *transfer_findings.HINTS.values()]
+  found = [
+    m for hint in hints for m in re.findall(r'config\.([\w.]+)(=\S+)?', hint)
+  ]
+  assert len(found) > 10
+  for key, value in found:
+    node = config
+    for name in key.rstrip('.').split('.'):
+      node = node[name]
+    if key.startswith('learner.transfer.') and value:
+      field = {key.removeprefix('learner.transfer.'): value.strip('=,;')}
+      learner.parse('vid2act', ('a', 'b'), field)

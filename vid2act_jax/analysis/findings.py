@@ -66,6 +66,8 @@ def _check_weights(run) -> _Rules:
   num = len(weights.columns)
   if num < 2 or weights.empty or sections.is_fixed(run):
     return
+  if sections.are_evidence(run):  # A posterior may well be sure.
+    return
   check, during = 'weights collapsed', 'during the last third'
   for name, share in _late(weights).min().items():
     text = f'the weight of {name} is above {_COLLAPSED} {during}: the other'

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from vid2act_jax.analysis import statistics
-from vid2act_jax.analysis.load_runs import DIAGNOSIS, Run
+from vid2act_jax.analysis.load_runs import DIAGNOSIS, Run, printable
 from vid2act_jax.analysis.style import thin
+from vid2act_jax.learner.variants import VARIANTS
 
 REPEATED = 'last context frame repeated'  # A prediction without any model.
-# Variants that set the weights: these are no evidence of anything.
-# Presets, and values of learner.transfer.weights.
-FIXED = ('uniform', 'frozen_weights', 'frozen', 'single')
+# Values of learner.transfer.weights that set them: they say nothing.
+FIXED = ('uniform', 'frozen', 'single')
 AS_EXPECTED = 'as expected'
 _NOISE = 'probe_noise'  # A source without any use.
 _NEUTRAL = re.compile(r'|copy(=.*)?|(gravity|gain|mass)=0*1(\.0*)?')
@@ -73,9 +73,21 @@ def final_weights(run: Run) -> dict[str, float]:
 
 def is_fixed(run: Run) -> bool:
   """Returns whether the config sets the weights, so that they say nothing."""
+  return _weights_kind(run) in FIXED
+
+
+def are_evidence(run: Run) -> bool:
+  """Returns whether the weights are a posterior, without a network."""
+  return _weights_kind(run) == 'evidence'
+
+
+def _weights_kind(run):
+  """The config's weights, or the name of its preset."""
+  preset = printable(run.config.get('variant')) or ''
   field = run.config.get('learner.transfer.weights')
-  chosen = field if isinstance(field, str) else run.variant or ''
-  return chosen.split(':')[0] in FIXED
+  default = VARIANTS.get(preset, {}).get('weights', preset)
+  chosen = field if isinstance(field, str) else default
+  return str(chosen).split(':')[0]
 
 
 def canonical_task(task: str) -> str:
