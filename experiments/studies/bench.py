@@ -41,12 +41,36 @@ TARGETS = {
 }
 # Noise widens the states that a dataset covers.
 POLICY = 'state:expert:0.3,state:expert+noise:0.4,state:medium+noise:0.3'
-# A label, and what differs from the base: the presets, then single fields.
+# What each arm changes: presets, then single fields of `learner.transfer`.
 ARMS = {
   'dreamerv2': {'variant': 'dreamerv2'},
-  'vid2act': {'variant': 'vid2act'},
+  'vid2act': {},
   'paper': {'variant': 'vid2act_paper'},
   'guided': {'variant': 'vid2act_guided'},
+  # Initialisation alone, pretrained with and without actions.
+  'finetune': {'variant': 'finetune'},
+  'finetune_no_actions': {
+    'variant': 'finetune',
+    'learner.transfer.pretrain_actions': False,
+  },
+  'stacked': {
+    'variant': 'action_free',
+    'learner.transfer.pretrain_actions': True,
+  },
+  'stacked_no_actions': {'variant': 'action_free'},
+  # Fields of vid2act, one at a time.
+  'states_prior': {'learner.transfer.states': 'prior'},
+  'states_rollout': {'learner.transfer.states': 'rollout:5'},
+  'distance_sum': {'learner.transfer.distance': 'sum'},
+  'to_teacher': {'learner.transfer.direction': 'to_teacher'},
+  'evidence': {'learner.transfer.weights': 'evidence'},
+  'no_floor': {'learner.transfer.importance_floor': 0.0},
+  'generator_selected': {'learner.transfer.generator': 'selected'},
+  'generator_frozen': {'learner.transfer.generator_until': 0.5},
+  'guidance_prior': {'learner.transfer.guidance': 'feature+prior'},
+  'guidance_jump': {'learner.transfer.guidance': 'feature+jump_start'},
+  'start_teacher': {'learner.transfer.start': 'teacher'},
+  'rehearsal': {'learner.transfer.rehearsal': 0.33},
 }
 
 
@@ -80,7 +104,12 @@ def get_study(config):
   """A job for each target and arm."""
   del config
   return {
-    f'{target}_{arm}': {'task': tasks[0], 'sources': tasks[1:], **changes}
+    f'{target}_{arm}': {
+      'variant': 'vid2act',
+      'task': tasks[0],
+      'sources': tasks[1:],
+      **changes,
+    }
     for target, tasks in TARGETS.items()
     for arm, changes in ARMS.items()
   }

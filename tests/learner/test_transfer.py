@@ -343,11 +343,11 @@ def test_the_prior_draws_the_actor_to_the_generated_actions():
   agent = build(**GUIDED, guidance='prior', prior_scale=100.0)
   state = small.state_of(agent)
   num = 6
+  demonstration = transfer.Demonstration(
+    small.normal(num, 2).clip(-1, 1), jnp.full((num, 2), 0.7)
+  )
   start = imagination.Start(
-    agent.student.initial(num),
-    jnp.ones(num, int),
-    None,
-    jnp.full(num, 0.7),
+    agent.student.initial(num), jnp.ones(num, int), None, demonstration
   )
   loss = lambda actor, state: finetune.actor_loss(
     agent, state, actor, start, agent.rng(KEY)
@@ -362,6 +362,21 @@ def test_the_prior_draws_the_actor_to_the_generated_actions():
   late = state.replace(step=jnp.int32(NUM_UPDATES // 2))
   (_, (metrics, *_)), _ = value_and_grad(state.params['actor'], late)
   assert metrics['guidance_strength'] == 0
+
+
+def test_demonstrations_are_generated_at_the_teachers_states():
+  agent, state, batch, _, (_, forward), _ = run_loss(guidance='prior')
+  latent, _ = teacher_outputs(agent, state, batch)
+  params = state.params['model']['transfer']
+  feat = transfer.select(feature(latent), forward.label)
+  states = transfer.distill(agent, params, feat)
+  noise = jnp.zeros((*forward.label.shape, agent.vae.latent_dim))
+  action, mask = transfer.generate_actions(
+    agent, params, states, forward.label, noise
+  )
+  small.assert_close(forward.demonstration.action, action)
+  weight = forward.similarity.max(0)[..., None] * mask
+  small.assert_close(forward.demonstration.weight, weight)
 
 
 def test_actions_that_a_domain_does_not_have_are_not_generated():
@@ -441,10 +456,28 @@ class TestRehearsal:
     new, metrics = small.jit(agent.finetune_step)(state, batch, KEY)
     mean = 0.99 * state.similarity + 0.01 * metrics['similarity']
     small.assert_close(new.similarity, mean)
-    label, _ = rehearsal.join_labels(
-      rehearsal.join_rows(agent, chosen), jnp.zeros((2, 6), int), None
-    )
+    rows = rehearsal.join_rows(agent, chosen)
+    label = rehearsal.join_labels(rows, jnp.zeros((2, 6), int))
     np.testing.assert_array_equal(label[2:], 1)
+
+  def test_recorded_actions_are_demonstrations(self):
+    agent = build(**GUIDED, guidance='prior', rehearsal=0.5)
+    batch = self.batch(agent)
+    batch = rehearsal.select_domains(small.state_of(agent), batch)
+    rows = rehearsal.join_rows(agent, batch)
+    generated = transfer.Demonstration(*jnp.full((2, 2, 6, 2), 0.5))
+    joined = rehearsal.join_demonstrations(agent, rows, generated)
+    np.testing.assert_array_equal(joined.action[:2], 0.5)
+    source = batch.rehearsal
+    for row, domain in enumerate([0, 1, 0]):
+      width = min(DIMS[domain], 2)
+      np.testing.assert_array_equal(
+        joined.action[2 + row, :-1, :width],
+        source.action[domain, row, 1:, :width],
+      )
+      expected = np.zeros((6, 2))
+      expected[:-1, :width] = 1  # None is known for the last state.
+      np.testing.assert_array_equal(joined.weight[2 + row], expected)
 
   def test_the_student_learns_images_but_no_rewards_of_the_sources(self):
     agent = build('dreamerv2', rehearsal=0.5)

@@ -247,7 +247,16 @@ def transfer_losses(
   # The domain whose guidance the policy reads in imagination: argmax_i w^i.
   domain_noise = rng.fold_in(1).normal(weights.shape, row_axis=1)
   label = transfer.select_domain(agent, weights, domain_noise)
-  outputs = transfer.TransferOutputs(weights, distance, label, replay)
+  demonstration = None
+  if (
+    agent.variant.generates_actions and 'prior' in agent.variant.guidance.kinds
+  ):
+    demonstration = transfer.demonstrate(
+      agent, params, features.target, weights, label
+    )
+  outputs = transfer.TransferOutputs(
+    weights, distance, label, replay, demonstration
+  )
   return losses, metrics, outputs
 
 
@@ -302,14 +311,15 @@ def imagination_start(
 ) -> imagination.Start:
   """All states of the student's sequences as starts of imagination: M = B L."""
   rows = rehearsal.join_rows(agent, batch)
-  label = weight = None
+  label = demonstration = None
   if transfer_outputs:
-    label = transfer_outputs.label
-    if 'prior' in agent.variant.guidance.kinds:
-      similarity = transfer_outputs.similarity
-      weight = jnp.take_along_axis(similarity, label[None], 0)[0]
-    label, weight = rehearsal.join_labels(rows, label, weight)
-  start = imagination.Start(outputs.latent, label, rows.batch.discount, weight)
+    label = rehearsal.join_labels(rows, transfer_outputs.label)
+    demonstration = transfer_outputs.demonstration
+  if demonstration:
+    demonstration = rehearsal.join_demonstrations(agent, rows, demonstration)
+  start = imagination.Start(
+    outputs.latent, label, rows.batch.discount, demonstration
+  )
   flat = lambda x: jax.lax.stop_gradient(x.reshape(-1, *x.shape[2:]))
   return jax.tree.map(flat, start)
 
@@ -384,9 +394,10 @@ def actor_loss(
   entropy = dists.entropy(imagined.dist)
   loss = behavior.actor_loss(target, entropy[:-1], weights, settings.entropy)
   prior_metrics = {}
-  if start.weight is not None:
+  if start.demonstration is not None:
+    first = jax.tree.map(lambda x: x[0], imagined.dist)
     prior, prior_metrics = _prior_loss(
-      agent, state, imagined, start, target, weights
+      agent, state.step, first, start.demonstration, target
     )
     loss += prior
   metrics = {
@@ -400,25 +411,19 @@ def actor_loss(
   return loss, (metrics, imagined, target, weights)
 
 
-def _prior_loss(agent, state, imagined, start, target, weights):
-  """Draws the actor to the generated actions, less and less during training.
+def _prior_loss(agent, step, dist, demonstration, target):
+  """Draws the actor to actions of the sources, less and less during training.
 
-  The loss is the negative log-likelihood of the generated actions, weighted by
-  the similarity of their domain, and in units of the spread of the returns, so
-  that its weight does not depend on the scale of a task's rewards.
+  The loss is the negative log-likelihood of these actions at the start states,
+  which are real ones, where the teacher's state is known. It is in units of the
+  spread of the returns, so that its weight does not depend on the scale of a
+  task's rewards.
   """
-  feat = jax.lax.stop_gradient(imagined.feat[:-1])
-  label = jnp.broadcast_to(start.label, feat.shape[:2])
-  params = state.params['model']['transfer']
-  states = transfer.student_generator_states(agent, params, feat, label)
-  noise = jnp.zeros((*label.shape, agent.vae.latent_dim))
-  action, mask = transfer.generate_actions(agent, params, states, label, noise)
-  dist = jax.tree.map(lambda x: x[:-1], imagined.dist)
-  nll = -(mask * dists.log_prob(dist, action)).sum(-1)
+  logp = dists.log_prob(dist, demonstration.action)
+  nll = -(demonstration.weight * logp).sum(-1).mean()
   spread = jnp.maximum(jax.lax.stop_gradient(target).std(), 1)
-  strength = transfer.fade(agent, state.step)
+  strength = transfer.fade(agent, step)
   scale = strength * agent.variant.guidance.prior_scale * spread
-  nll = (weights * start.weight * nll).mean()
   return scale * nll, {'prior_nll': nll, 'guidance_strength': strength}
 
 

@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.learner.transfer import actor_input
+from vid2act_jax.learner.transfer import Demonstration, actor_input
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.apply import apply
 from vid2act_jax.nets.world_model import feature
@@ -27,7 +27,7 @@ class Start(flax.struct.PyTreeNode):
   label: jax.Array | None  # i32 [M], the domain of the guidance
   # f32 [M], 0 at a terminal state; used with a discount head
   discount: jax.Array | None = None
-  weight: jax.Array | None = None  # f32 [M], similarity weight of the label
+  demonstration: Demonstration | None = None  # [M, ...], at these states
 
 
 class Imagined(flax.struct.PyTreeNode):

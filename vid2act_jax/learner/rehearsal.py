@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.learner.teachers import action_mask, fit_actions
+from vid2act_jax.learner.transfer import Demonstration
 from vid2act_jax.types import Batch, FinetuneBatch, LearnerState
 
 if TYPE_CHECKING:
@@ -72,26 +73,33 @@ def join_rows(agent: Agent, batch: FinetuneBatch) -> Rows:
   return Rows(joined, mask, domain)
 
 
-def join_labels(
-  rows: Rows, label: jax.Array, weight: jax.Array | None
-) -> tuple[jax.Array, jax.Array | None]:
-  """Appends labels and weights of the source sequences: [B + R, L] each.
-
-  The label of a source sequence is its own domain, with weight 1.
-
-  Args:
-    rows: from `join_rows`.
-    label: i32 [B, L], of the target's states.
-    weight: f32 [B, L], the similarity weights of these labels, or None.
-  """
+def join_labels(rows: Rows, label: jax.Array) -> jax.Array:
+  """Appends the source sequences' own domains to labels [B, L]: [B + R, L]."""
   if rows.domain is None:
-    return label, weight
+    return label
   shape = len(rows.domain), label.shape[1]
   domain = jnp.broadcast_to(rows.domain[:, None], shape)
-  label = jnp.concatenate([label, domain])
-  if weight is not None:
-    weight = jnp.concatenate([weight, jnp.ones(shape)])
-  return label, weight
+  return jnp.concatenate([label, domain])
+
+
+def join_demonstrations(
+  agent: Agent, rows: Rows, demonstration: Demonstration
+) -> Demonstration:
+  """Appends the recorded actions of the source sequences: [B + R, L, ...].
+
+  The action taken at a state is stored with the next one, so there is none for
+  the last state. The weight of the others is 1.
+  """
+  if rows.domain is None:
+    return demonstration
+  num = len(rows.domain)
+  action = jnp.roll(rows.batch.action[-num:], -1, 1)
+  masks = jnp.asarray(action_mask(agent.source_action_dims, agent.action_dim))
+  is_known = ~jnp.roll(rows.batch.is_first[-num:], -1, 1).at[:, -1].set(True)
+  weight = masks[rows.domain][:, None] * is_known[..., None]
+  recorded = Demonstration(action, weight)
+  join = lambda *xs: jnp.concatenate(xs)
+  return jax.tree.map(join, demonstration, recorded)
 
 
 def update_similarity(

@@ -36,6 +36,15 @@ class ReplayOutputs(flax.struct.PyTreeNode):
   latent: Normal  # [N, B, L - 1, 2A]
 
 
+class Demonstration(flax.struct.PyTreeNode):
+  """Actions of the sources that the actor is drawn to, state by state."""
+
+  action: jax.Array  # f32 [..., A]
+  # f32 [..., A]: the similarity weight of the domain; 0 for dimensions that the
+  # domain does not have
+  weight: jax.Array
+
+
 class TransferOutputs(flax.struct.PyTreeNode):
   """Outputs of the forward pass of the transfer losses."""
 
@@ -43,6 +52,7 @@ class TransferOutputs(flax.struct.PyTreeNode):
   distance: jax.Array  # f32 [N, B, L]
   label: jax.Array  # i32 [B, L], the domain of the guidance
   replay: ReplayOutputs | None
+  demonstration: Demonstration | None  # [B, L, ...], with guidance by a prior
 
 
 def similarity_weights(
@@ -240,6 +250,29 @@ def generate_actions(
   masks = action_mask(agent.source_action_dims, agent.action_dim)
   mask = jnp.asarray(masks)[label]
   return action[..., : agent.action_dim] * mask, mask
+
+
+def demonstrate(
+  agent: Agent,
+  params: Params,
+  teacher: jax.Array,
+  weights: jax.Array,
+  label: jax.Array,
+) -> Demonstration:
+  """Generates actions at the teacher's states of the most similar domain.
+
+  Args:
+    agent: the networks, with a generator.
+    params: of the transfer modules.
+    teacher: f32 [N, ..., F_teacher], features under every label.
+    weights: f32 [N, ...], similarity weights.
+    label: i32 [...], the domains.
+  """
+  states = generator_states(agent, params, select(teacher, label))
+  noise = jnp.zeros((*label.shape, agent.vae.latent_dim))
+  action, mask = generate_actions(agent, params, states, label, noise)
+  weight = select(weights[..., None], label)
+  return jax.lax.stop_gradient(Demonstration(action, weight * mask))
 
 
 def freeze_generator(
