@@ -184,7 +184,9 @@ class Agent:
     zero, similarity = jnp.zeros((), jnp.int32), None
     rehearsal = self.variant.rehearsal
     if rehearsal.share and rehearsal.domains == 'selected':
-      similarity = jnp.full(self.num_domains, 1 / self.num_domains)
+      # With the dtype: a weakly typed array would compile the step twice.
+      num = self.num_domains
+      similarity = jnp.full(num, 1 / num, jnp.float32)
     return LearnerState(zero, params, opt, slow, frozen, similarity)
 
   def init_random(self, key: jax.Array) -> LearnerState:
