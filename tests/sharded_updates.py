@@ -2,7 +2,8 @@
 
   python -m tests.sharded_updates OUT.npz STAGE METHOD DEVICES
 
-STAGE: 'pretrain' or 'finetune'. METHOD: 'shard_map', 'multi_step', 'jit' or
+STAGE: 'pretrain', 'finetune' or 'guided', a finetuning with rehearsal and a
+prior of the actor. METHOD: 'shard_map', 'multi_step', 'jit' or
 'pmap'. Needs that many simulated devices.
 """
 
@@ -31,6 +32,16 @@ def build(stage):
     batch = small.batch_of(UPDATES, 2, ROWS, 5, action_dim=3)
     return pretrainer.pretrain_step, small.state_of(pretrainer), batch
   config.scales.discount = 1.0
+  if stage == 'guided':
+    fields = {'states': 'prior', 'guidance': 'prior', 'prior_scale': 100.0}
+    variant = learner.parse('vid2act_guided', ('a', 'b'), fields)
+    agent = learner.build_agent(
+      config, 2, (1, 3), variant=variant, num_updates=2 * UPDATES
+    )
+    target = small.batch_of(UPDATES, ROWS, 5, action_dim=2)
+    sources = small.batch_of(UPDATES, 2, ROWS, 5, action_dim=3, seed=1)
+    batch = FinetuneBatch(target, None, rehearsal=sources)
+    return agent.finetune_step, small.state_of(agent), batch
   agent = learner.build_agent(config, 2, (1, 3))
   target = small.batch_of(UPDATES, ROWS, 5, action_dim=2)
   sources = small.batch_of(UPDATES, 2, ROWS, 5, action_dim=3, seed=1)

@@ -57,7 +57,11 @@ _METHODS = (
 )
 
 
-_STAGES = pytest.param('pretrain', marks=pytest.mark.slow), 'finetune'
+_STAGES = (
+  pytest.param('pretrain', marks=pytest.mark.slow),
+  'finetune',
+  pytest.param('guided', marks=pytest.mark.slow),
+)
 
 
 @pytest.mark.parametrize('method', _METHODS)

@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
       # an ablation (docs/variants.md):
       #   vid2act         the method as in its public code
       #   vid2act_paper   the plain reading of the paper
+      #   vid2act_guided  transfer by initialisation, rehearsal and actions
       #   dreamerv2       no sources, no transfer
       #   finetune        the student is initialised from the teacher; no other
       #                   transfer

@@ -38,6 +38,9 @@ class Rng(flax.struct.PyTreeNode):
   # The mapped axis that the rows of a batch are split over, if any.
   axis_name: str | None = flax.struct.field(pytree_node=False, default=None)
   noise_fns: NoiseFns = flax.struct.field(pytree_node=False, default=NoiseFns())
+  # Sizes of this device's parts of the rows, if the batch is a concatenation
+  # whose parts are split over the axis one by one; (): a single part.
+  parts: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
 
   def split(self, num: int = 2) -> list['Rng']:
     """Like `jax.random.split`."""
@@ -72,9 +75,22 @@ class Rng(flax.struct.PyTreeNode):
       return noise_fn(self.key, shape)
     num_rows = shape[row_axis]
     row_shape = shape[:row_axis] + shape[row_axis + 1 :]
-    first = 0
-    if self.axis_name:
-      first = jax.lax.axis_index(self.axis_name) * num_rows
     one = lambda row: noise_fn(jax.random.fold_in(self.key, row), row_shape)
-    rows = jax.vmap(one)(first + jnp.arange(num_rows))
+    rows = jax.vmap(one)(self._row_indices(num_rows))
     return jnp.moveaxis(rows, 0, row_axis)
+
+  def _row_indices(self, num_rows):
+    """Indices of this device's rows in the global batch, i32 [num_rows]."""
+    parts = self.parts or (num_rows,)
+    assert sum(parts) == num_rows
+    if not self.axis_name:
+      return jnp.arange(num_rows)
+    index = jax.lax.axis_index(self.axis_name)
+    devices = jax.lax.axis_size(self.axis_name)
+    before = [devices * sum(parts[:i]) for i in range(len(parts))]
+    return jnp.concatenate(
+      [
+        first + index * size + jnp.arange(size)
+        for first, size in zip(before, parts, strict=True)
+      ]
+    )

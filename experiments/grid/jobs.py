@@ -19,6 +19,7 @@ import re
 from collections.abc import Sequence
 
 from experiments.grid.configs import is_finished, load, override
+from vid2act_jax.learner.variants import FIELDS
 from vid2act_jax.loops import config_keys, runs, sources
 from vid2act_jax.types import UserError
 
@@ -168,6 +169,18 @@ class Sweep:
     jobs = self._jobs.values()
     return [job for kind in KINDS for job in jobs if job.kind == kind]
 
+  def _default_fields(self, **fields):
+    """Changes that replace the variant's fields in the config of every run.
+
+    They are those of the students: datasets and teachers do not depend on them.
+    """
+    transfer = self._load({}).learner.transfer
+    return {
+      f'learner.transfer.{name}': fields.get(name, default)
+      for name, default in FIELDS.items()
+      if transfer[name] is not None
+    }
+
   def _source_dir(self, config):
     return config.source_dir or str(self._shared / 'sources')
 
@@ -175,6 +188,7 @@ class Sweep:
     """Returns the name of the job that collects a source task's dataset."""
     values = {
       **_select(changes, config_keys.DATA),
+      **self._default_fields(),
       'seed': 0,  # All seeds of the runs share the dataset.
       'variant': 'vid2act',
       'sources': (task,),
@@ -210,6 +224,7 @@ class Sweep:
     actions = runs.variant_of(config).pretrain_actions
     values = {
       **_select(changes, config_keys.TEACHER, config_keys.STUDENT_ONLY),
+      **self._default_fields(pretrain_actions=actions),
       'seed': seed,
       # Pretraining is the same for all variants with, and without, actions.
       'variant': 'vid2act' if actions else 'action_free',

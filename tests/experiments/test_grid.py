@@ -422,14 +422,41 @@ def test_changes_that_keep_dataset_and_teacher(tmp_path):
     '          "b": {"env.num": 2, "learner.scales.vae": 0.5},\n'
     '          "c": {"finetune.batch": 7, "learner.unroll": 3},\n'
     '          "d": {"learner.transfer.distance": "sum"},\n'
-    '          "e": {"learner.scales.kl": 0.5}}\n'
+    '          "e": {"learner.scales.kl": 0.5},\n'
+    '          "f": {"learner.transfer.guidance_size": 9}}\n'
   )
   jobs = make_jobs(str(study), DEBUG, 1, [], tmp_path, tmp_path)
   kinds = [j.kind for j in jobs]
-  # The KL scale also affects the teacher.
-  assert kinds.count('datasets') == 2 and kinds.count('teachers') == 2
+  # The KL scale also affects the teacher, the sizes of the VAE its generator.
+  assert kinds.count('datasets') == 2 and kinds.count('teachers') == 3
   numbers = [j.config.env.num for j in jobs if j.kind == 'runs']
-  assert numbers == [1, 2, 1, 1, 1]
+  assert numbers == [1, 2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize('actions', [True, False])
+def test_fields_of_the_base_do_not_change_datasets_and_teachers(
+  actions, tmp_path
+):
+  fields = {
+    'teachers': 'separate',
+    'weights': 'single:probe_wide',
+    'pretrain_actions': actions,
+  }
+  overrides = [f'--config.learner.transfer.{k}={v}' for k, v in fields.items()]
+  study = tmp_path / 'study.py'
+  study.write_text('def get_study(config):\n  return {"a": {}}\n')
+  jobs = make_jobs(str(study), DEBUG, 1, overrides, tmp_path, tmp_path)
+  *others, run = jobs
+  teachers = [job for job in others if job.kind == 'teachers']
+  assert [job.config.sources for job in teachers] == [
+    ('probe_wide',), ('probe_count',)
+  ]  # fmt: skip
+  folders = ','.join(str(job.workdir) for job in teachers)
+  assert run.config.teacher_from == folders
+  for job in others:
+    variant = runs.variant_of(job.config)
+    assert variant.teachers != 'separate' and variant.uses_sources
+    assert job.kind == 'datasets' or variant.pretrain_actions == actions
 
 
 def test_teacher_with_another_digest_is_found(tmp_path):

@@ -408,8 +408,11 @@ def test_generated_actions_act_in_early_episodes():
   feat = transfer.select(feature(carry.teacher), label)
   params = state.params['model']['transfer']
   noise = jnp.full((num, agent.vae.latent_dim), 0.3)
-  expected, _ = transfer.generate_actions(agent, params, feat, label, noise)
-  small.assert_close(action, expected, 1e-4)
+  expected, mask = transfer.generate_actions(agent, params, feat, label, noise)
+  acting = mask > 0
+  assert acting.any()
+  small.assert_close(action[acting], expected[acting], 1e-4)
+  assert not np.any(np.asarray(action)[~acting] == 0)  # The policy's own.
   # Late in training the episode that has begun stays guided; a new one is not.
   late = state.replace(step=jnp.int32(NUM_UPDATES))
   assert step(late, carry, 1)[0].guided.all()

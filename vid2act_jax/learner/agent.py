@@ -73,7 +73,9 @@ class Agent:
     """Whether generated actions are of use before the first update."""
     variant = self.variant
     pretrained = variant.generates_actions and variant.generator.pretrained
-    return pretrained and 'jump_start' in variant.guidance.kinds
+    guidance = variant.guidance
+    acts = 'jump_start' in guidance.kinds and guidance.until > 0
+    return pretrained and acts and guidance.jump_start_share > 0
 
   @property
   def reads_guidance(self) -> bool:
@@ -184,7 +186,9 @@ class Agent:
     zero, similarity = jnp.zeros((), jnp.int32), None
     rehearsal = self.variant.rehearsal
     if rehearsal.share and rehearsal.domains == 'selected':
-      similarity = jnp.full(self.num_domains, 1 / self.num_domains)
+      # With the dtype: a weakly typed array would compile the step twice.
+      num = self.num_domains
+      similarity = jnp.full(num, 1 / num, jnp.float32)
     return LearnerState(zero, params, opt, slow, frozen, similarity)
 
   def init_random(self, key: jax.Array) -> LearnerState:

@@ -138,9 +138,9 @@ def check_settings(config, variant: Variant) -> None:
     )
   if variant.start == 'teacher' and config.student != config.teacher:
     raise UserError(
-      'config.learner.transfer.start=teacher (config.variant=finetune)'
-      ' initialises the student from the teacher; set config.learner.student'
-      ' and config.learner.teacher to the same sizes'
+      'config.learner.transfer.start=teacher (as in config.variant=finetune and'
+      ' vid2act_guided) initialises the student from the teacher; set'
+      ' config.learner.student and config.learner.teacher to the same sizes'
     )
 
 

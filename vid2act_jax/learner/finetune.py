@@ -73,7 +73,7 @@ def finetune_step(
   *model_rngs, behavior_rng = rng.split(3)
 
   # 1. Model: world model, distillation and action VAE, with one optimizer.
-  batch = rehearsal.select_domains(state, batch)
+  batch = rehearsal.select_domains(state, batch, axis_name)
   grad_fn = jax.value_and_grad(model_loss, argnums=1, has_aux=True)
   (_, (metrics, outputs, transfer_outputs)), grads = grad_fn(
     agent, state.params['model'], state.teacher, batch, model_rngs
@@ -85,6 +85,8 @@ def finetune_step(
 
   # 2. Behavior: actor and critic, on trajectories of the updated model.
   start = imagination_start(agent, batch, outputs, transfer_outputs)
+  length = batch.target.reward.shape[1]
+  behavior_rng = behavior_rng.replace(parts=rehearsal.parts(batch, length))
   new, behavior_metrics, norms = behavior_step(agent, new, start, behavior_rng)
 
   # 3. The update counts only if all its metrics are finite.
@@ -120,8 +122,10 @@ def model_loss(
   """
   teacher_rng, rng = rngs
   world_rng, transfer_rng = rng.split()
+  compared_rng = world_rng.fold_in(2)
   rows, settings = rehearsal.join_rows(agent, batch), agent.settings.loss
   student = rows.batch
+  world_rng = world_rng.replace(parts=rehearsal.parts(batch))
 
   # The teacher and the student observe their sequences in the same loop.
   frozen_scans = []
@@ -156,7 +160,7 @@ def model_loss(
     losses, transfer_metrics, transfer_outputs = transfer_losses(
       agent,
       params['transfer'],
-      _compared_states(agent, outputs, batch, world_rng.fold_in(2)),
+      _compared_states(agent, outputs, batch, compared_rng),
       features,
       batch,
       transfer_rng,
@@ -178,12 +182,14 @@ def _compared_states(agent, outputs, batch, rng) -> jax.Array:
   Next to predicted states of the teacher these are predicted, too: one step
   ahead, by the prior.
   """
-  latent = outputs.latent
-  if agent.variant.distillation.horizon:
-    noise = agent.student.latent_noise(rng, latent.deter.shape[:2], row_axis=0)
-    latent = latent.replace(stoch=dists.sample(outputs.prior, noise))
   # The rows of the target come first.
-  return feature(latent)[: batch.target.reward.shape[0]]
+  crop = lambda x: x[: batch.target.reward.shape[0]]
+  latent, prior = jax.tree.map(crop, (outputs.latent, outputs.prior))
+  if agent.variant.distillation.horizon:
+    shape = latent.deter.shape[:2]
+    noise = agent.student.latent_noise(rng, shape, row_axis=0)
+    latent = latent.replace(stoch=dists.sample(prior, noise))
+  return feature(latent)
 
 
 def transfer_losses(
@@ -396,8 +402,9 @@ def actor_loss(
   prior_metrics = {}
   if start.demonstration is not None:
     first = jax.tree.map(lambda x: x[0], imagined.dist)
+    spread = _spread(jax.lax.stop_gradient(target), rng.axis_name)
     prior, prior_metrics = _prior_loss(
-      agent, state.step, first, start.demonstration, target
+      agent, state.step, first, start.demonstration, spread
     )
     loss += prior
   metrics = {
@@ -411,20 +418,28 @@ def actor_loss(
   return loss, (metrics, imagined, target, weights)
 
 
-def _prior_loss(agent, step, dist, demonstration, target):
+def _prior_loss(agent, step, dist, demonstration, spread):
   """Draws the actor to actions of the sources, less and less during training.
 
   The loss is the negative log-likelihood of these actions at the start states,
   which are real ones, where the teacher's state is known. It is in units of the
-  spread of the returns, so that its weight does not depend on the scale of a
-  task's rewards.
+  spread of the returns, but at least 1, so that large rewards do not outweigh
+  it.
   """
   logp = dists.log_prob(dist, demonstration.action)
   nll = -(demonstration.weight * logp).sum(-1).mean()
-  spread = jnp.maximum(jax.lax.stop_gradient(target).std(), 1)
   strength = transfer.fade(agent, step)
-  scale = strength * agent.variant.guidance.prior_scale * spread
+  scale = strength * agent.variant.guidance.prior_scale * jnp.maximum(spread, 1)
   return scale * nll, {'prior_nll': nll, 'guidance_strength': strength}
+
+
+def _spread(returns, axis_name):
+  """Standard deviation of the returns [H - 1, M] of all devices."""
+  if not axis_name:
+    return returns.std()
+  mean = jax.lax.pmean(returns.mean(), axis_name)
+  variance = jax.lax.pmean(jnp.square(returns - mean).mean(), axis_name)
+  return jnp.sqrt(variance)
 
 
 def _discounts(agent, world, feat, first):

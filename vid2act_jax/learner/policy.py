@@ -127,8 +127,10 @@ def policy(
   action = jnp.clip(dists.sample(dist, noise), -1, 1)
   if explore and _jump_starts(agent):
     guided = _draw_guided(agent, state, new.guided, first, action_rng)
-    generated = _generated_actions(agent, state, new, label, guidance_noise)
-    action = jnp.where(guided[:, None], generated, action)
+    generated, mask = _generate(agent, state, new, label, guidance_noise)
+    # The policy acts in the dimensions that the source does not have.
+    replaced = guided[:, None] & (mask > 0)
+    action = jnp.where(replaced, generated, action)
     new = new.replace(guided=guided)
   return new.replace(action=action), action, extras
 
@@ -221,10 +223,9 @@ def _draw_guided(agent, state, guided, first, rng) -> jax.Array:
   return jnp.where(first, draw < share, guided)
 
 
-def _generated_actions(agent, state, carry, label, noise) -> jax.Array:
-  """The generator's actions at the teacher's own states, f32 [E, A]."""
+def _generate(agent, state, carry, label, noise):
+  """The generator's actions at the teacher's own states; see its function."""
   params = state.params['model']['transfer']
   feat = transfer.select(feature(carry.teacher), label)
   states = transfer.generator_states(agent, params, feat)
-  action, _ = transfer.generate_actions(agent, params, states, label, noise)
-  return action
+  return transfer.generate_actions(agent, params, states, label, noise)

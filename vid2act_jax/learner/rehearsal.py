@@ -31,7 +31,9 @@ class Rows(flax.struct.PyTreeNode):
   domain: jax.Array | None = None  # i32 [R], of the source sequences
 
 
-def select_domains(state: LearnerState, batch: FinetuneBatch) -> FinetuneBatch:
+def select_domains(
+  state: LearnerState, batch: FinetuneBatch, axis_name: str | None = None
+) -> FinetuneBatch:
   """Selects the domains that the source sequences of an update come from.
 
   They are all domains in turn, or the most similar one.
@@ -39,11 +41,16 @@ def select_domains(state: LearnerState, batch: FinetuneBatch) -> FinetuneBatch:
   Args:
     state: the state before the update.
     batch: of this update.
+    axis_name: the mapped axis that the rows are split over, if any.
   """
   if batch.rehearsal is None:
     return batch
   domains, num = batch.rehearsal.reward.shape[:2]
-  domain = (state.step * num + jnp.arange(num)) % domains
+  total, row = num, jnp.arange(num)
+  if axis_name:
+    total = num * jax.lax.axis_size(axis_name)
+    row += num * jax.lax.axis_index(axis_name)
+  domain = (state.step * total + row) % domains
   if state.similarity is not None:
     domain = jnp.full(num, state.similarity.argmax())
   return batch.replace(rehearsal_domain=domain)
@@ -71,6 +78,13 @@ def join_rows(agent: Agent, batch: FinetuneBatch) -> Rows:
   mask = (jnp.arange(size + num) < size).astype(jnp.float32)
   joined = jax.tree.map(lambda *xs: jnp.concatenate(xs), target, chosen)
   return Rows(joined, mask, domain)
+
+
+def parts(batch: FinetuneBatch, each: int = 1) -> tuple[int, ...]:
+  """`Rng.parts` of the joined rows, or of `each` states of every row."""
+  if batch.rehearsal is None:
+    return ()
+  return len(batch.target.reward) * each, batch.rehearsal.reward.shape[1] * each
 
 
 def join_labels(rows: Rows, label: jax.Array) -> jax.Array:

@@ -95,8 +95,9 @@ def add_evidence(
   """The evidence for every domain after one more frame.
 
   A teacher that predicts the frames of the target under its label has a small
-  KL of posterior to prior. The evidence is minus the sum of these KLs, which
-  bounds the log-likelihood of the frames; older frames count less.
+  KL of posterior to prior. The evidence is minus the sum of these KLs, one term
+  of a lower bound of the frames' log-likelihood; older frames count less. The
+  other term, the reconstruction, would need the teacher's decoder.
 
   Args:
     before: f32 [N, ...], the evidence before the frame.

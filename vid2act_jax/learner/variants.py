@@ -328,7 +328,8 @@ def _check_combination(fields):
         f'set {KEY}.rehearsal_domains=all',
       )
     return
-  pretrained = fields['generator_start'] == 'pretrained'
+  used = fields['guidance'] != 'none'
+  pretrained = used and fields['generator_start'] == 'pretrained'
   if pretrained and fields['direction'] != 'to_teacher':
     fail(
       ('generator_start', 'direction'),
@@ -341,7 +342,7 @@ def _check_combination(fields):
       'the generator of each teacher knows one source only',
       f'set {KEY}.generator_start=fresh',
     )
-  if not pretrained and not fields['generator_until']:
+  if used and not pretrained and not fields['generator_until']:
     fail(
       ('generator_until', 'generator_start'),
       'the generator would never be trained',

@@ -82,13 +82,30 @@ def _check_learner(config):
       ' so there is nothing to weigh; name more sources, or set'
       ' --config.learner.transfer.weights=uniform'
     )
-  pretrained = variant.generates_actions and variant.generator.pretrained
-  if pretrained and sources.is_public(config.teacher_from):
-    raise UserError(
-      f'config.teacher_from={config.teacher_from} has no pretrained generator;'
-      ' name a run folder, or set'
-      ' --config.learner.transfer.generator_start=fresh'
-    )
+  if variant.pretrained and config.teacher_from:
+    _check_teacher_from(config, variant)
+
+
+def _check_teacher_from(config, variant):
+  folders = sources.teacher_folders(config, variant)
+  public = [str(x) for x in folders if sources.is_public(str(x))]
+  if not public:
+    return
+  generator = variant.generates_actions and variant.generator.pretrained
+  for wrong, value, way_out in (
+    (variant.teachers != 'mixture', f'teachers={variant.teachers}', 'mixture'),
+    (variant.start == 'teacher', 'start=teacher', 'fresh'),
+    (not variant.pretrain_actions, 'pretrain_actions=False', 'True'),
+    (generator, 'generator_start=pretrained', 'fresh'),
+  ):
+    if wrong:
+      key = f'config.learner.transfer.{value.split("=")[0]}'
+      raise UserError(
+        f'config.teacher_from={public[0]}: a public checkpoint only holds'
+        ' encoder and recurrent model of a frozen mixture, so it does not go'
+        f' with config.learner.transfer.{value}; name a run folder, or set'
+        f' --{key}={way_out}'
+      )
 
 
 def _check_tasks(config, workdir):

@@ -97,7 +97,8 @@ class Interaction:
     """Ends the prefill if it is long enough and every host has an episode.
 
     Returns:
-      When it ends, the mean {return, success?} of its episodes; otherwise {}.
+      When it ends, the mean {return, success?} of its episodes, if they were
+      random; otherwise {}.
     """
     counters = self.counters
     long_enough = counters.agent_steps >= self._prefill
@@ -105,8 +106,9 @@ class Interaction:
     if counters.warm >= 0 or not (long_enough and ready):
       return {}
     counters.warm = counters.agent_steps
-    if self._random_prefill:
-      self._policy.reset()
+    if not self._random_prefill:
+      return {}
+    self._policy.reset()
     means = {}
     for key in ('return', 'success'):
       values = [e[key] for e in self._prefill_episodes if key in e]

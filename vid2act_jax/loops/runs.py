@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -29,18 +30,21 @@ STUDENT = 'student'
 SOURCE_REWARDS = 'source_rewards'
 
 
-def init_workdir(workdir: pathlib.Path, config) -> None:
+def init_workdir(
+  workdir: pathlib.Path, config, ignored: Sequence[str] = ()
+) -> None:
   """Writes the config into the folder, or checks that it is the same there.
 
   Args:
     workdir: the run's folder.
     config: the run's ConfigDict.
+    ignored: keys that may differ.
 
   Raises:
     UserError: the folder cannot be written, or holds a run of another config;
       names every key that differs.
   """
-  diff = config_diff(workdir, config)
+  diff = config_diff(workdir, config, ignored)
   if diff:
     raise UserError(
       f'{workdir} holds a run of another config:\n  '
@@ -52,10 +56,12 @@ def init_workdir(workdir: pathlib.Path, config) -> None:
   files.atomic_write(workdir / CONFIG, lambda file: file.write(text.encode()))
 
 
-def config_diff(workdir: pathlib.Path, config) -> list[str]:
+def config_diff(
+  workdir: pathlib.Path, config, ignored: Sequence[str] = ()
+) -> list[str]:
   """Describes the keys that differ between a folder's config and this one.
 
-  Keys of `config_keys.RUNTIME` and `BUDGET` are ignored.
+  Keys of `config_keys.RUNTIME` and `BUDGET` are ignored, and those named.
 
   Raises:
     UserError: the folder's config is damaged.
@@ -67,7 +73,7 @@ def config_diff(workdir: pathlib.Path, config) -> list[str]:
   return [
     f'{key}: {old.get(key)!r} in the folder, {new.get(key)!r} now'
     for key in {**old, **new}
-    if old.get(key) != new.get(key)
+    if old.get(key) != new.get(key) and key not in ignored
   ]
 
 

@@ -56,9 +56,9 @@ class FinetuneSchedule:
 
   @property
   def num_updates(self) -> int:
-    """Number of updates of the whole stage."""
+    """Number of updates of the whole stage, at least 1."""
     agent_steps = max(self.env_steps // self.action_repeat - self.prefill, 0)
-    return self.first_updates + agent_steps // self.update_every
+    return max(self.first_updates + agent_steps // self.update_every, 1)
 
   def env_steps_done(self, counters: Counters) -> int:
     """Env steps in the training environments so far."""

@@ -184,7 +184,9 @@ def load_teacher(config, workdir: pathlib.Path, agent):
     return _load_separate(config, workdir, agent)
   if is_public(origin):
     return torch_import.load_teacher(weights.read(origin), agent)
-  folder = pathlib.Path(origin).expanduser() if origin else workdir
+  folder = workdir
+  if origin:
+    (folder,) = teacher_folders(config, agent.variant)
   return _load_pretrained(config, folder, agent, config.sources)
 
 
@@ -192,15 +194,7 @@ def _load_separate(config, workdir, agent):
   """Loads the teachers of single sources, stacked: [N, ...]."""
   folders = [teacher_folder(workdir, task) for task in config.sources]
   if config.teacher_from:
-    names = [name.strip() for name in config.teacher_from.split(',')]
-    folders = [pathlib.Path(name).expanduser() for name in names]
-    if len(folders) != len(config.sources):
-      raise UserError(
-        f'config.teacher_from names {len(folders)} run folders, but'
-        f' config.sources has {len(config.sources)} tasks; with'
-        ' config.learner.transfer.teachers=separate name one for each source,'
-        ' RUN,RUN,..., in the same order'
-      )
+    folders = teacher_folders(config, agent.variant)
   models, params = [], []
   for task, dim, folder in zip(
     config.sources, agent.source_action_dims, folders, strict=True
@@ -218,14 +212,43 @@ def _load_separate(config, workdir, agent):
   return teachers.stack_separate(models, params, width)
 
 
+def teacher_folders(config, variant: learner.Variant) -> list[pathlib.Path]:
+  """The run folders, or the public checkpoint, of `config.teacher_from`.
+
+  Raises:
+    UserError: they are not as many as the teachers.
+  """
+  if variant.teachers != 'separate':
+    folder = pathlib.Path(config.teacher_from).expanduser()
+    if ',' in config.teacher_from and not folder.exists():
+      raise UserError(
+        f'config.teacher_from={config.teacher_from} names several run folders,'
+        f' but config.learner.transfer.teachers={variant.teachers}; name one,'
+        ' or set --config.learner.transfer.teachers=separate'
+      )
+    return [folder]
+  names = [name.strip() for name in config.teacher_from.split(',')]
+  if len(names) != len(config.sources):
+    raise UserError(
+      f'config.teacher_from names {len(names)} run folders, but'
+      f' config.sources has {len(config.sources)} tasks; with'
+      ' config.learner.transfer.teachers=separate name one for each source,'
+      ' RUN,RUN,..., in the same order'
+    )
+  return [pathlib.Path(name).expanduser() for name in names]
+
+
 def is_public(teacher_from: str) -> bool:
   """Whether this teacher is a file of the public code's parameters."""
   return teacher_from.endswith(weights.SUFFIXES)
 
 
 def teacher_folder(workdir: pathlib.Path, task: str) -> pathlib.Path:
-  """Folder of the separate teacher of a source task."""
-  return workdir / 'teachers' / task
+  """Folder of the separate teacher of a source task.
+
+  Without commas, which separate the folders in `config.teacher_from`.
+  """
+  return workdir / 'teachers' / task.replace(',', '+')
 
 
 def _load_pretrained(config, folder, agent, names):

@@ -108,6 +108,7 @@ def _collect_by_agent(config, task, folder, profile, preemption):
   with agent_config.unlocked():
     agent_config.task, agent_config.sources = task, ()
     agent_config.variant = 'dreamerv2'
+    _unset_fields(agent_config)
     agent_config.finetune.env_steps = config.collect.agent_env_steps
     agent_config.replay.keep_all = True
   _report(f'collect: {task}, by an agent that learns it')
@@ -149,7 +150,8 @@ def run_pretrain(
       folder = sources.teacher_folder(workdir, task)
       single = _single_teacher_config(config, workdir, task)
       _report(f'pretrain: the teacher of {task}')
-      runs.init_workdir(folder, single)
+      # Its run may have been moved, with its datasets.
+      runs.init_workdir(folder, single, ignored=('source_dir',))
       run_pretrain(single, folder, profile, preemption)
     return
   steps = config.pretrain.steps
@@ -170,11 +172,15 @@ def _single_teacher_config(config, workdir, task):
   with single.unlocked():
     single.source_dir = config.source_dir or str(workdir / 'sources')
     single.sources, single.variant = (task,), 'vid2act'
-    for field in FIELDS:
-      single.learner.transfer[field] = None
+    _unset_fields(single)
     single.learner.transfer.pretrain_actions = variant.pretrain_actions
     single.stages = ('pretrain',)
   return single
+
+
+def _unset_fields(config):
+  """Leaves the fields of the variant to the preset."""
+  config.learner.transfer.update(dict.fromkeys(FIELDS))
 
 
 def run_finetune(
