@@ -20,7 +20,11 @@ DIMS = (1, 3)
 
 def build(rewards, variant='vid2act'):
   return learner.build_pretrainer(
-    small.config(), DIMS, small.CONSTANT, learner.parse(variant), rewards
+    small.config(),
+    DIMS,
+    small.CONSTANT,
+    learner.parse(variant),
+    source_rewards=rewards,
   )
 
 

@@ -311,11 +311,7 @@ def test_a_pretrained_generator_needs_no_source_batches():
   assert small.finetune_batch(agent).sources is None
   pretrainer = learner.build_pretrainer(small.config(), DIMS)
   teacher = small.state_of(pretrainer)
-  params = {
-    **pretrainer.teacher_params(teacher),
-    'generator': teacher.params['generator'],
-  }
-  state = small.jit(agent.init)(KEY, params)
+  state = small.jit(agent.init)(KEY, pretrainer.teacher_params(teacher))
   small.assert_equal(
     state.params['model']['transfer']['vae'], teacher.params['generator']
   )

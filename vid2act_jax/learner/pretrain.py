@@ -183,12 +183,14 @@ class Pretrainer:
   def teacher_params(self, state: LearnerState) -> Params:
     """Parameters of the teacher for `Agent.init`.
 
-    Without the reward head if it is not trained.
+    With those of the generator; without the reward head if it is not trained.
     """
-    params = state.params['model']
-    if self.learns_reward:
-      return params
-    return {name: group for name, group in params.items() if name != 'reward'}
+    params = dict(state.params['model'])
+    if not self.learns_reward:
+      del params['reward']
+    if self.transfer:
+      params['generator'] = state.params['generator']
+    return params
 
   def open_loop(
     self, state: LearnerState, batch: Batch, key: jax.Array

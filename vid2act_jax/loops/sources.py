@@ -290,16 +290,13 @@ def _load_pretrained(config, folder, agent, names):
       f' config.sources is {list(names)}: its labels mean other domains; set'
       ' config.sources to the same tasks in the same order'
     )
-  params = dict(pretrainer.teacher_params(state))
-  if agent.variant.generator.pretrained:
-    if not generator:
-      raise UserError(
-        f'the teacher in {folder} has no generator, since an older version'
-        ' pretrained it; pretrain it again in another folder, or set'
-        ' config.learner.transfer.generator_start=fresh'
-      )
-    params['generator'] = state.params['generator']
-  return params
+  if agent.variant.generator.pretrained and not generator:
+    raise UserError(
+      f'the teacher in {folder} has no generator, since an older version'
+      ' pretrained it; pretrain it again in another folder, or set'
+      ' config.learner.transfer.generator_start=fresh'
+    )
+  return pretrainer.teacher_params(state)
 
 
 def check_same_teacher(state, teacher, checkpoint) -> None:
