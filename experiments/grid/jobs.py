@@ -2,7 +2,8 @@
 
 A study file has get_study(config) -> {name: {config key: value}}: the changes
 of each run to the given config, which is the base experiment with the command
-line's overrides and a seed. Runs share two kinds of jobs:
+line's overrides and a seed. With TEACHER_SEEDS = K, runs of all seeds share K
+teachers. Runs share two kinds of jobs:
 
   datasets   one job for each source task
   teachers   one job for each pretraining config and seed; runs use it through
@@ -92,6 +93,7 @@ class Sweep:
     overrides: list[str],
     out: pathlib.Path,
     shared: pathlib.Path,
+    teacher_seeds: int | None = None,
   ):
     """Starts without jobs.
 
@@ -100,6 +102,8 @@ class Sweep:
       overrides: arguments of every run.
       out: folder of the runs.
       shared: folder of datasets and teachers.
+      teacher_seeds: number of teachers for the same sources, which the seeds of
+        the runs share; None: one for each seed.
 
     Raises:
       UserError: an override is invalid, or set by the grid or the study.
@@ -115,6 +119,7 @@ class Sweep:
       raise UserError(f'--base={base}: no such file')
     self._common = [f'--config={base}', *overrides]
     self._out, self._shared = out, shared
+    self._teacher_seeds = teacher_seeds
     self._jobs: dict[pathlib.Path, Job] = {}
 
   def config(self, seed: int):
@@ -153,7 +158,8 @@ class Sweep:
       values['source_dir'] = self._source_dir(config)
       deps += [self._dataset(changes, task) for task in config.sources]
       if not config.teacher_from:
-        teachers = self._teachers(changes, seed, config, tuple(deps))
+        shared_seed = seed % (self._teacher_seeds or seed + 1)
+        teachers = self._teachers(changes, shared_seed, config, tuple(deps))
         deps += [teacher.name for teacher in teachers]
         folders = [str(teacher.workdir) for teacher in teachers]
         values['teacher_from'] = ','.join(folders)
@@ -315,8 +321,8 @@ def make_jobs(
   """
   if seeds < 1:
     raise UserError(f'--seeds={seeds}: must be at least 1')
-  get_study = _load_study(study)
-  sweep = Sweep(base, overrides, out, shared)
+  get_study, teacher_seeds = _load_study(study)
+  sweep = Sweep(base, overrides, out, shared, teacher_seeds)
   for seed in range(seeds):
     named_changes = get_study(sweep.config(seed))
     if not isinstance(named_changes, dict) or not named_changes:
@@ -350,7 +356,7 @@ def _load_study(study):
       f'--study={study}: the file has no get_study(config); studies are in'
       ' experiments/studies/'
     )
-  return module.get_study
+  return module.get_study, getattr(module, 'TEACHER_SEEDS', None)
 
 
 def _key(argument):

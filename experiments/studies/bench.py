@@ -6,8 +6,9 @@
 A related source has the target's body: another task, or other physics. A
 half-related one has another body with similar motion. An unrelated one has
 neither. The related source comes first. All datasets are collected with state
-policies (docs/data.md). A run takes about 6 minutes on one CPU core. To run a
-part, select runs by name: --only 'cheetah*' '*dreamerv2*'.
+policies (docs/data.md), and the seeds of a target share a teacher. A run takes
+6 to 10 minutes on one CPU core, a teacher about half an hour. To run a part,
+select runs by name: --only 'cheetah*' '*dreamerv2*'.
 """
 
 from experiments import learning_check
@@ -39,6 +40,7 @@ TARGETS = {
     'dmc_pendulum_swingup',
   ),
 }
+TEACHER_SEEDS = 1  # Of a target: most of the cost is in the teachers.
 # Noise widens the states that a dataset covers.
 POLICY = 'state:expert:0.3,state:expert+noise:0.4,state:medium+noise:0.3'
 # What each arm changes: presets, then single fields of `learner.transfer`.
@@ -85,7 +87,7 @@ def get_config():
     sizes.update(deter=128, hidden=128)
   config.learner.behavior.horizon = 12
   config.collect.update(policy=POLICY, noise=0.3, episodes=80, workers=1)
-  config.pretrain.update(steps=1_500, batch=9, length=20, save_every=1_500)
+  config.pretrain.update(steps=5_000, batch=9, length=20, save_every=1_000)
   config.finetune.update(
     env_steps=16_000,
     prefill=500,
