@@ -24,7 +24,7 @@ import numpy as np
 
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data import files
-from vid2act_jax.loops import runs
+from vid2act_jax.loops import finetune, runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import METRICS, read_metrics
 from vid2act_jax.loops.preemption import EXIT_STATUS
@@ -39,6 +39,22 @@ _WRITES = {
 
 # Metrics that may differ between equal runs.
 NONDETERMINISTIC = 'time', 'peak_gb', 'device_peak_gb'
+
+
+class Killed(Exception):
+  """Simulates the death of the process."""
+
+
+def kill_after(monkeypatch, updates: int) -> None:
+  """Makes the finetuning raise `Killed` after this number of updates."""
+  learn = finetune.Finetuner._learn
+
+  def die(self):
+    learn(self)
+    if self.counters.updates == updates:
+      raise Killed
+
+  monkeypatch.setattr(finetune.Finetuner, '_learn', die)
 
 
 def start(workdir: pathlib.Path, *overrides: str) -> subprocess.Popen:

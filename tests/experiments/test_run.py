@@ -135,24 +135,13 @@ def test_second_start_skips_complete_stages(finished, capsys):
   assert (finished / 'metrics.jsonl').read_text() == before
 
 
-class Killed(Exception):
-  """Simulates the death of the process."""
-
-
 def test_resumes_after_a_kill(finished, tmp_path, monkeypatch, capsys):
   workdir = tmp_path / 'killed'
   shutil.copytree(finished, workdir)
   shutil.rmtree(workdir / runs.STUDENT)
   shutil.rmtree(workdir / 'replay')
-  learn = finetune.Finetuner._learn
-
-  def die(self):
-    learn(self)
-    if self.counters.updates == 12:  # Two after the checkpoint of update 10.
-      raise Killed
-
-  monkeypatch.setattr(finetune.Finetuner, '_learn', die)
-  with pytest.raises(Killed):
+  kill_runs.kill_after(monkeypatch, 12)  # Two after the checkpoint at 10.
+  with pytest.raises(kill_runs.Killed):
     run.run(config_with(), workdir)
   monkeypatch.undo()
   run.run(config_with(), workdir)
@@ -179,11 +168,11 @@ def test_metrics_at_the_step_of_a_checkpoint_are_logged_once(
 
   def die(self):
     if self.counters.updates == 12:
-      raise Killed
+      raise kill_runs.Killed
     act(self)
 
   monkeypatch.setattr(finetune.Finetuner, '_act', die)
-  with pytest.raises(Killed):
+  with pytest.raises(kill_runs.Killed):
     run.run(config, workdir)
   monkeypatch.undo()
   # Saved, then evaluated: both at one env step.

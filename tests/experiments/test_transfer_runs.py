@@ -8,7 +8,7 @@ import pytest
 
 from experiments import debug, run
 from tests import kill_runs
-from vid2act_jax.loops import finetune, runs
+from vid2act_jax.loops import runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import read_metrics
 from vid2act_jax.types import UserError
@@ -17,10 +17,6 @@ pytestmark = [
   pytest.mark.usefixtures('share_compiled_steps'),
   pytest.mark.slow,
 ]
-
-
-class Killed(Exception):
-  """Ends a run without saving."""
 
 
 def config_with(finished, variant='vid2act', sources=None, **fields):
@@ -56,15 +52,8 @@ def test_a_guided_run_resumes_and_can_be_evaluated(
   shutil.copytree(expected, killed)
   shutil.rmtree(killed / runs.STUDENT)
   shutil.rmtree(killed / 'replay')
-  learn = finetune.Finetuner._learn
-
-  def die(self):
-    learn(self)
-    if self.counters.updates == 12:  # Two after the checkpoint of update 10.
-      raise Killed
-
-  monkeypatch.setattr(finetune.Finetuner, '_learn', die)
-  with pytest.raises(Killed):
+  kill_runs.kill_after(monkeypatch, 12)  # Two after the checkpoint at 10.
+  with pytest.raises(kill_runs.Killed):
     run.run(config, killed)
   monkeypatch.undo()
   run.run(config, killed)
