@@ -143,4 +143,7 @@ def test_device_put_keeps_the_values():
   assert put.target_embed is None
   small.assert_equal(sharding.local(put), setup.batch)
   fields = {f.name for f in dataclasses.fields(FinetuneBatch)}
-  assert fields == {'target', 'sources', 'target_embed', 'source_embed'}
+  assert fields == {
+    'target', 'sources', 'target_embed', 'source_embed', 'rehearsal',
+    'rehearsal_domain',  # Set by the step.
+  }  # fmt: skip

@@ -139,7 +139,7 @@ def test_training_errors(tmp_path, capsys):
   command = ['train', '--out', str(tmp_path), '--task']
   if importlib.util.find_spec('sbx') is None:
     assert main([*command, CARTPOLE]) == 1
-    expected = 'pip install "vid2act_jax[behaviours]"'
+    expected = 'pip install "vid2act_jax[dmc,behaviours]"'
     assert expected in capsys.readouterr().err
   assert main([*command, CARTPOLE, '--env-steps', '0']) == 1
   assert '--env-steps=0: must be at least 1' in capsys.readouterr().err

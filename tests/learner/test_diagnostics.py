@@ -210,7 +210,7 @@ def test_guidance_of_two_domains():
   found = diagnostics.guidance_use(s.agent, s.state, inputs, rng)
   expected = float(jnp.abs(actions[0] - actions[1]).mean())
   assert found['across_domains'] == pytest.approx(expected, rel=1e-4)
-  single = dataclasses.replace(s.agent.variant, weights='single')
+  single = learner.parse('single:a', ('a', 'b'))
   agent = dataclasses.replace(s.agent, variant=single)
   found = diagnostics.guidance_use(agent, s.state, inputs, rng)
   assert found['across_domains'] is None

@@ -68,7 +68,7 @@ def test_states_and_surprise_are_those_of_the_world_model(setup):
 
 
 def test_a_teacher_without_actions(setup):
-  variant = learner.Variant(start='stacked')
+  variant = learner.parse('action_free')
   owner = learner.build_pretrainer(small.config(), (1, 3), variant=variant)
   params = small.model_params(owner.teacher)
   batch = small.batch_of(2, 7, action_dim=2)

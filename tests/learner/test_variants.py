@@ -24,7 +24,9 @@ def build(name, action_dim=2, noise_fns=small.CONSTANT, dims=(1, 3)):
   settings = small.config()
   settings.kl.free = 0.0
   variant = learner.parse(name, SOURCES)
-  return learner.build_agent(settings, action_dim, dims, noise_fns, variant)
+  return learner.build_agent(
+    settings, action_dim, dims, noise_fns, variant, num_updates=10
+  )
 
 
 @functools.cache
@@ -38,10 +40,11 @@ def case(name):
   }
   if not agent.base:
     same['model']['world_model'] = full.state.params['model']['world_model']
-  for part in state.params['model']['transfer']:
+  shared = full.state.params['model']['transfer']
+  for part in state.params['model']['transfer'].keys() & shared.keys():
     same['model']['transfer'] = {
       **same['model']['transfer'],
-      part: full.state.params['model']['transfer'][part],
+      part: shared[part],
     }
   if agent.trains_generator:
     same['actor'] = full.state.params['actor']
@@ -106,6 +109,7 @@ LOSSES = {
   'uniform': {'distillation_loss', 'vae_loss'},
   'frozen_weights': {'distillation_loss', 'vae_loss'},
   'single:b': {'distillation_loss', 'vae_loss'},
+  'vid2act_guided': {'distillation_loss'},
 }
 
 
@@ -130,6 +134,8 @@ def test_parameters(name):
     'single:b': {'similarity'},
   }
   expected = full - without.get(name, set()) if agent.teacher else set()
+  if name == 'vid2act_guided':
+    expected = {'predict_teachers', 'vae'}
   assert transfer == expected
   assert bool(state.teacher) == bool(agent.teacher)
 

@@ -134,6 +134,7 @@ class _Subject:
     return named
 
   def guidance(self):
+    self._require('action VAE')
     agent, rng = self._require('guidance of the policy'), self._rng(2)
     inputs, *_ = self._followed
     return diagnostics.guidance_use(agent, self._state, inputs, rng)

@@ -17,7 +17,7 @@ from vid2act_jax import envs
 from vid2act_jax.behaviours import evaluation, library, policy
 from vid2act_jax.types import UserError
 
-EXTRA = 'behaviours'
+EXTRA = 'dmc,behaviours'
 _PACKAGES = {'sbx': 'sbx-rl', 'gymnasium': 'gymnasium'}
 _EPISODES = 3  # Per evaluation while training.
 _FINAL_EPISODES = 10
