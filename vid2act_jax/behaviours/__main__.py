@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
   text = 'Prints the policies of this package and their returns.'
   command = commands.add_parser('list', help=text, description=text)
   command.set_defaults(run=_list)
-  text = f'Trains policies of a task; needs the extra {train.EXTRA}.'
+  text = f'Trains policies of a task; needs the extras {train.EXTRA}.'
   command = commands.add_parser('train', help=text, description=text)
   command.set_defaults(run=_train)
   command.add_argument('--task', required=True)
