@@ -50,7 +50,8 @@ def entry(workdir: pathlib.Path) -> dict:
     'eval_return': [round(m['eval/return'], 1) for m in points],
     'eval_std': [round(m['eval/return_std'], 1) for m in points],
     'episodes': int(points[-1]['eval/episodes']),
-    'random_return': round(float(np.mean(randoms)), 1),
+    # None if generated actions act from the start.
+    'random_return': round(float(np.mean(randoms)), 1) if randoms else None,
     'seconds': round(sum(last.values())),
     'command': start['command'],
     'commit': start['commit'],
@@ -70,7 +71,8 @@ def plot(entries: list[dict], path: pathlib.Path) -> None:
     )
   axes.axhline(GOAL, color='0.4', lw=1, ls='--')
   axes.annotate('goal', (0, GOAL), va='bottom', color='0.4')
-  random_return = np.mean([e['random_return'] for e in entries])
+  randoms = [e['random_return'] for e in entries]
+  random_return = np.mean([x for x in randoms if x is not None])
   axes.axhline(random_return, color='0.6', lw=1, ls=':')
   axes.annotate('random actions', (0, random_return), va='bottom', color='0.6')
   axes.set(

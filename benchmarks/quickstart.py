@@ -65,7 +65,11 @@ def table(entries: list[dict]) -> str:
 
 def main():
   """Reads the study's folder, writes both files, prints the figures."""
-  (folder,) = map(pathlib.Path, sys.argv[1:])
+  if len(sys.argv) != 2:
+    raise SystemExit(
+      'error: name the folder of the study, such as runs/scratch'
+    )
+  folder = pathlib.Path(sys.argv[1])
   done = sorted(folder.glob(f'*/{runs.STUDENT}/DONE.json'))
   found = [path.parents[1] for path in done]
   entries = [entry(path) for path in found]

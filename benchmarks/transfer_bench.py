@@ -100,10 +100,9 @@ def compare(table: pd.DataFrame, arm: str, key: str) -> str:
 
 
 def related_first(entries: list[dict]) -> str:
-  """In how many runs the related source has the largest mean weight."""
+  """In how many runs the related source has the largest mean weight alone."""
   weights = [e['weights'] for e in entries if e['weights']]
-  weights = [w for w in weights if max(w) - min(w) > 1e-3]
-  count = sum(int(np.argmax(w)) == 0 for w in weights)
+  count = sum(first > max(others) for first, *others in weights)
   return f'{count} of {len(weights)}' if weights else ''
 
 

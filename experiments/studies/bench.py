@@ -7,8 +7,8 @@ A related source has the target's body: another task, or other physics. A
 half-related one has another body with similar motion. An unrelated one has
 neither. The related source comes first. All datasets are collected with state
 policies (docs/data.md), and the seeds of a target share a teacher. A run takes
-6 to 10 minutes on one CPU core, a teacher about half an hour. To run a part,
-select runs by name: --only 'cheetah*' '*dreamerv2*'.
+5 to 10 minutes on one CPU core, a teacher about 15. To run a part, select runs
+by name: --only 'cheetah*' '*dreamerv2*'.
 """
 
 from experiments import learning_check

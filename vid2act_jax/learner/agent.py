@@ -72,18 +72,14 @@ class Agent:
   def jump_starts_prefill(self) -> bool:
     """Whether generated actions are of use before the first update."""
     variant = self.variant
-    pretrained = variant.generates_actions and variant.generator.pretrained
-    guidance = variant.guidance
-    acts = 'jump_start' in guidance.kinds and guidance.until > 0
-    return pretrained and acts and guidance.jump_start_share > 0
+    early = variant.guidance.until > 0 and variant.guidance.jump_start_share > 0
+    acts = variant.guides_by('jump_start') and early
+    return acts and variant.generator.pretrained
 
   @property
   def reads_guidance(self) -> bool:
     """Whether the policy reads the guidance of the action VAE."""
-    return (
-      self.variant.generates_actions
-      and 'feature' in self.variant.guidance.kinds
-    )
+    return self.variant.guides_by('feature')
 
   @property
   def num_domains(self) -> int:

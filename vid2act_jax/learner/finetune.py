@@ -213,8 +213,8 @@ def transfer_losses(
   Returns:
     The losses before scaling, metrics, and outputs of the forward pass.
   """
-  how = agent.variant.distillation
-  if how.direction == 'none':
+  settings = agent.variant.distillation
+  if settings.direction == 'none':
     student = jax.lax.stop_gradient(student)
   # Similarity weights: w = softmax_i(Dense([s^i, s])), or by evidence.
   evidence = None
@@ -225,14 +225,14 @@ def transfer_losses(
     agent, params, features.target, student, evidence
   )
   # Domain-selective distillation: sum_i max(w^i, floor) |distill(s^i) - s|^2.
-  if how.direction == 'to_teacher':
+  if settings.direction == 'to_teacher':
     mapped = transfer.predict_teachers(agent, params, student)
     other = features.target
   else:
     mapped = transfer.distill(agent, params, features.target)
     other = student
   distillation, distance = distillation_loss(
-    weights, mapped, other, how.floor, how.distance
+    weights, mapped, other, settings.floor, settings.distance
   )
   losses = {'distillation': distillation}
   metrics = {
@@ -254,9 +254,7 @@ def transfer_losses(
   domain_noise = rng.fold_in(1).normal(weights.shape, row_axis=1)
   label = transfer.select_domain(agent, weights, domain_noise)
   demonstration = None
-  if (
-    agent.variant.generates_actions and 'prior' in agent.variant.guidance.kinds
-  ):
+  if agent.variant.guides_by('prior'):
     demonstration = transfer.demonstrate(
       agent, params, features.target, weights, label
     )

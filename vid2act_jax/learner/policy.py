@@ -29,7 +29,7 @@ def initial_carry(agent: Agent, num: int) -> Carry:
       predicted = agent.teacher.initial(horizon - 1, domains, num)
     if agent.variant.weights.kind == 'evidence':
       evidence = jnp.zeros((domains, num))
-    if _jump_starts(agent):
+    if agent.variant.guides_by('jump_start'):
       guided = jnp.zeros(num, bool)
   return Carry(
     student=agent.student.initial(num),
@@ -40,11 +40,6 @@ def initial_carry(agent: Agent, num: int) -> Carry:
     evidence=evidence,
     guided=guided,
   )
-
-
-def _jump_starts(agent):
-  variant = agent.variant
-  return variant.generates_actions and 'jump_start' in variant.guidance.kinds
 
 
 def policy(
@@ -125,7 +120,7 @@ def policy(
   dist = apply(agent.actor, state.params['actor'], inputs)
   noise = action_rng.action_normal((num, agent.action_dim))
   action = jnp.clip(dists.sample(dist, noise), -1, 1)
-  if explore and _jump_starts(agent):
+  if explore and agent.variant.guides_by('jump_start'):
     guided = _draw_guided(agent, state, new.guided, first, action_rng)
     generated, mask = _generate(agent, state, new, label, guidance_noise)
     # The policy acts in the dimensions that the source does not have.

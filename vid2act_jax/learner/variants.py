@@ -104,6 +104,10 @@ class Variant:
     """Whether there is a generator of source actions."""
     return self.teacher and bool(self.guidance.kinds)
 
+  def guides_by(self, kind: str) -> bool:
+    """Whether generated actions are used in this way, one of `GUIDANCE`."""
+    return self.teacher and kind in self.guidance.kinds
+
   @property
   def trains_generator(self) -> bool:
     """Whether the generator learns along with the student."""
@@ -112,10 +116,9 @@ class Variant:
   @property
   def needs_num_updates(self) -> bool:
     """Whether a part of the method ends after a share of the training."""
-    fading = {'prior', 'jump_start'} & set(self.guidance.kinds)
-    return self.generates_actions and (
-      bool(fading) or 0 < self.generator.until < 1
-    )
+    fading = self.guides_by('prior') or self.guides_by('jump_start')
+    partly = self.generates_actions and 0 < self.generator.until < 1
+    return fading or partly
 
   @property
   def has_similarity_net(self) -> bool:
