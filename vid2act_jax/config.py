@@ -152,12 +152,14 @@ def _learner():
         'balance': 0.8,  # KL balancing: weight of the prior's term
         'free': 1.0,  # free nats, applied to the batch mean
       },
-      'optim': {  # three Adam optimizers with clipping by global norm
+      'optim': {  # Adam optimizers with clipping by global norm
         'model_lr': 3e-4,  # world model and transfer modules
+        'generator_lr': 1e-3,  # generator that is pretrained with the teacher
         'actor_lr': 8e-5,
         'critic_lr': 8e-5,
         'eps': 1e-5,
         'model_clip': 100.0,
+        'generator_clip': 100.0,
         'actor_clip': 100.0,
         'critic_clip': 100.0,
       },

@@ -42,7 +42,7 @@ TARGETS = {
 }
 TEACHER_SEEDS = 1  # Of a target: most of the cost is in the teachers.
 # Noise widens the states that a dataset covers.
-POLICY = 'state:expert:0.3,state:expert+noise:0.4,state:medium+noise:0.3'
+POLICY = 'state:expert:0.4,state:expert+noise:0.6'
 # What each arm changes: presets, then single fields of `learner.transfer`.
 ARMS = {
   'dreamerv2': {'variant': 'dreamerv2'},
@@ -86,19 +86,20 @@ def get_config():
   for sizes in (config.learner.teacher, config.learner.student):
     sizes.update(deter=128, hidden=128)
   config.learner.behavior.horizon = 12
-  config.collect.update(policy=POLICY, noise=0.3, episodes=80, workers=1)
-  config.pretrain.update(steps=5_000, batch=9, length=20, save_every=1_000)
+  config.learner.optim.update(actor_lr=3e-4, critic_lr=3e-4)
+  config.collect.update(policy=POLICY, noise=0.3, episodes=240, workers=1)
+  config.pretrain.update(steps=10_000, batch=9, length=20, save_every=1_000)
   config.finetune.update(
     env_steps=16_000,
     prefill=500,
-    first_updates=200,
+    first_updates=500,
     batch=4,
     length=24,
     log_every=100,
     video_every=0,
     save_every=500,
   )
-  config.evaluate.update(every=2_000, episodes=2)
+  config.evaluate.update(every=1_600, episodes=3)
   return config
 
 

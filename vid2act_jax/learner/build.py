@@ -49,7 +49,7 @@ def build_pretrainer(
     _mixture(config, source_action_dims, variant),
     tuple(source_action_dims),
     _loss_settings(config),
-    _optimizer(config, 'model'),
+    {name: _optimizer(config, name) for name in ('model', 'generator')},
     _transfer_settings(config) if generator else None,
     noise_fns,
     source_rewards=source_rewards,

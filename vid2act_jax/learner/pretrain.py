@@ -53,7 +53,7 @@ class Pretrainer:
   teacher: WorldModel
   source_action_dims: tuple[int, ...]
   loss: LossSettings
-  optimizer: optax.GradientTransformation
+  optimizers: dict[str, optax.GradientTransformation]
   # Of the generator; None: it is not trained.
   transfer: TransferSettings | None = None
   noise_fns: NoiseFns = NoiseFns()
@@ -88,7 +88,7 @@ class Pretrainer:
       feat = jnp.zeros((1, self.teacher.feat_dim))
       key = jax.random.fold_in(key, 1)
       params['generator'] = init_vae(self.generator, key, feat)
-    opt = {name: self.optimizer.init(part) for name, part in params.items()}
+    opt = {k: self.optimizers[k].init(v) for k, v in params.items()}
     return LearnerState(jnp.zeros((), jnp.int32), params, opt, {}, {})
 
   def pretrain_step(
@@ -141,7 +141,7 @@ class Pretrainer:
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     (_, (metrics, feat)), grads = grad_fn(state.params['model'])
     new, norm = update.apply_gradients(
-      self.optimizer, state, 'model', grads, axis_name
+      self.optimizers['model'], state, 'model', grads, axis_name
     )
     if self.transfer:
       new, generator_metrics = self._update_generator(
@@ -175,8 +175,9 @@ class Pretrainer:
 
     grad_fn = jax.grad(loss_fn, has_aux=True)
     grads, metrics = grad_fn(state.params['generator'])
+    optimizer = self.optimizers['generator']
     state, _ = update.apply_gradients(
-      self.optimizer, state, 'generator', grads, rng.axis_name
+      optimizer, state, 'generator', grads, rng.axis_name
     )
     return state, metrics
 

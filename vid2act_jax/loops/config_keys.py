@@ -87,6 +87,8 @@ _ADDED = {
   'learner.scales.discount': 0.0,
   **dict.fromkeys(f'learner.transfer.{field}' for field in FIELDS),
   'replay.held_out': 0.0,
+  'learner.optim.generator_lr': 3e-4,
+  'learner.optim.generator_clip': 100.0,
 }
 _MAX_DEPTH = 8  # Of a config; a deeper one is damaged.
 
