@@ -181,6 +181,10 @@ def _transfer():
       'vae_hidden': 750,  # hidden units of the action VAE
       'guidance_size': 50,  # size of the guidance vector
       'vae_kl': 0.5,  # weight of the VAE's KL; its reconstruction has 1
+      # The same while the teacher is pretrained (generator_start='pretrained').
+      # If it is high, actions depend on the state alone, as those that act
+      # should.
+      'generator_kl': 5.0,
       # The fields of a variant. None: as in config.variant.
       #
       # Frozen teachers: 'mixture', one model of all sources; 'separate', one

@@ -196,7 +196,9 @@ def _loss_settings(config):
 
 def _transfer_settings(config):
   t = config.transfer
-  return TransferSettings(t.vae_hidden, t.guidance_size, t.vae_kl)
+  return TransferSettings(
+    t.vae_hidden, t.guidance_size, t.vae_kl, t.generator_kl
+  )
 
 
 def _optimizer(config, name):

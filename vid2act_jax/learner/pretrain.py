@@ -171,7 +171,7 @@ class Pretrainer:
       recon, latent = apply(self.generator, params, feat, action, label, noise)
       error, kl = vae_loss(recon, action, latent, self.source_mask)
       metrics = {'generator_error': error.mean(), 'generator_kl': kl.mean()}
-      return (error + settings.vae_kl * kl).sum(), metrics
+      return (error + settings.generator_kl * kl).sum(), metrics
 
     grad_fn = jax.grad(loss_fn, has_aux=True)
     grads, metrics = grad_fn(state.params['generator'])

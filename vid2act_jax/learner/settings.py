@@ -52,6 +52,7 @@ class TransferSettings:
   vae_hidden: int
   guidance_size: int
   vae_kl: float  # weight of the VAE's KL relative to its error
+  generator_kl: float  # the same in pretraining
 
 
 @dataclasses.dataclass(frozen=True)

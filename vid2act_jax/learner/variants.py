@@ -174,6 +174,7 @@ VARIANTS: dict[str, dict] = {
     'generator_until': 0.0,
     'guidance': 'prior+jump_start',
     'guidance_until': 1.0,
+    'prior_scale': 10.0,
     'start': 'teacher',
     'rehearsal': 0.33,
   },
