@@ -185,6 +185,7 @@ def _transfer():
       # If it is high, actions depend on the state alone, as those that act
       # should.
       'generator_kl': 5.0,
+      'generator_updates': 4,  # in pretraining, for each of the teacher
       # The fields of a variant. None: as in config.variant.
       #
       # Frozen teachers: 'mixture', one model of all sources; 'separate', one

@@ -89,7 +89,7 @@ def get_config():
   config.learner.behavior.horizon = 12
   config.learner.optim.update(actor_lr=3e-4, critic_lr=3e-4)
   config.collect.update(policy=POLICY, noise=0.3, episodes=240, workers=1)
-  config.pretrain.update(steps=10_000, batch=16, length=20, save_every=1_000)
+  config.pretrain.update(steps=5_000, batch=9, length=20, save_every=1_000)
   config.finetune.update(
     env_steps=16_000,
     prefill=500,

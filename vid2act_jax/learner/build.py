@@ -197,7 +197,11 @@ def _loss_settings(config):
 def _transfer_settings(config):
   t = config.transfer
   return TransferSettings(
-    t.vae_hidden, t.guidance_size, t.vae_kl, t.generator_kl
+    t.vae_hidden,
+    t.guidance_size,
+    t.vae_kl,
+    t.generator_kl,
+    t.generator_updates,
   )
 
 

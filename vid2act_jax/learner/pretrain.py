@@ -167,18 +167,21 @@ class Pretrainer:
       rng.fold_in(1), action.shape[:-1], row_axis=1
     )
 
-    def loss_fn(params):
-      recon, latent = apply(self.generator, params, feat, action, label, noise)
-      error, kl = vae_loss(recon, action, latent, self.source_mask)
+    def loss_fn(params, *inputs):
+      recon, latent = apply(self.generator, params, *inputs)
+      error, kl = vae_loss(recon, inputs[1], latent, self.source_mask)
       metrics = {'generator_error': error.mean(), 'generator_kl': kl.mean()}
       return (error + settings.generator_kl * kl).sum(), metrics
 
     grad_fn = jax.grad(loss_fn, has_aux=True)
-    grads, metrics = grad_fn(state.params['generator'])
-    optimizer = self.optimizers['generator']
-    state, _ = update.apply_gradients(
-      optimizer, state, 'generator', grads, rng.axis_name
-    )
+    num = min(settings.generator_updates, action.shape[2])
+    for i in range(num):
+      # Every num-th frame: those side by side are alike.
+      inputs = [x[:, :, i::num] for x in (feat, action, label, noise)]
+      grads, metrics = grad_fn(state.params['generator'], *inputs)
+      state, _ = update.apply_gradients(
+        self.optimizers['generator'], state, 'generator', grads, rng.axis_name
+      )
     return state, metrics
 
   def teacher_params(self, state: LearnerState) -> Params:

@@ -53,6 +53,7 @@ class TransferSettings:
   guidance_size: int
   vae_kl: float  # weight of the VAE's KL relative to its error
   generator_kl: float  # the same in pretraining
+  generator_updates: int  # in pretraining, for each of the teacher
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,6 +88,7 @@ _ADDED = {
   **dict.fromkeys(f'learner.transfer.{field}' for field in FIELDS),
   'replay.held_out': 0.0,
   'learner.transfer.generator_kl': 0.5,
+  'learner.transfer.generator_updates': 1,
   'learner.optim.generator_lr': 3e-4,
   'learner.optim.generator_clip': 100.0,
 }
