@@ -2,13 +2,16 @@
 
   python -m benchmarks.all cpu
   python -m benchmarks.all gpu
+  python -m benchmarks.all gpu --limit 540
   python -m benchmarks.all gpu --beside "python time_public_code.py"
 
 Runs them one after another, each in a separate process. After each one it
 updates benchmarks/results/<kind>.json with the command, the figures and the
 commit. `--only` repeats some of them and keeps the other results. `--beside`
 also runs the command of another program that prints a line of JSON, so that
-both are measured in the same run.
+both are measured in the same run. `--limit` is for a machine that is lent for a
+short time: a benchmark that is not done by then is stopped, and its old result
+stays.
 """
 
 import argparse
@@ -18,11 +21,14 @@ import pathlib
 import shlex
 import subprocess
 import sys
+import time
 
 from vid2act_jax.loops import runs
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 _UPDATE = 'benchmarks.update'
+_PARITY = 'tests.check_parity tests/golden'
+_STOPPED = 124  # Exit status of `timeout`.
 KINDS = {
   'cpu': {
     'update': f'{_UPDATE} --repeats 3',
@@ -36,31 +42,41 @@ KINDS = {
     'data': 'benchmarks.data --frames 500000',
   },
   'gpu': {
-    'parity': 'tests.check_parity tests/golden/*.npz',
-    'update_float32': f'{_UPDATE} --repeats 50',
-    'update_bfloat16': f'{_UPDATE} --repeats 50 --dtype bfloat16',
+    # In order of priority; parts of the update take another compilation each.
+    'parity_step_eps05': f'{_PARITY}/step_eps05.npz',
+    'update_bfloat16': f'{_UPDATE} --repeats 50 --dtype bfloat16 --no-parts',
+    'parity_step_eps0': f'{_PARITY}/step_eps0.npz',
+    'parity_three_steps': f'{_PARITY}/three_steps.npz',
     'update_bfloat16_embeddings_computed': (
       f'{_UPDATE} --repeats 50 --dtype bfloat16 --no-parts --embeddings none'
     ),
     'domains': 'benchmarks.domains --repeats 50 --dtype bfloat16',
+    'update_float32': f'{_UPDATE} --repeats 50',
   },
 }
 
 
-def measure(command: str, commit: str) -> dict:
+def measure(command: str, commit: str, seconds: int) -> dict | None:
   """Runs a benchmark; returns its figures, or its output without figures.
 
   Args:
     command: a shell command.
     commit: the commit that is measured.
+    seconds: after which it is stopped; 0: never. Then the result is None.
   """
   env = dict(os.environ)
   if 'check_parity' in command:
     # The tolerances need float32; the default precision of a GPU is lower.
     env['JAX_DEFAULT_MATMUL_PRECISION'] = 'float32'
   done = subprocess.run(
-    command, shell=True, env=env, capture_output=True, text=True
+    f'timeout {seconds} {command}',
+    shell=True,
+    env=env,
+    capture_output=True,
+    text=True,
   )
+  if done.returncode == _STOPPED:
+    return None
   out = {'command': command.replace(sys.executable, 'python')}
   out['commit'] = commit
   if done.returncode:
@@ -77,6 +93,7 @@ def main():
   parser.add_argument('kind', choices=KINDS)
   parser.add_argument('--only', nargs='+', default=None)
   parser.add_argument('--beside', default='')
+  parser.add_argument('--limit', type=int, default=0, help='seconds; 0: none')
   args = parser.parse_args()
   python = shlex.quote(sys.executable)
   commands = {k: f'{python} -m {v}' for k, v in KINDS[args.kind].items()}
@@ -88,11 +105,20 @@ def main():
   results = json.loads(path.read_text()) if path.exists() else {}
   # Read before writing results, which would make the work tree dirty.
   failed, commit = [], runs.commit()
+  start = time.monotonic()
   for name, command in commands.items():
     if args.only and name not in args.only and name != 'beside':
       continue
+    left = int(start + args.limit - time.monotonic()) if args.limit else 0
+    if args.limit and left < 1:
+      print(f'{name}: no time left', flush=True)
+      continue
     print(f'{name}: {command}', flush=True)
-    results[name] = measure(command, commit)
+    result = measure(command, commit, left)
+    if result is None:
+      print(f'{name}: stopped after {left} s', flush=True)
+      continue
+    results[name] = result
     print(json.dumps(results[name]), flush=True)
     failed += [name] if 'failed' in results[name] else []
     path.write_text(json.dumps(results, indent=2) + '\n')
