@@ -7,6 +7,17 @@ overridden on the command line: `--config.finetune.env_steps=100000`.
 
 from ml_collections import ConfigDict, config_dict
 
+# The generator's training; see `learner.generator`.
+GENERATOR = {
+  'steps': 5_000,  # updates
+  'batch': 512,  # frames of each source
+  'frames': 50_000,  # of each source, sampled once
+  'lr': 1e-3,
+  # As transfer.vae_kl. If it is high, actions depend on the state alone, as
+  # those that act should.
+  'kl': 5.0,
+}
+
 
 def get_config() -> ConfigDict:
   """Returns the full config with its defaults."""
@@ -90,6 +101,7 @@ def set_tiny_networks(learner: ConfigDict) -> None:
     sizes.update(depth=2, stoch=6, deter=16, hidden=16, units=16)
   learner.cpu_chunk = 0  # Compiles sooner.
   learner.transfer.vae_hidden = 16
+  learner.generator.update(steps=20, batch=32, frames=200)
   learner.behavior.horizon = 5
 
 
@@ -152,17 +164,18 @@ def _learner():
         'balance': 0.8,  # KL balancing: weight of the prior's term
         'free': 1.0,  # free nats, applied to the batch mean
       },
-      'optim': {  # Adam optimizers with clipping by global norm
+      'optim': {  # three Adam optimizers with clipping by global norm
         'model_lr': 3e-4,  # world model and transfer modules
-        'generator_lr': 1e-3,  # generator that is pretrained with the teacher
         'actor_lr': 8e-5,
         'critic_lr': 8e-5,
         'eps': 1e-5,
         'model_clip': 100.0,
-        'generator_clip': 100.0,
         'actor_clip': 100.0,
         'critic_clip': 100.0,
       },
+      # Training of a generator of source actions at the end of pretraining, on
+      # the states of the finished teacher (transfer.generator_start).
+      'generator': dict(GENERATOR),
       'dtype': 'float32',  # compute dtype, or 'bfloat16'; parameters, states
       # and losses are always float32
       'conv': 'auto',  # 'native' or 'subpixel'; 'auto': subpixel on CPU
@@ -181,11 +194,6 @@ def _transfer():
       'vae_hidden': 750,  # hidden units of the action VAE
       'guidance_size': 50,  # size of the guidance vector
       'vae_kl': 0.5,  # weight of the VAE's KL; its reconstruction has 1
-      # The same while the teacher is pretrained (generator_start='pretrained').
-      # If it is high, actions depend on the state alone, as those that act
-      # should.
-      'generator_kl': 5.0,
-      'generator_updates': 4,  # in pretraining, for each of the teacher
       # The fields of a variant. None: as in config.variant.
       #
       # Frozen teachers: 'mixture', one model of all sources; 'separate', one

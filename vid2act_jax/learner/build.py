@@ -9,6 +9,7 @@ from vid2act_jax.learner.agent import Agent
 from vid2act_jax.learner.pretrain import Pretrainer
 from vid2act_jax.learner.settings import (
   BehaviorSettings,
+  GeneratorFit,
   LossScales,
   LossSettings,
   Settings,
@@ -49,8 +50,9 @@ def build_pretrainer(
     _mixture(config, source_action_dims, variant),
     tuple(source_action_dims),
     _loss_settings(config),
-    {name: _optimizer(config, name) for name in ('model', 'generator')},
+    _optimizer(config, 'model'),
     _transfer_settings(config) if generator else None,
+    _generator_fit(config) if generator else None,
     noise_fns,
     source_rewards=source_rewards,
   )
@@ -196,12 +198,16 @@ def _loss_settings(config):
 
 def _transfer_settings(config):
   t = config.transfer
-  return TransferSettings(
-    t.vae_hidden,
-    t.guidance_size,
-    t.vae_kl,
-    t.generator_kl,
-    t.generator_updates,
+  return TransferSettings(t.vae_hidden, t.guidance_size, t.vae_kl)
+
+
+def _generator_fit(config):
+  fit = config.generator
+  return GeneratorFit(
+    fit.steps,
+    fit.batch,
+    fit.kl,
+    optax.adam(fit.lr, eps=config.optim.eps),
   )
 
 

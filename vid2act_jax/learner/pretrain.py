@@ -1,7 +1,6 @@
 """Pretraining of the teacher: one world model for N labelled domains.
 
-Along with it, a generator of the source actions is trained on its states. No
-gradient of the generator reaches the teacher.
+After it, a generator of the source actions is trained on its states.
 """
 
 import dataclasses
@@ -12,7 +11,12 @@ import numpy as np
 import optax
 
 from vid2act_jax.learner import open_loop, update
-from vid2act_jax.learner.settings import LossSettings, TransferSettings, total
+from vid2act_jax.learner.settings import (
+  GeneratorFit,
+  LossSettings,
+  TransferSettings,
+  total,
+)
 from vid2act_jax.learner.teachers import action_mask
 from vid2act_jax.learner.world_model_loss import world_model_losses
 from vid2act_jax.losses.transfer import vae_loss
@@ -53,9 +57,10 @@ class Pretrainer:
   teacher: WorldModel
   source_action_dims: tuple[int, ...]
   loss: LossSettings
-  optimizers: dict[str, optax.GradientTransformation]
+  optimizer: optax.GradientTransformation
   # Of the generator; None: it is not trained.
   transfer: TransferSettings | None = None
+  fit: GeneratorFit | None = None
   noise_fns: NoiseFns = NoiseFns()
   source_rewards: tuple[bool, ...] | None = None  # None: all have rewards
 
@@ -88,7 +93,7 @@ class Pretrainer:
       feat = jnp.zeros((1, self.teacher.feat_dim))
       key = jax.random.fold_in(key, 1)
       params['generator'] = init_vae(self.generator, key, feat)
-    opt = {k: self.optimizers[k].init(v) for k, v in params.items()}
+    opt = {'model': self.optimizer.init(params['model'])}
     return LearnerState(jnp.zeros((), jnp.int32), params, opt, {}, {})
 
   def pretrain_step(
@@ -122,7 +127,7 @@ class Pretrainer:
         _merge_rows(noise),
         label,
       )
-      losses, metrics, outputs = world_model_losses(
+      losses, metrics, _ = world_model_losses(
         self.teacher,
         params,
         observe,
@@ -136,53 +141,94 @@ class Pretrainer:
       scaled = self.loss.scales.apply(losses)
       loss = total(scaled)
       metrics = {'model_loss': loss, **metrics, **scaled}
-      return loss, (metrics, feature(outputs.latent))
+      return loss, metrics
 
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (_, (metrics, feat)), grads = grad_fn(state.params['model'])
+    grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params['model'])
     new, norm = update.apply_gradients(
-      self.optimizers['model'], state, 'model', grads, axis_name
+      self.optimizer, state, 'model', grads, axis_name
     )
-    if self.transfer:
-      new, generator_metrics = self._update_generator(
-        new, jax.lax.stop_gradient(feat), rows, batch.reward.shape, rng
-      )
-      metrics = {**metrics, **generator_metrics}
     if axis_name:
       metrics = jax.lax.pmean(metrics, axis_name)
     metrics = {**metrics, 'model_grad_norm': norm}
     return update.skip_nonfinite(state, new, metrics)
 
-  def _update_generator(self, state, feat, rows, shape, rng):
-    """Trains the generator on the teacher's states [N * B, L, F]."""
-    settings = self.transfer
-    assert settings is not None
-    unflatten = lambda x: x.reshape(*shape, x.shape[-1])
-    # The action taken at a state is stored with the next one.
-    feat = unflatten(feat)[:, :, :-1]
-    action = unflatten(rows.action)[:, :, 1:]
-    label = jnp.arange(shape[0])[:, None, None]
-    label = jnp.broadcast_to(label, action.shape[:-1])
-    noise = self.generator.latent_noise(
-      rng.fold_in(1), action.shape[:-1], row_axis=1
+  def observe_actions(
+    self, params: Params, batch: Batch, key: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """The teacher's states of source sequences, and the actions taken there.
+
+    Args:
+      params: of the teacher.
+      batch: [N, B, L, ...], as in `pretrain_step`.
+      key: for the noise of the states.
+
+    Returns:
+      Features f32 [N, B (L - 1), F] and actions f32 [N, B (L - 1), A].
+    """
+    rng = Rng(key, noise_fns=self.noise_fns)
+    rows, label = self._flatten_domains(batch)
+    latent, _ = self.teacher.observe(
+      params,
+      self.teacher.embed(params, rows.image, label),
+      rows.action[..., : self.teacher.action_dim],
+      rows.is_first,
+      self.teacher.latent_noise(rng, rows.reward.shape),
+      label,
     )
+    # The action taken at a state is stored with the next one.
+    domains = len(self.source_action_dims)
+    split = lambda x: x.reshape(domains, -1, x.shape[-1])
+    return split(feature(latent)[:, :-1]), split(rows.action[:, 1:])
 
-    def loss_fn(params, *inputs):
-      recon, latent = apply(self.generator, params, *inputs)
-      error, kl = vae_loss(recon, inputs[1], latent, self.source_mask)
-      metrics = {'generator_error': error.mean(), 'generator_kl': kl.mean()}
-      return (error + settings.generator_kl * kl).sum(), metrics
+  def fit_generator(
+    self, feat: jax.Array, action: jax.Array, key: jax.Array
+  ) -> tuple[Params, Metrics]:
+    """Trains a generator on the states of the finished teacher.
 
-    grad_fn = jax.grad(loss_fn, has_aux=True)
-    num = min(settings.generator_updates, action.shape[2])
-    for i in range(num):
-      # Every num-th frame: those side by side are alike.
-      inputs = [x[:, :, i::num] for x in (feat, action, label, noise)]
-      grads, metrics = grad_fn(state.params['generator'], *inputs)
-      state, _ = update.apply_gradients(
-        self.optimizers['generator'], state, 'generator', grads, rng.axis_name
+    While the teacher learns, its features change, and a generator that is
+    trained along with it lags behind: its actions are too small to act with.
+
+    Args:
+      feat: f32 [N, M, F], from `observe_actions`.
+      action: f32 [N, M, A].
+      key: for the initial parameters, the batches and the noise.
+
+    Returns:
+      The parameters, and the means of the last tenth of the updates,
+      'train/generator_error' and 'train/generator_kl'.
+    """
+    settings, vae = self.fit, self.generator
+    assert settings is not None
+    optimizer = settings.optimizer
+    init_key, key = jax.random.split(key)
+    domains, num = feat.shape[:2]
+    shape = domains, min(settings.batch, num)
+    label = jnp.broadcast_to(jnp.arange(domains)[:, None], shape)
+
+    def loss_fn(params, feat, action, noise):
+      recon, latent = apply(vae, params, feat, action, label, noise)
+      error, kl = vae_loss(recon, action, latent, self.source_mask)
+      return (error + settings.kl * kl).sum(), (error.mean(), kl.mean())
+
+    def step(carry, key):
+      params, opt = carry
+      rng = Rng(key, noise_fns=self.noise_fns)
+      rows = jax.random.randint(rng.fold_in(1).key, shape, 0, num)[..., None]
+      take = lambda x: jnp.take_along_axis(x, rows, 1)
+      noise = vae.latent_noise(rng, shape)
+      grads, losses = jax.grad(loss_fn, has_aux=True)(
+        params, take(feat), take(action), noise
       )
-    return state, metrics
+      updates, opt = optimizer.update(grads, opt, params)
+      return (optax.apply_updates(params, updates), opt), losses
+
+    params = init_vae(vae, init_key, feat[0, :1])
+    keys = jax.random.split(key, settings.steps)
+    carry = params, optimizer.init(params)
+    (params, _), losses = jax.lax.scan(step, carry, keys)
+    last = [x[-max(settings.steps // 10, 1) :].mean() for x in losses]
+    names = 'train/generator_error', 'train/generator_kl'
+    return params, dict(zip(names, last, strict=True))
 
   def teacher_params(self, state: LearnerState) -> Params:
     """Parameters of the teacher for `Agent.init`.

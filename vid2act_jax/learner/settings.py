@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import optax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +53,16 @@ class TransferSettings:
   vae_hidden: int
   guidance_size: int
   vae_kl: float  # weight of the VAE's KL relative to its error
-  generator_kl: float  # the same in pretraining
-  generator_updates: int  # in pretraining, for each of the teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorFit:
+  """Training of a generator on a finished teacher."""
+
+  steps: int
+  batch: int  # frames of each source
+  kl: float  # weight of the VAE's KL relative to its error
+  optimizer: optax.GradientTransformation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,10 @@ A name here stands for a key, or for all keys of a section.
   keys of TEACHER, except those of STUDENT_ONLY, share a teacher.
 """
 
+import copy
 from collections.abc import Iterable, Iterator
 
+from vid2act_jax.config import GENERATOR
 from vid2act_jax.learner.variants import FIELDS
 
 # How a run executes, stores and logs. They do not change what is learned,
@@ -87,10 +89,7 @@ _ADDED = {
   'learner.scales.discount': 0.0,
   **dict.fromkeys(f'learner.transfer.{field}' for field in FIELDS),
   'replay.held_out': 0.0,
-  'learner.transfer.generator_kl': 0.5,
-  'learner.transfer.generator_updates': 1,
-  'learner.optim.generator_lr': 3e-4,
-  'learner.optim.generator_clip': 100.0,
+  'learner.generator': GENERATOR,
 }
 _MAX_DEPTH = 8  # Of a config; a deeper one is damaged.
 
@@ -137,7 +136,7 @@ def add_missing(tree: dict) -> None:
     for section in sections:
       node = node.get(section) if isinstance(node, dict) else None
     if isinstance(node, dict):
-      node.setdefault(key, value)
+      node.setdefault(key, copy.copy(value))
 
 
 def matches(key: str, names: Iterable[str]) -> bool:

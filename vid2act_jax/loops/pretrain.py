@@ -29,6 +29,8 @@ def pretrain(setup: PretrainSetup):
   profiler = context.profiler
   total, intervals = setup.schedule.steps, setup.schedule.intervals
   state, step = setup.state, int(setup.state.step)
+  if step >= total:  # It was stopped between its last checkpoint and its end.
+    return state
 
   def calls():
     done = step
@@ -70,6 +72,15 @@ def pretrain(setup: PretrainSetup):
           video = setup.open_loop(sharding.local(state), last_batch)
           metrics_lib.log_open_loop(logger, step, np.asarray(video))
         logger.progress(step, total, 'updates')
-      if is_due(step, intervals.save) or step == total:
+      if is_due(step, intervals.save) and step < total:
         save()
+  if setup.fit_generator:
+    with profiler.section('updating'):
+      params, metrics = setup.fit_generator(
+        sharding.local(state.params['model'])
+      )
+    params = sharding.device_put_like(params, state.params['model'])
+    state = state.replace(params={**state.params, 'generator': params})
+    logger.scalars(total, {k: float(v) for k, v in metrics.items()})
+  save()
   return state

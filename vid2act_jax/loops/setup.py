@@ -13,7 +13,7 @@ from vid2act_jax import envs as environments
 from vid2act_jax import learner, sharding
 from vid2act_jax.data import shards
 from vid2act_jax.data.replay import Replay
-from vid2act_jax.loops import acting, runs, sources
+from vid2act_jax.loops import acting, generator, runs, sources
 from vid2act_jax.loops.batches import FinetuneBatches, PretrainBatches
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.interaction import Interaction
@@ -56,6 +56,8 @@ class PretrainSetup:
 
   state: fresh or restored. The first update donates it.
   open_loop: (state, batch) -> open-loop videos, compiled.
+  fit_generator: teacher's parameters -> generator's parameters, metrics; None:
+    the teacher has no generator.
   """
 
   context: RunContext
@@ -64,6 +66,7 @@ class PretrainSetup:
   train_step: TrainStep
   open_loop: Callable
   batches: PretrainBatches
+  fit_generator: Callable | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,20 +110,29 @@ def setup_pretrain(
   rows = devices.rows(size, 'config.pretrain.batch', len(config.sources))
   replays = sources.load_replays(config, workdir)
   checkpoint = Checkpoint(workdir / runs.TEACHER)
-  generator = sources.has_generator(checkpoint)
-  if generator:
+  has_generator = sources.has_generator(checkpoint)
+  if has_generator:
     metadata['generator'] = True
   pretrainer = learner.build_pretrainer(
     config.learner,
     tuple(metadata['source_action_dims']),
     variant=variant,
-    generator=generator,
+    generator=has_generator,
     source_rewards=sources.source_rewards(metadata),
   )
   state, extra = runs.init_or_restore(
     checkpoint, pretrainer.init, config.seed, metadata, 'pretrain', devices
   )
   step_key, video_key = jax.random.split(jax.random.key(config.seed))
+  fit = functools.partial(
+    generator.fit,
+    pretrainer,
+    replays,
+    size,
+    c.length,
+    config.learner.generator.frames,
+    jax.random.fold_in(step_key, c.steps),
+  )
   with (
     open_log(
       workdir, 'pretrain', int(state.step) if extra else None, extra
@@ -139,6 +151,7 @@ def setup_pretrain(
       ),
       open_loop=functools.partial(jax.jit(pretrainer.open_loop), key=video_key),
       batches=PretrainBatches(replays, size, c.length, rows, devices),
+      fit_generator=fit if has_generator else None,
     )
 
 
