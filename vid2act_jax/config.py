@@ -223,7 +223,8 @@ def _transfer():
       'generator_until': unset(float),  # share of the training; then frozen
       # Use of the generated actions, one or several joined by +: 'feature',
       # the policy reads their hidden layer; 'prior', the actor is drawn to
-      # them; 'jump_start', they act in early episodes. Or 'none'.
+      # them; 'jump_start', they act in early episodes; 'residual', the policy
+      # corrects them. Or 'none'.
       'guidance': unset(str),
       # Share of the training after which prior and jump start have faded.
       'guidance_until': unset(float),

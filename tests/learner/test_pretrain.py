@@ -132,3 +132,46 @@ def test_a_warm_start_takes_only_a_trained_reward_head(rewards):
     expected = fresh['reward']
   small.assert_equal(own['reward'], expected)
   small.assert_equal(own['decoder'], teacher['decoder'])
+
+
+def test_observed_states_are_paired_with_the_actions_taken_there():
+  pretrainer = build(None)
+  params = small.model_params(pretrainer.teacher)
+  batch = source_batch()  # Two sources, two sequences of four frames.
+  feat, action = pretrainer.observe_actions(params, batch, KEY)
+  assert feat.shape == (2, 6, pretrainer.teacher.feat_dim)
+  # An action is stored with the frame that follows it; the source with one
+  # dimension has no others.
+  np.testing.assert_array_equal(
+    action[1], batch.action[1][:, 1:].reshape(6, 3)
+  )
+  assert not action[0][:, 1:].any()
+  # The first state of a sequence does not depend on what follows.
+  later = batch.replace(image=batch.image.at[:, :, 1:].set(0))
+  other, _ = pretrainer.observe_actions(params, later, KEY)
+  small.assert_equal(other[:, ::3], feat[:, ::3])
+  assert small.differ(other[:, 1::3], feat[:, 1::3])
+
+
+def test_a_fitted_generator_reproduces_actions_from_states_alone():
+  config = small.config()
+  config.generator.update(steps=400, batch=32, lr=3e-3)
+  pretrainer = learner.build_pretrainer(config, DIMS)
+  rng = np.random.default_rng(0)
+  size = pretrainer.teacher.feat_dim
+  feat = rng.normal(size=(2, 64, size)).astype(np.float32)
+  action = np.tanh(feat[..., :3]) * pretrainer.source_mask[:, None]
+  fit = jax.jit(pretrainer.fit_generator)
+  params, metrics = fit(feat, action, KEY)
+  label = jnp.broadcast_to(jnp.arange(2)[:, None], feat.shape[:2])
+  vae = pretrainer.generator
+  noise = jnp.zeros((*label.shape, vae.latent_dim))
+  hidden = vae.apply(
+    {'params': params}, feat, noise, label, method='guidance'
+  )
+  decoded = vae.apply({'params': params}, hidden, method='decode')
+  error = np.square(decoded - action)[1].mean()
+  assert error < 0.2 * action[1].var()
+  assert metrics['train/generator_error'] < 0.2 * action[1].var()
+  # It depends on nothing else than its arguments.
+  small.assert_equal(fit(feat, action, KEY)[0], params)

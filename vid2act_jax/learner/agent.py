@@ -82,6 +82,11 @@ class Agent:
     return self.variant.guides_by('feature')
 
   @property
+  def has_base_action(self) -> bool:
+    """Whether the policy corrects the action of the generator."""
+    return self.variant.guides_by('residual')
+
+  @property
   def num_domains(self) -> int:
     """N; 0 without a teacher."""
     return len(self.source_action_dims) if self.teacher else 0
@@ -128,7 +133,8 @@ class Agent:
   def actor(self) -> Actor:
     """The policy network on [s, guidance], or s without such guidance."""
     layers, units = self.settings.behavior.actor_layers, self._units
-    return Actor(layers, units, self.action_dim, self.student.compute.dtype)
+    dtype, residual = self.student.compute.dtype, self.has_base_action
+    return Actor(layers, units, self.action_dim, dtype, residual)
 
   @property
   def critic(self) -> ScalarHead:
@@ -167,10 +173,12 @@ class Agent:
       assert teacher is not None
       frozen = {k: teacher[k] for k in ('encoder', 'rssm')}
       model['transfer'] = self._init_transfer(keys[1:4], feat, teacher)
-    actor_inputs = feat
+    size = self.student.feat_dim
     if self.reads_guidance:
-      guidance = jnp.zeros((1, self.settings.transfer.guidance_size))
-      actor_inputs = jnp.concatenate([feat, guidance], -1)
+      size += self.settings.transfer.guidance_size
+    if self.has_base_action:
+      size += self.action_dim
+    actor_inputs = jnp.zeros((1, size))
     critic = self.critic.init(keys[5], feat)['params']
     params = {
       'model': model,

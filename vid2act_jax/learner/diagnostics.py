@@ -190,7 +190,7 @@ def follow(
   """Runs the policy on recorded sequences and actions, as in evaluation.
 
   Returns:
-    The actor's inputs, f32 [B, L, F (+ guidance)], the similarity weights,
+    The actor's inputs, f32 [B, L, F (+ guidance, + A)], the similarity weights,
     f32 [B, L, N], and the teachers' features, f32 [B, L, N, F_teacher]. If all
     weights are equal, `key` selects the domain of the guidance.
   """
@@ -222,7 +222,8 @@ def guidance_use(
 ) -> dict:
   """Returns how much the policy's mean action depends on its guidance.
 
-  The actor's inputs are f32 [..., F + guidance]; `rng` shuffles the states.
+  The actor's inputs are f32 [..., F + guidance (+ A)]; `rng` shuffles the
+  states.
 
   Returns:
     Mean absolute changes of an action dimension. shuffled: when the guidance is
@@ -233,13 +234,15 @@ def guidance_use(
     states.
   """
   inputs = inputs.reshape(-1, inputs.shape[-1])
-  feat, guidance = np.split(inputs, [agent.student.feat_dim], -1)
+  size = agent.student.feat_dim
+  ends = size, size + agent.settings.transfer.guidance_size
+  feat, guidance, base = np.split(inputs, ends, -1)
   other = rng.permutation(len(inputs))
   noise = rng.normal(guidance.mean(0), guidance.std(0), guidance.shape)
   act = jax.jit(lambda *xs: agent.actor.apply({'params': xs[0]}, xs[1]).mean)
 
   def actions(guidance):
-    inputs = np.concatenate([feat, guidance.astype(feat.dtype)], -1)
+    inputs = np.concatenate([feat, guidance.astype(feat.dtype), base], -1)
     return np.asarray(act(state.params['actor'], inputs), np.float64)
 
   action = actions(guidance)

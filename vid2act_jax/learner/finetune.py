@@ -399,7 +399,7 @@ def actor_loss(
   loss = behavior.actor_loss(target, entropy[:-1], weights, settings.entropy)
   prior_metrics = {}
   if start.demonstration is not None:
-    first = jax.tree.map(lambda x: x[0], imagined.dist)
+    first = _policy_at_start(agent, actor_params, imagined, start.demonstration)
     spread = _spread(jax.lax.stop_gradient(target), rng.axis_name)
     prior, prior_metrics = _prior_loss(
       agent, state.step, first, start.demonstration, spread
@@ -414,6 +414,16 @@ def actor_loss(
   if agent.student.predict_continue:
     metrics['imagined_discount'] = discount[1:].mean()
   return loss, (metrics, imagined, target, weights)
+
+
+def _policy_at_start(agent, actor_params, imagined, demonstration):
+  """The policy at the start states, which are real ones, as it acts there."""
+  if not agent.has_base_action:
+    return jax.tree.map(lambda x: x[0], imagined.dist)
+  # There the base action is generated at the teacher's own state.
+  rest = imagined.actor_input[0, :, : -agent.action_dim]
+  inputs = jnp.concatenate([rest, demonstration.action], -1)
+  return apply(agent.actor, actor_params, inputs)
 
 
 def _prior_loss(agent, step, dist, demonstration, spread):

@@ -35,7 +35,7 @@ class Imagined(flax.struct.PyTreeNode):
 
   latent: Latent  # [H, M, ...], the first is the start
   feat: jax.Array  # f32 [H, M, F]
-  actor_input: jax.Array  # f32 [H, M, F (+ guidance)]
+  actor_input: jax.Array  # f32 [H, M, F (+ guidance, + A)]
   action: jax.Array  # f32 [H, M, A]
   dist: Normal  # [H, M, A], which the actions were sampled from
 
@@ -102,6 +102,6 @@ def _noise(agent, num, rng):
     'action': action_rng.action_normal((*shape, agent.action_dim), row_axis=1),
     'guidance': None,
   }
-  if agent.reads_guidance:
+  if agent.reads_guidance or agent.has_base_action:
     noise['guidance'] = agent.vae.latent_noise(guidance_rng, shape, row_axis=1)
   return noise

@@ -305,11 +305,12 @@ def actor_input(
   latent: Latent,
   label: jax.Array | None,
   noise: jax.Array | None,
+  base: jax.Array | None = None,
 ) -> jax.Array:
-  """The input of the actor: [s, guidance], or s without guidance by features.
+  """The input of the actor: [s, guidance, base action], the last two if used.
 
-  The guidance is that at the student's state, under the label of the most
-  similar domain.
+  They are those at the student's state, under the label of the most similar
+  domain.
 
   Args:
     agent: the networks.
@@ -317,11 +318,18 @@ def actor_input(
     latent: student states [M, ...].
     label: i32 [M], each state's most similar domain, or None.
     noise: from `ActionVAE.latent_noise`, [M, ...]; None without guidance.
+    base: generated actions f32 [M, A] where the teacher's own state is known;
+      None: generated at the student's state.
   """
   feat = feature(latent)
-  if not agent.reads_guidance:
-    return feat
-  assert label is not None and noise is not None
-  states = student_generator_states(agent, params, feat, label)
-  vector = guidance(agent, params, states, label, noise)
-  return jnp.concatenate([feat, vector], -1)
+  parts = [feat]
+  if agent.reads_guidance or agent.has_base_action:
+    assert label is not None and noise is not None
+    states = student_generator_states(agent, params, feat, label)
+  if agent.reads_guidance:
+    parts.append(guidance(agent, params, states, label, noise))
+  if agent.has_base_action:
+    if base is None:
+      base, _ = generate_actions(agent, params, states, label, noise)
+    parts.append(base)
+  return jnp.concatenate(parts, -1)

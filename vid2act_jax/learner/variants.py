@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from vid2act_jax.types import UserError
 
 KEY = 'config.learner.transfer'
-GUIDANCE = 'feature', 'prior', 'jump_start'
+GUIDANCE = 'feature', 'prior', 'jump_start', 'residual'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +172,7 @@ VARIANTS: dict[str, dict] = {
     'weights': 'evidence',
     'generator_start': 'pretrained',
     'generator_until': 0.0,
-    'guidance': 'prior+jump_start',
+    'guidance': 'residual+prior+jump_start',
     'guidance_until': 1.0,
     'prior_scale': 10.0,
     'start': 'teacher',
