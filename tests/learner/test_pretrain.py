@@ -142,9 +142,7 @@ def test_observed_states_are_paired_with_the_actions_taken_there():
   assert feat.shape == (2, 6, pretrainer.teacher.feat_dim)
   # An action is stored with the frame that follows it; the source with one
   # dimension has no others.
-  np.testing.assert_array_equal(
-    action[1], batch.action[1][:, 1:].reshape(6, 3)
-  )
+  np.testing.assert_array_equal(action[1], batch.action[1][:, 1:].reshape(6, 3))
   assert not action[0][:, 1:].any()
   # The first state of a sequence does not depend on what follows.
   later = batch.replace(image=batch.image.at[:, :, 1:].set(0))
@@ -166,9 +164,7 @@ def test_a_fitted_generator_reproduces_actions_from_states_alone():
   label = jnp.broadcast_to(jnp.arange(2)[:, None], feat.shape[:2])
   vae = pretrainer.generator
   noise = jnp.zeros((*label.shape, vae.latent_dim))
-  hidden = vae.apply(
-    {'params': params}, feat, noise, label, method='guidance'
-  )
+  hidden = vae.apply({'params': params}, feat, noise, label, method='guidance')
   decoded = vae.apply({'params': params}, hidden, method='decode')
   error = np.square(decoded - action)[1].mean()
   assert error < 0.2 * action[1].var()

@@ -317,24 +317,6 @@ def test_a_pretrained_generator_needs_no_source_batches():
   )
 
 
-def test_the_generator_of_pretraining_does_not_change_the_teacher():
-  settings, batch = small.config(), small.batch_of(2, 2, 6, action_dim=3)
-  results = []
-  for generator in (True, False):
-    pretrainer = learner.build_pretrainer(
-      settings, DIMS, small.CONSTANT, generator=generator
-    )
-    step = small.jit(pretrainer.pretrain_step)
-    state = small.state_of(pretrainer)
-    model = small.model_params(pretrainer.teacher)
-    state = state.replace(params={**state.params, 'model': model})
-    results.append((state, *step(state, batch, KEY)))
-  (old, with_one, metrics), (_, without, _) = results
-  small.assert_equal(with_one.params['model'], without.params['model'])
-  assert small.differ(with_one.params['generator'], old.params['generator'])
-  assert {'generator_error', 'generator_kl'} <= set(metrics)
-
-
 def test_the_prior_draws_the_actor_to_the_generated_actions():
   agent = build(**GUIDED, guidance='prior', prior_scale=100.0)
   state = small.state_of(agent)
@@ -415,6 +397,65 @@ def test_generated_actions_act_in_early_episodes():
   assert not step(late, carry, 0)[0].guided.any()
   _, evaluated, _ = step(state, agent.initial_carry(num), 0, False)
   assert small.differ(evaluated, action)
+
+
+def without_output(actor):
+  """Parameters of an actor whose network adds nothing to a base action."""
+  out = jax.tree.map(jnp.zeros_like, actor['mlp']['out'])
+  return {'mlp': {**actor['mlp'], 'out': out}}
+
+
+def test_the_policy_corrects_the_generated_action():
+  agent = build(**GUIDED, guidance='residual')
+  state, num = small.state_of(agent), 3
+  actor = without_output(state.params['actor'])
+  state = state.replace(params={**state.params, 'actor': actor})
+  obs = {
+    'image': jnp.broadcast_to(
+      small.finetune_batch(agent).target.image[0, 0], (num, 64, 64, 3)
+    ),
+    'is_first': jnp.ones(num, bool),
+  }
+  act = small.jit(agent.policy, static_argnums=4)
+  carry, action, extras = act(state, agent.initial_carry(num), obs, KEY, False)
+  label = extras['similarity'].argmax(0)
+  feat = transfer.select(feature(carry.teacher), label)
+  params = state.params['model']['transfer']
+  noise = jnp.zeros((num, agent.vae.latent_dim))
+  expected, _ = transfer.generate_actions(agent, params, feat, label, noise)
+  assert np.abs(expected).max() < 0.98 and np.any(expected)
+  small.assert_close(action, expected, 1e-4)
+  # In imagination it is generated at the student's states.
+  start = imagination.Start(agent.student.initial(num), label)
+  model = state.params['model']
+  imagined = imagination.imagine(agent, model, actor, start, agent.rng(KEY))
+  states = transfer.predict_teachers(agent, params, imagined.feat[0])
+  noise = jnp.full((num, agent.vae.latent_dim), 0.3)
+  base, _ = transfer.generate_actions(
+    agent, params, transfer.select(states, label), label, noise
+  )
+  small.assert_close(imagined.dist.mean[0], base, 1e-4)
+
+
+def test_the_prior_of_a_residual_holds_where_the_policy_acts():
+  agent = build(**GUIDED, guidance='residual+prior', prior_scale=100.0)
+  state, num = small.state_of(agent), 6
+  demonstration = transfer.Demonstration(
+    small.normal(num, 2).clip(-0.9, 0.9), jnp.ones((num, 2))
+  )
+  start = imagination.Start(
+    agent.student.initial(num), jnp.ones(num, int), None, demonstration
+  )
+
+  def nll(base):
+    actor = without_output(state.params['actor'])
+    other = start.replace(demonstration=demonstration.replace(action=base))
+    loss = small.jit(finetune.actor_loss, static_argnums=0)
+    _, (metrics, *_) = loss(agent, state, actor, other, agent.rng(KEY))
+    return metrics['prior_nll']
+
+  # The mean is the action itself, whatever the student's state is.
+  small.assert_close(nll(demonstration.action), nll(-demonstration.action))
 
 
 class TestRehearsal:
