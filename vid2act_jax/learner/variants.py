@@ -52,7 +52,9 @@ class Guidance:
   """Use of the generated actions."""
 
   kinds: tuple[str, ...] = ('feature',)  # some of `GUIDANCE`
-  until: float = 0.5  # share of the training; then prior and jump start are 0
+  # Share of the training; then prior and jump start are 0. Above 1: not at its
+  # end yet.
+  until: float = 0.5
   prior_scale: float = 1.0  # initial weight of the prior in the actor's loss
   # Share of the first episodes that generated actions act in.
   jump_start_share: float = 0.8
@@ -173,7 +175,7 @@ VARIANTS: dict[str, dict] = {
     'generator_start': 'pretrained',
     'generator_until': 0.0,
     'guidance': 'residual+prior+jump_start',
-    'guidance_until': 1.0,
+    'guidance_until': 2.0,
     'prior_scale': 10.0,
     'start': 'teacher',
     'rehearsal': 0.33,
@@ -189,7 +191,7 @@ _CHOICES = {
   'rehearsal_domains': ('all', 'selected'),
 }
 _WEIGHTS = 'learned', 'evidence', 'uniform', 'frozen'
-_SHARES = 'generator_until', 'guidance_until', 'jump_start_share'
+_SHARES = 'generator_until', 'jump_start_share'
 _SINGLE, _ROLLOUT = 'single:', 'rollout:'
 
 
@@ -308,7 +310,7 @@ def _check_values(fields):
       f'{KEY}.rehearsal={fields["rehearsal"]} is a share of the batch; set it'
       ' to 0 or more, and less than 1'
     )
-  for key in ('importance_floor', 'prior_scale'):
+  for key in ('importance_floor', 'prior_scale', 'guidance_until'):
     if not fields[key] >= 0:
       raise UserError(f'{KEY}.{key}={fields[key]}: set it to 0 or more')
   if not fields['temperature'] > 0:
