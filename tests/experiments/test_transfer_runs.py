@@ -39,7 +39,7 @@ def test_a_guided_run_resumes_and_can_be_evaluated(
     states='rollout:3',
     rehearsal=0.5,
     rehearsal_domains='selected',
-    guidance='feature+prior+jump_start',
+    guidance='feature+residual+prior+jump_start',
   )
   expected, killed = tmp_path / 'whole', tmp_path / 'killed'
   run.run(config, expected)

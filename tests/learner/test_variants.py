@@ -357,8 +357,6 @@ def test_action_free_pretraining_ignores_actions():
   new, metrics = step(state, batch, KEY)
   other, after = step(state, batch.replace(action=batch.action + 1), KEY)
   small.assert_equal(new.params['model'], other.params['model'])
-  # Only the generator of actions reads them.
-  assert small.differ(new.params['generator'], other.params['generator'])
   changed = {key for key in metrics if metrics[key] != after[key]}
   assert changed == {'generator_error', 'generator_kl'}
   video = small.jit(pretrainer.open_loop)(new, batch, KEY)
