@@ -217,7 +217,7 @@ def _transfer():
       # The generator of source actions, a VAE, learns from 'all' sources or
       # from the 'selected' one, with the largest weight.
       'generator': unset(str),
-      # 'fresh', or 'pretrained' along with the teacher (needs
+      # 'fresh', or 'pretrained' at the end of pretraining (needs
       # direction=to_teacher).
       'generator_start': unset(str),
       'generator_until': unset(float),  # share of the training; then frozen

@@ -24,6 +24,7 @@ _IGNORED = (
   'pretrain',
   'replay',
   'learner.teacher',
+  'learner.generator',
   'learner.transfer',
 )
 

@@ -43,7 +43,7 @@ class Generator:
   """Training of the generator of source actions, the action VAE."""
 
   domains: str = 'all'  # or 'selected': the most similar one
-  pretrained: bool = False  # along with the teacher, on the teacher's features
+  pretrained: bool = False  # on the states of the finished teacher
   until: float = 1.0  # share of the training after which it is frozen
 
 
