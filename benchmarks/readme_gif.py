@@ -19,7 +19,7 @@ OUT = pathlib.Path(__file__).parent.parent / 'docs' / 'images'
 _SIZE = 64  # Pixels a side of an image in the run.
 _SCALE, _GAP, _TOP = 2, 6, 20  # Of the GIF, pixels.
 _SEQUENCES = 4
-_HOLD = 14  # Largest change of a channel that is not drawn.
+_HOLD = 20  # Largest change of a channel that is not drawn.
 _COLORS, _MS = 64, 110
 _NAMES = 'evaluation episode', 'truth', 'model', 'error'
 

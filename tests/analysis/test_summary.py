@@ -130,6 +130,11 @@ class TestReference:
     longer['finetune']['batch'] += 1
     assert reference.digest(longer) != own
 
+  def test_the_quickstart_has_a_committed_curve(self):
+    curve = reference.find(_config())
+    assert curve['seeds'] == [0, 1, 2, 3, 4]
+    assert curve['env_steps'][-1] == _config()['finetune']['env_steps']
+
   def test_it_is_drawn_next_to_a_run_with_transfer(self, tmp_path, monkeypatch):
     curve = {
       'label': 'from scratch',
