@@ -114,7 +114,7 @@ def policy(
   if agent.variant.generates_actions:
     guidance_noise = agent.vae.latent_noise(guidance_rng, (num,))
 
-  generated = mask = None
+  generated = None
   if agent.has_base_action or agent.variant.guides_by('jump_start'):
     generated, mask = _generate(agent, state, new, label, guidance_noise)
   inputs = transfer.actor_input(
@@ -124,6 +124,7 @@ def policy(
   noise = action_rng.action_normal((num, agent.action_dim))
   action = jnp.clip(dists.sample(dist, noise), -1, 1)
   if explore and agent.variant.guides_by('jump_start'):
+    assert generated is not None
     guided = _draw_guided(agent, state, new.guided, first, action_rng)
     # The policy acts in the dimensions that the source does not have.
     replaced = guided[:, None] & (mask > 0)

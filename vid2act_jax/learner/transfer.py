@@ -322,10 +322,11 @@ def actor_input(
       None: generated at the student's state.
   """
   feat = feature(latent)
+  if not (agent.reads_guidance or agent.has_base_action):
+    return feat
+  assert label is not None and noise is not None
+  states = student_generator_states(agent, params, feat, label)
   parts = [feat]
-  if agent.reads_guidance or agent.has_base_action:
-    assert label is not None and noise is not None
-    states = student_generator_states(agent, params, feat, label)
   if agent.reads_guidance:
     parts.append(guidance(agent, params, states, label, noise))
   if agent.has_base_action:
