@@ -110,7 +110,12 @@ def setup_pretrain(
   rows = devices.rows(size, 'config.pretrain.batch', len(config.sources))
   replays = sources.load_replays(config, workdir)
   checkpoint = Checkpoint(workdir / runs.TEACHER)
-  has_generator = sources.has_generator(checkpoint)
+  if checkpoint.latest() is None:
+    # A teacher without a finetuning is for other runs, of any variant.
+    alone = 'finetune' not in config.stages
+    has_generator = variant.generator.pretrained or alone
+  else:
+    has_generator = sources.has_generator(checkpoint)
   if has_generator:
     metadata['generator'] = True
   pretrainer = learner.build_pretrainer(

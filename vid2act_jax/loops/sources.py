@@ -162,9 +162,7 @@ def rehearsal_size(config, variant: learner.Variant) -> int:
 
 
 def has_generator(checkpoint: Checkpoint) -> bool:
-  """Whether a teacher has a generator; those of older versions do not."""
-  if checkpoint.latest() is None:
-    return True
+  """Whether a pretrained teacher has a generator."""
   metadata = checkpoint.finished() or checkpoint.restore_raw()[1]
   return metadata.get('generator', False)
 
@@ -292,8 +290,9 @@ def _load_pretrained(config, folder, agent, names):
     )
   if agent.variant.generator.pretrained and not generator:
     raise UserError(
-      f'the teacher in {folder} has no generator, since an older version'
-      ' pretrained it; pretrain it again in another folder, or set'
+      f'the teacher in {folder} has no generator, since it was pretrained for'
+      ' a variant without one, or by an older version; pretrain it in another'
+      ' folder with this variant, or set'
       ' config.learner.transfer.generator_start=fresh'
     )
   return pretrainer.teacher_params(state)
