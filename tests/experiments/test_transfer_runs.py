@@ -1,6 +1,5 @@
 """Whole runs of variants that are composed of single fields."""
 
-import json
 import shutil
 
 import numpy as np
@@ -101,32 +100,19 @@ def test_rehearsal_without_a_pretrained_model(finished, tmp_path):
   ).all()
 
 
-def test_a_teacher_of_an_older_version_has_no_generator(finished, tmp_path):
-  """It is used as before; a generator of its own is asked for by name."""
-  workdir = tmp_path / 'old'
-  shutil.copytree(finished, workdir)
-  shutil.rmtree(workdir / runs.STUDENT)
-  checkpoint = Checkpoint(workdir / runs.TEACHER)
-  state, extra, step = checkpoint.restore_raw()
-  for part in ('params', 'opt'):
-    del state[part]['generator']
-  del extra['generator']
-  shutil.rmtree(workdir / runs.TEACHER)
-  checkpoint.save(step, state, extra)
-  done = json.loads((finished / runs.TEACHER / 'DONE.json').read_text())
-  del done['generator']
-  checkpoint.finish(step, done)
-  config = config_with(finished).copy_and_resolve_references().unlock()
-  config.teacher_from, config.stages = str(workdir), ('finetune',)
-  run.run(config.lock(), tmp_path / 'same')
-  same = read_metrics(tmp_path / 'same', 'finetune')
-  before = read_metrics(finished, 'finetune')
-  assert [r.get('train/kl') for r in same] == [
-    r.get('train/kl') for r in before
-  ]
-  config = config.unlock()
-  config.variant = 'vid2act_guided'
+def test_a_teacher_of_a_variant_without_a_generator(finished, tmp_path):
+  """It is not trained there; a run that needs one says what to do."""
+  state, extra, _ = Checkpoint(finished / runs.TEACHER).restore_raw()
+  assert set(state['params']) == {'model'} and 'generator' not in extra
+  config = config_with(finished, 'vid2act_guided').unlock()
+  config.teacher_from, config.stages = str(finished), ('finetune',)
   with pytest.raises(
     UserError, match='has no generator.*generator_start=fresh'
   ):
-    run.run(config.lock(), tmp_path / 'guided')
+    run.run(config.lock(), tmp_path)
+  # A teacher that is trained on its own has one, for runs of any variant.
+  config = config_with(finished).unlock()
+  config.stages = ('pretrain',)
+  run.run(config.lock(), tmp_path / 'teacher')
+  state, _, _ = Checkpoint(tmp_path / 'teacher' / runs.TEACHER).restore_raw()
+  assert set(state['params']) == {'model', 'generator'}
