@@ -7,7 +7,7 @@ A related source has the target's body: another task, or other physics. A
 half-related one has another body with similar motion. An unrelated one has
 neither. The related source comes first. All datasets are collected with state
 policies (docs/data.md), and the seeds of a target share a teacher. A run takes
-5 to 10 minutes on one CPU core, a teacher about 15. To run a part, select runs
+4 to 7 minutes on one CPU core, a teacher about 15. To run a part, select runs
 by name: --only 'cheetah*' '*dreamerv2*'.
 """
 
@@ -91,7 +91,7 @@ def get_config():
   config.collect.update(policy=POLICY, noise=0.3, episodes=240, workers=1)
   config.pretrain.update(steps=5_000, batch=9, length=20, save_every=1_000)
   config.finetune.update(
-    env_steps=16_000,
+    env_steps=9_600,
     prefill=500,
     first_updates=500,
     batch=4,
