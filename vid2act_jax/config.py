@@ -226,9 +226,8 @@ def _transfer():
       # them; 'jump_start', they act in early episodes; 'residual', the policy
       # corrects them. Or 'none'.
       'guidance': unset(str),
-      # Share of the training after which prior and jump start have faded; above
-      # 1: part of them stays.
-      'guidance_until': unset(float),
+      # Number of updates in which prior and jump start fade to 0.
+      'guidance_updates': unset(int),
       'prior_scale': unset(float),  # initial weight in the actor's loss
       'jump_start_share': unset(float),  # of the first episodes
       # The student's initialisation: 'fresh'; 'teacher', the pretrained model;

@@ -336,10 +336,10 @@ def test_the_prior_draws_the_actor_to_the_generated_actions():
   (_, (after, *_)), _ = value_and_grad(moved, state)
   assert after['prior_nll'] < before['prior_nll']
   assert before['guidance_strength'] == 1
-  # It fades within the first half of the training.
-  late = state.replace(step=jnp.int32(NUM_UPDATES // 2))
-  (_, (metrics, *_)), _ = value_and_grad(state.params['actor'], late)
-  assert metrics['guidance_strength'] == 0
+  for step, strength in ((1_000, 0.8), (5_000, 0), (9_000, 0)):
+    later = state.replace(step=jnp.int32(step))
+    (_, (metrics, *_)), _ = value_and_grad(state.params['actor'], later)
+    assert metrics['guidance_strength'] == pytest.approx(strength)
 
 
 def test_demonstrations_are_generated_at_the_teachers_states():
@@ -392,7 +392,7 @@ def test_generated_actions_act_in_early_episodes():
   small.assert_close(action[acting], expected[acting], 1e-4)
   assert not np.any(np.asarray(action)[~acting] == 0)  # The policy's own.
   # Late in training the episode that has begun stays guided; a new one is not.
-  late = state.replace(step=jnp.int32(NUM_UPDATES))
+  late = state.replace(step=jnp.int32(agent.variant.guidance.updates))
   assert step(late, carry, 1)[0].guided.all()
   assert not step(late, carry, 0)[0].guided.any()
   _, evaluated, _ = step(state, agent.initial_carry(num), 0, False)
@@ -567,6 +567,6 @@ def test_a_step_with_either_pretraining(fields):
 
 
 def test_shares_of_the_training_need_its_length():
-  variant = learner.parse('vid2act', SOURCES, {'guidance': 'prior'})
+  variant = learner.parse('vid2act', SOURCES, {'generator_until': 0.5})
   with pytest.raises(ValueError, match='num_updates'):
     learner.build_agent(small.config(), 2, DIMS, variant=variant)

@@ -71,10 +71,10 @@ class Agent:
   @property
   def jump_starts_prefill(self) -> bool:
     """Whether generated actions are of use before the first update."""
-    variant = self.variant
-    early = variant.guidance.until > 0 and variant.guidance.jump_start_share > 0
-    acts = variant.guides_by('jump_start') and early
-    return acts and variant.generator.pretrained
+    guidance = self.variant.guidance
+    early = guidance.updates > 0 and guidance.jump_start_share > 0
+    acts = self.variant.guides_by('jump_start') and early
+    return acts and self.variant.generator.pretrained
 
   @property
   def reads_guidance(self) -> bool:

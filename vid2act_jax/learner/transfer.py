@@ -295,8 +295,8 @@ def freeze_generator(
 
 def fade(agent: Agent, step: jax.Array) -> jax.Array:
   """The strength of the guidance by prior and jump start, from 1 to 0."""
-  end = agent.variant.guidance.until * agent.settings.num_updates
-  return jnp.clip(1 - step / end, 0, 1) if end else jnp.zeros(())
+  updates = agent.variant.guidance.updates
+  return jnp.clip(1 - step / updates, 0, 1) if updates else jnp.zeros(())
 
 
 def actor_input(

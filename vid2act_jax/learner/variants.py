@@ -52,9 +52,7 @@ class Guidance:
   """Use of the generated actions."""
 
   kinds: tuple[str, ...] = ('feature',)  # some of `GUIDANCE`
-  # Share of the training; then prior and jump start are 0. Above 1: not at its
-  # end yet.
-  until: float = 0.5
+  updates: int = 5_000  # in which prior and jump start fade to 0
   prior_scale: float = 1.0  # initial weight of the prior in the actor's loss
   # Share of the first episodes that generated actions act in.
   jump_start_share: float = 0.8
@@ -118,9 +116,7 @@ class Variant:
   @property
   def needs_num_updates(self) -> bool:
     """Whether a part of the method ends after a share of the training."""
-    fading = self.guides_by('prior') or self.guides_by('jump_start')
-    partly = self.generates_actions and 0 < self.generator.until < 1
-    return fading or partly
+    return self.generates_actions and 0 < self.generator.until < 1
 
   @property
   def has_similarity_net(self) -> bool:
@@ -141,7 +137,7 @@ FIELDS = {
   'generator_start': 'fresh',
   'generator_until': 1.0,
   'guidance': 'feature',
-  'guidance_until': 0.5,
+  'guidance_updates': 5_000,
   'prior_scale': 1.0,
   'jump_start_share': 0.8,
   'start': 'fresh',
@@ -175,7 +171,6 @@ VARIANTS: dict[str, dict] = {
     'generator_start': 'pretrained',
     'generator_until': 0.0,
     'guidance': 'residual+prior+jump_start',
-    'guidance_until': 2.0,
     'prior_scale': 10.0,
     'start': 'teacher',
     'rehearsal': 0.33,
@@ -241,7 +236,7 @@ def parse(
     ),
     Guidance(
       _kinds(fields['guidance']),
-      fields['guidance_until'],
+      fields['guidance_updates'],
       fields['prior_scale'],
       fields['jump_start_share'],
     ),
@@ -310,7 +305,7 @@ def _check_values(fields):
       f'{KEY}.rehearsal={fields["rehearsal"]} is a share of the batch; set it'
       ' to 0 or more, and less than 1'
     )
-  for key in ('importance_floor', 'prior_scale', 'guidance_until'):
+  for key in ('importance_floor', 'prior_scale', 'guidance_updates'):
     if not fields[key] >= 0:
       raise UserError(f'{KEY}.{key}={fields[key]}: set it to 0 or more')
   if not fields['temperature'] > 0:
