@@ -100,7 +100,7 @@ def get_config():
     video_every=0,
     save_every=500,
   )
-  config.evaluate.update(every=1_600, episodes=3)
+  config.evaluate.update(every=1_600, episodes=5, envs=5)
   return config
 
 
