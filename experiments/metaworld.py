@@ -25,5 +25,4 @@ def get_config():
   )
   config.env.update(action_repeat=1, time_limit=500)
   config.finetune.update(env_steps=300_000, prefill=5_000)
-  config.evaluate.every = 6_000
   return config

@@ -46,5 +46,5 @@ def get_config():
     video_every=200,
     save_every=250,
   )
-  config.evaluate.update(every=1_000, episodes=3)
+  config.evaluate.update(every=1_000, episodes=3, envs=3)
   return config

@@ -83,9 +83,9 @@ def get_config() -> ConfigDict:
       'pretrain': _pretrain(),
       'finetune': _finetune(),
       'evaluate': {
-        'every': 3_000,  # env steps between evaluations; 0: only at the end
-        'episodes': 10,  # episodes per evaluation
-        'envs': 1,  # parallel environments
+        'every': 10_000,  # env steps between evaluations; 0: only at the end
+        'episodes': 10,  # episodes per evaluation; 0: no evaluations
+        'envs': 10,  # episodes side by side, in one call of the policy
       },
     }
   )

@@ -405,8 +405,8 @@ CONFIG_ERRORS = {
     'pretrain.updates_per_call=0',
   ),
   'no episodes': (
-    {'evaluate__episodes': 0},
-    'config.evaluate.episodes must be positive',
+    {'evaluate__episodes': -1},
+    'config.evaluate.episodes=-1.*or to 0 for no evaluations',
   ),
   'never': ({'finetune__update_every': 0}, 'config.finetune.update_every=0'),
   'no time': ({'env__timeout': 0.0}, 'config.env.timeout must be positive'),

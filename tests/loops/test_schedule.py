@@ -39,7 +39,11 @@ def test_updates_due(agent_steps, warm, expected):
     (12, 12, -1, 0, False),  # Only at the end of the stage.
     (19, 12, 24, 20, False),  # 38 env steps; the next multiple is 40.
     (20, 12, 24, 20, True),
-    (50, 12, 24, 20, True),  # Also if one was missed.
+    (45, 12, 24, 20, True),  # Also if one was missed.
+    (50, 12, 80, 0, True),  # At the end.
+    (50, 12, 100, 20, False),  # Done.
+    (50, -1, -1, 0, True),  # A stage that ends in its prefill.
+    (50, 12, -1, None, False),  # No evaluations.
   ],
 )
 def test_evaluation_due(agent_steps, warm, evaluated, every, expected):

@@ -81,6 +81,8 @@ def _draw_returns(axes, metrics, reference_curve):
   look = {'color': style.FAINT, 'alpha': 0.75, 'mew': 0, 'marker': '.'}
   _plot(axes, episodes, ms=5, ls='', label='training episodes', **look)
   label = 'evaluation, mean ± std' if len(stds) else 'evaluation, mean'
+  share = evaluation_share(metrics)
+  label += '' if math.isnan(share) else f' ({share:.0%} of the time)'
   look = {'color': COLORS[0], 'lw': 2, 'marker': 'o', 'label': label}
   if len(stds) == len(means):
     look['band'] = means - stds.array, means + stds.array
@@ -101,6 +103,19 @@ def _draw_returns(axes, metrics, reference_curve):
   axes.margins(x=0.08)
   axes.set_xlim(left=0)
   _add_legend(axes, *_draw_success(axes, rates))
+
+
+def evaluation_share(metrics) -> float:
+  """Returns the share of a run's time that its evaluations took.
+
+  NaN if the run, of an earlier version, did not log it.
+
+  Args:
+    metrics: from `load_runs.metric_table`.
+  """
+  seconds = load_runs.series(metrics, 'finetune', 'eval/seconds')
+  total = metrics.groupby('stage').time.max().sum()
+  return seconds.sum() / total if len(seconds) and total else math.nan
 
 
 def _draw_success(axes, rates):

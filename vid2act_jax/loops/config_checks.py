@@ -33,10 +33,12 @@ def check_config(config, workdir: pathlib.Path) -> None:
     raise UserError(
       f'config.env.size={config.env.size}: the networks are made for 64'
     )
-  if min(config.env.num, config.evaluate.envs, config.evaluate.episodes) < 1:
+  if min(config.env.num, config.evaluate.envs) < 1:
+    raise UserError('config.env.num and config.evaluate.envs must be positive')
+  if config.evaluate.episodes < 0:
     raise UserError(
-      'config.env.num, config.evaluate.envs and config.evaluate.episodes must'
-      ' be positive'
+      f'config.evaluate.episodes={config.evaluate.episodes}: set it to a'
+      ' positive number, or to 0 for no evaluations'
     )
   if config.replay.embeddings not in embedding.DTYPES:
     raise UserError(

@@ -1,14 +1,23 @@
 """The online stage: acts in the target task and learns from it."""
 
 import dataclasses
+import time
 
 import numpy as np
 
 from vid2act_jax import sharding
 from vid2act_jax.loops import metrics as metrics_lib
 from vid2act_jax.loops.preemption import Preempted
+from vid2act_jax.loops.progress import Estimate, Estimator, announce_compilation
 from vid2act_jax.loops.schedule import is_due
 from vid2act_jax.loops.setup import FinetuneSetup
+
+# Sections of the profiler by kind of work, for the remaining time.
+_SECTIONS = {
+  'updates': ('sampling', 'updating', 'predicting', 'logging', 'saving'),
+  'steps': ('stepping', 'acting', 'storing'),
+  'evaluations': ('evaluating',),
+}
 
 
 class Finetuner:
@@ -22,6 +31,8 @@ class Finetuner:
     self.state, self.counters = setup.state, setup.interaction.counters
     self._local_state = None  # This host's copy of the state, to act with.
     self._recent: dict[str, float] = {}  # Returns, for the progress line.
+    self._estimator = Estimator(self._profiler, _SECTIONS)
+    self._num_evaluations = 0  # By this start.
 
   @property
   def env_steps(self) -> int:
@@ -49,22 +60,43 @@ class Finetuner:
     while True:
       while counters.updates < schedule.updates_due(counters):
         self._learn()
+        self._show_progress()
         preemption.check(all_hosts=True)
       if schedule.evaluation_due(counters):
         self._evaluate()
-      self._logger.progress(
-        self.env_steps,
-        schedule.env_steps,
-        'env steps',
-        updates=counters.updates,
-        **self._recent,
-      )
+      self._show_progress()
       if self.env_steps >= schedule.env_steps:
         break
       preemption.check(all_hosts=True)
       self._act()
-    if counters.evaluated < self.env_steps:
-      self._evaluate()
+
+  def _show_progress(self):
+    self._logger.progress(
+      self.env_steps,
+      self._schedule.env_steps,
+      'env steps',
+      self._estimate(),
+      updates=self.counters.updates,
+      **self._recent,
+    )
+
+  def _estimate(self) -> Estimate:
+    schedule, counters = self._schedule, self.counters
+    # Until the first one their time is not known; it is small.
+    evaluations = self._num_evaluations
+    if evaluations:
+      evaluations += schedule.evaluations_left(counters)
+    done = {
+      'updates': counters.updates,
+      'steps': counters.agent_steps,
+      'evaluations': self._num_evaluations,
+    }
+    total = {
+      'updates': schedule.num_updates,
+      'steps': schedule.env_steps // schedule.action_repeat,
+      'evaluations': evaluations,
+    }
+    return self._estimator(done, total)
 
   def _act(self):
     episodes = self._interaction.step(self._policy_state())
@@ -81,8 +113,14 @@ class Finetuner:
     count = self._num_updates()
     with self._profiler.section('sampling'):
       batch = self._setup.batches.get(counters.updates, count)
-    with self._profiler.section('updating'):
-      self.state, metrics = self._setup.train_step(
+    train_step = self._setup.train_step
+    with (
+      self._profiler.section('updating'),
+      announce_compilation(
+        self._logger.message, 'the update', not train_step.has_compiled(count)
+      ),
+    ):
+      self.state, metrics = train_step(
         self.state, batch, counters.updates, count
       )
       self._profiler.updated((self.state, metrics))
@@ -109,10 +147,13 @@ class Finetuner:
     return self._setup.train_step.num_steps(done, due)
 
   def _evaluate(self):
+    start = time.perf_counter()
     with self._profiler.section('evaluating'):
       values, video = self._setup.evaluator(
         self._policy_state(), self.env_steps
       )
+    values['seconds'] = time.perf_counter() - start
+    self._num_evaluations += 1
     self.counters.evaluated = self.env_steps
     self._recent['eval_return'] = values['return']
     with self._profiler.section('logging'):
@@ -126,7 +167,8 @@ class Finetuner:
     metrics_lib.log_open_loop(self._logger, self.env_steps, video)
 
   def _log_worker_failures(self):
-    for faults in (self._interaction.faults, self._setup.evaluator.faults):
+    faults_of = self._interaction, self._setup.evaluator
+    for faults in (source.faults for source in faults_of if source):
       for text in faults:
         self.counters.replaced += 1
         self._logger.message(text)

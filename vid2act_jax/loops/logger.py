@@ -228,16 +228,17 @@ class Logger:
     files.atomic_write(path, lambda file: file.write(buffer.getbuffer()))
     return path
 
-  def progress(self, step, total, unit, **text):
+  def progress(self, step, total, unit, estimate=None, **text):
     """Shows the progress of the stage; cheap enough to call at every step.
 
     Args:
       step: int, steps done.
       total: int, steps of the whole stage.
       unit: of the steps, such as 'updates'.
+      estimate: a `progress.Estimate`; None: all steps take the same time.
       **text: more values to show, such as last_return=123.4.
     """
-    self._progress.show(int(step), int(total), unit, text)
+    self._progress.show(int(step), int(total), unit, text, estimate)
 
   def message(self, text):
     """Prints a separate line, above the live line if there is one."""

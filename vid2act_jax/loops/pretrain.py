@@ -8,8 +8,12 @@ from vid2act_jax import sharding
 from vid2act_jax.data.prefetch import prefetch
 from vid2act_jax.loops import metrics as metrics_lib
 from vid2act_jax.loops.preemption import Preempted
+from vid2act_jax.loops.progress import Estimator, announce_compilation
 from vid2act_jax.loops.schedule import is_due
 from vid2act_jax.loops.setup import PretrainSetup
+
+# Of the profiler, for the remaining time.
+_UPDATE_SECTIONS = 'sampling', 'updating', 'logging', 'saving'
 
 
 def pretrain(setup: PretrainSetup):
@@ -29,6 +33,7 @@ def pretrain(setup: PretrainSetup):
   profiler = context.profiler
   total, intervals = setup.schedule.steps, setup.schedule.intervals
   state, step = setup.state, int(setup.state.step)
+  estimator = Estimator(profiler, {'updates': _UPDATE_SECTIONS})
   if step >= total:  # It was stopped between its last checkpoint and its end.
     return state
 
@@ -59,7 +64,12 @@ def pretrain(setup: PretrainSetup):
         raise
       with profiler.section('sampling'):
         count, batch = next(stream)
-      with profiler.section('updating'):
+      with (
+        profiler.section('updating'),
+        announce_compilation(
+          logger.message, 'the update', not train_step.has_compiled(count)
+        ),
+      ):
         state, metrics = train_step(state, batch, step, count)
         profiler.updated((state, metrics))
       step += count
@@ -71,10 +81,12 @@ def pretrain(setup: PretrainSetup):
           last_batch = metrics_lib.last_batch(batch, count)
           video = setup.open_loop(sharding.local(state), last_batch)
           metrics_lib.log_open_loop(logger, step, np.asarray(video))
-        logger.progress(step, total, 'updates')
+        estimate = estimator({'updates': step}, {'updates': total})
+        logger.progress(step, total, 'updates', estimate)
       if is_due(step, intervals.save) and step < total:
         save()
   if setup.fit_generator:
+    logger.message("training the generator of the sources' actions")
     with profiler.section('updating'):
       params, metrics = setup.fit_generator(
         sharding.local(state.params['model'])

@@ -1,13 +1,65 @@
 """Progress of a stage: a live line, or plain lines for log files."""
 
+import contextlib
 import math
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import rich.console
 import rich.progress
 
 _PLAIN_SECONDS = 10.0  # Between two plain progress lines.
 _RATE_SECONDS = 60.0  # The window of the mean rate.
+
+
+class Estimate(NamedTuple):
+  """Times of a stage, in seconds."""
+
+  compiling: float  # so far
+  remaining: float | None  # without compiling; None: not known yet
+
+
+class Estimator:
+  """Estimates the remaining time of a stage from the time of its parts.
+
+  Parts are kinds of work, such as updates, each with sections of the profiler.
+  While one that is still to be done has not begun, nothing is known.
+  """
+
+  def __init__(self, profiler, sections: Mapping[str, Sequence[str]]):
+    """profiler: of the stage; sections: of each kind of work."""
+    self._profiler, self._sections = profiler, sections
+    self._first: dict[str, int] | None = None  # Work done by earlier starts.
+
+  def __call__(
+    self, done: Mapping[str, int], total: Mapping[str, int]
+  ) -> Estimate:
+    """done, total: units of each kind of work."""
+    self._first = self._first or dict(done)
+    seconds, remaining = self._profiler.seconds(), 0.0
+    for kind, sections in self._sections.items():
+      units, left = done[kind] - self._first[kind], total[kind] - done[kind]
+      if left > 0:
+        spent = sum(seconds.get(name, 0.0) for name in sections)
+        remaining += left * spent / units if units else math.inf
+    known = math.isfinite(remaining)
+    compiling = seconds.get('compiling', 0.0)
+    return Estimate(compiling, remaining if known else None)
+
+
+@contextlib.contextmanager
+def announce_compilation(
+  message: Callable[[str], None], what: str, compiles: bool = True
+) -> Iterator[None]:
+  """Says that the block compiles `what`, if it does, and how long it took."""
+  if not compiles:
+    yield
+    return
+  message(f'compiling {what}; it is cached for the next start')
+  start = time.monotonic()
+  yield
+  message(f'compiled {what} in {_duration(time.monotonic() - start)}')
 
 
 class ProgressLine:
@@ -20,14 +72,28 @@ class ProgressLine:
     self._history = []  # (seconds, step), about one a second.
     self._last_plain = -math.inf, -1  # (seconds, step), of a plain line.
 
-  def show(self, step, total, unit, text):
-    """Shows step of total (ints), the unit (str) and {name: value} of text."""
-    rate = self._rate(step)
+  def show(self, step, total, unit, text, estimate=None):
+    """Shows the progress.
+
+    Args:
+      step: int, of `total`.
+      total: int.
+      unit: str, of both.
+      text: {name: value}, shown after it.
+      estimate: an `Estimate`; None: all steps take the same time.
+    """
+    rate = self._rate(step, estimate.compiling if estimate else 0)
+    if estimate:
+      seconds = estimate.remaining
+    else:
+      seconds = max(0, total - step) / rate if rate else None
+    if not (self._console.is_terminal or self._is_due(step, total)):
+      return
+    line = _describe(step, total, unit, rate, seconds, text)
     if self._console.is_terminal:
-      self._draw(step, total, _describe(step, total, unit, rate, text))
-    elif self._is_due(step, total):
+      self._draw(step, total, line)
+    else:
       self._last_plain = time.monotonic(), step
-      line = _describe(step, total, unit, rate, text)
       print(f'{self._stage}  {line}', flush=True)
 
   def message(self, text):
@@ -61,9 +127,9 @@ class ProgressLine:
     ended = step >= total and step != last_step
     return ended or time.monotonic() - seconds >= _PLAIN_SECONDS
 
-  def _rate(self, step):
+  def _rate(self, step, compiling):
     """Steps a second over the last minute, or None if not known yet."""
-    now = time.monotonic()
+    now = time.monotonic() - compiling
     if self._history and step < self._history[-1][1]:
       self._history = []  # Another stage or task has begun.
     if not self._history or now - self._history[-1][0] >= 1.0:
@@ -74,14 +140,15 @@ class ProgressLine:
     return (step - done) / (now - seconds) if step > done else None
 
 
-def _describe(step, total, unit, rate, text):
+def _describe(step, total, unit, rate, seconds, text):
   """'1,200/5,000 updates  24%  31.2/s  2m02s left  last return 12.3'."""
   parts = [f'{step:,}/{total:,} {unit}']
   if total > 0:
     parts.append(f'{100 * step / total:.0f}%')
   if rate is not None:
     parts.append(f'{rate:.1f}/s' if rate >= 1 else f'{1 / rate:.1f} s each')
-    parts.append(f'{_duration(max(0, total - step) / rate)} left')
+  if seconds is not None:
+    parts.append(f'{_duration(seconds)} left')
   for key, value in text.items():
     value = f'{value:.4g}' if isinstance(value, float) else value
     parts.append(f'{key.replace("_", " ")} {value}')

@@ -50,7 +50,7 @@ class FinetuneSchedule:
   prefill: int
   first_updates: int
   update_every: int
-  evaluate_every: int
+  evaluate_every: int | None  # 0: at the end alone; None: never
   action_repeat: int
   intervals: Intervals
 
@@ -72,11 +72,30 @@ class FinetuneSchedule:
     return self.first_updates + learning_steps // self.update_every
 
   def evaluation_due(self, counters: Counters) -> bool:
-    """Whether to evaluate now: after the prefill, then at every interval."""
+    """Whether to evaluate now.
+
+    After the prefill, at every interval, and when all env steps are done.
+    """
     every, done = self.evaluate_every, self.env_steps_done(counters)
+    before = counters.evaluated
+    if every is None or before >= done:
+      return False
+    if done >= self.env_steps:
+      return True
     if not every or counters.warm < 0:
       return False
-    return counters.evaluated < 0 or done // every > counters.evaluated // every
+    return before < 0 or done // every > before // every
+
+  def evaluations_left(self, counters: Counters) -> int:
+    """Number of evaluations to come, the one at the end included."""
+    every, done = self.evaluate_every, self.env_steps_done(counters)
+    if every is None or counters.evaluated >= self.env_steps:
+      return 0
+    if not every:
+      return 1
+    before = max(done, self.prefill * self.action_repeat)
+    multiples = (self.env_steps - 1) // every - before // every
+    return max(multiples, 0) + 1 + (counters.evaluated < 0)
 
 
 def is_due(updates: int, interval: int) -> bool:
@@ -92,7 +111,7 @@ def finetune_schedule(config) -> FinetuneSchedule:
     prefill=c.prefill,
     first_updates=c.first_updates,
     update_every=c.update_every,
-    evaluate_every=config.evaluate.every,
+    evaluate_every=config.evaluate.every if config.evaluate.episodes else None,
     action_repeat=config.env.action_repeat,
     intervals=intervals(c),
   )

@@ -75,6 +75,7 @@ class FinetuneSetup:
 
   state: fresh or restored. The first update donates it.
   open_loop: (state, target batch) -> open-loop videos, compiled.
+  evaluator: None: no evaluations.
   """
 
   context: RunContext
@@ -84,7 +85,7 @@ class FinetuneSetup:
   open_loop: Callable
   batches: FinetuneBatches
   interaction: Interaction
-  evaluator: acting.Evaluator
+  evaluator: acting.Evaluator | None
 
 
 @contextlib.contextmanager
@@ -200,7 +201,6 @@ def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
   devices.rows(c.batch, 'config.finetune.batch')  # Fails before envs are made.
   metadata = sources.source_metadata(config, workdir)
   envs = stack.enter_context(_open_envs(config, config.env.num, 0))
-  eval_envs = stack.enter_context(_open_envs(config, config.evaluate.envs, 1))
   agent = learner.build_agent(
     config.learner,
     envs.action_dim,
@@ -241,7 +241,6 @@ def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
   )
   interaction.restore(extra)  # Begins or resumes the episodes.
   averager = MetricAverager(metadata['sources'], extra.get('tally'))
-  eval_key = jax.random.key(seed + 1)
   return FinetuneSetup(
     context=RunContext(
       devices, logger, averager, checkpoint, metadata, profiler, preemption
@@ -256,9 +255,20 @@ def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
       replay, replays, c.batch, c.length, devices, rehearsal
     ),
     interaction=interaction,
-    evaluator=acting.Evaluator(
-      agent, eval_envs, config.evaluate.episodes, eval_key, preemption.check
-    ),
+    evaluator=_build_evaluator(config, agent, preemption, stack),
+  )
+
+
+def _build_evaluator(config, agent, preemption, stack):
+  """The evaluator and its environments, or None if there are no episodes."""
+  episodes = config.evaluate.episodes
+  if not episodes:
+    return None
+  each = -(-episodes // jax.process_count())  # Of this host.
+  envs = _open_envs(config, min(config.evaluate.envs, each), 1)
+  key = jax.random.key(config.seed + 1)
+  return acting.Evaluator(
+    agent, stack.enter_context(envs), episodes, key, preemption.check
   )
 
 

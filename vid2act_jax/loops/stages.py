@@ -111,6 +111,7 @@ def _collect_by_agent(config, task, folder, profile, preemption):
     _unset_fields(agent_config)
     agent_config.finetune.env_steps = config.collect.agent_env_steps
     agent_config.replay.keep_all = True
+    agent_config.evaluate.episodes = 0  # Nobody reads them.
   _report(f'collect: {task}, by an agent that learns it')
   workdir = folder / 'agent'
   runs.init_workdir(workdir, agent_config)

@@ -49,7 +49,12 @@ class TrainStep:
     self._multi_step = devices.jit(multi_step(step), specs, leading_axes=1)
     self._skip_limit, self._folder = skip_limit, folder
     self._skipped = 0  # In a row.
+    self._called: set[int] = set()  # Numbers of updates a call.
     self._unchecked = None  # (updates done, metrics, batch) of the last call.
+
+  def has_compiled(self, count: int) -> bool:
+    """Whether a call of `count` updates has been made, and so compiled."""
+    return count in self._called
 
   def num_steps(self, done: int, due: int) -> int:
     """Returns the number of updates of the next call: 1, or `per_call`."""
@@ -71,6 +76,7 @@ class TrainStep:
     Raises:
       UserError: too many updates in a row were not finite.
     """
+    self._called.add(count)
     fn = self._single_step if count == 1 else self._multi_step
     state, metrics = fn(state, batch, self._key)
     # Checks the call before, so that the device works in the meantime.
