@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from experiments import debug, run
-from tests import kill_runs
+from tests import kill_runs, small
+from vid2act_jax.learner.pretrain import Pretrainer
 from vid2act_jax.loops import runs
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import read_metrics
@@ -116,3 +117,27 @@ def test_a_teacher_of_a_variant_without_a_generator(finished, tmp_path):
   run.run(config.lock(), tmp_path / 'teacher')
   state, _, _ = Checkpoint(tmp_path / 'teacher' / runs.TEACHER).restore_raw()
   assert set(state['params']) == {'model', 'generator'}
+
+
+def test_a_run_stopped_in_the_generators_training_resumes(
+  finished, tmp_path, monkeypatch
+):
+  config = config_with(finished).unlock()
+  config.stages = ('pretrain',)
+  config = config.lock()
+  run.run(config, tmp_path / 'whole')
+
+  def stop(*unused, **unused_names):
+    raise kill_runs.Killed
+
+  monkeypatch.setattr(Pretrainer, 'fit_generator', stop)
+  with pytest.raises(kill_runs.Killed):
+    run.run(config, tmp_path / 'stopped')
+  monkeypatch.undo()
+  assert not Checkpoint(tmp_path / 'stopped' / runs.TEACHER).finished()
+  run.run(config, tmp_path / 'stopped')
+  states = [
+    Checkpoint(tmp_path / name / runs.TEACHER).restore_raw()[0]
+    for name in ('whole', 'stopped')
+  ]
+  small.assert_equal(*states)

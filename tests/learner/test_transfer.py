@@ -548,6 +548,7 @@ class TestRehearsal:
       {'pretrain_actions': False, 'guidance': 'feature+prior+jump_start'},
       marks=pytest.mark.slow,
     ),
+    pytest.param({'pretrain_actions': True, 'guidance': 'residual'}),
   ],
   ids=lambda fields: '-'.join(map(str, fields.values())),
 )
