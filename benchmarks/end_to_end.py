@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from benchmarks import measure
 from vid2act_jax.loops import runs, stages
+from vid2act_jax.loops.execution import Execution
 from vid2act_jax.loops.logger import read_metrics
 from vid2act_jax.loops.profile import PARTS
 
@@ -37,7 +38,7 @@ def main(_):
     runs.init_workdir(workdir, config)
     stages.run_collect(config, workdir)
     stages.run_pretrain(config, workdir)
-    stages.run_finetune(config, workdir, profile=True)
+    stages.run_finetune(config, workdir, Execution(profile=True))
     parts = workdir / 'profile' / 'finetune' / PARTS
     seconds = json.loads(parts.read_text())
     last = read_metrics(workdir, 'finetune')[-1]

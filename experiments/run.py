@@ -17,8 +17,9 @@ from ml_collections import config_flags
 from vid2act_jax import sharding
 from vid2act_jax.analysis import summary
 from vid2act_jax.data import files
-from vid2act_jax.loops import flag_errors, runs, stages
+from vid2act_jax.loops import flag_errors, progress, runs, seeds, stages
 from vid2act_jax.loops.config_checks import check_config
+from vid2act_jax.loops.execution import Execution
 from vid2act_jax.loops.preemption import (
   EXIT_STATUS,
   Preempted,
@@ -55,37 +56,36 @@ _HEARTBEAT = flags.DEFINE_integer(
 )
 
 
-def run(
-  config,
-  workdir: pathlib.Path,
-  profile: bool = False,
-  preemption: PreemptionHandler = stages.NO_PREEMPTION,
-):
+def run(config, workdir: pathlib.Path, execution: Execution = stages.ALONE):
   """Runs the config's stages in order, and draws the summary.
+
+  With several seeds, all of them.
 
   Args:
     config: a locked ConfigDict.
-    workdir: the run's folder.
-    profile: whether to profile the stages.
-    preemption: checked where the run can save and stop.
+    workdir: the run's folder, or that of the seeds' folders.
+    execution: of the run.
 
   Raises:
     UserError: an error that the user can fix.
     Preempted: the run was asked to stop; run again, it resumes.
   """
+  if seeds.parse(config):
+    seeds.run(config, workdir, execution, run)
+    return
   check_config(config, workdir)
   is_first = jax.process_index() == 0
   with files.lock(workdir) if is_first else contextlib.nullcontext():
     if is_first:
       runs.init_workdir(workdir, config)
       runs.record_start(workdir, sys.argv[1:])
-      print(f'run folder: {workdir}', flush=True)
+      progress.report(f'run folder: {workdir}')
     for stage in config.stages:
-      preemption.check()
-      stages.STAGES[stage](config, workdir, profile, preemption)
+      execution.preemption.check()
+      stages.STAGES[stage](config, workdir, execution)
     if is_first:
       path = summary.write_summary(workdir, summary.title(config))
-      print(f'summary: {path}', flush=True)
+      progress.report(f'summary: {path}')
 
 
 def main(_):
@@ -104,7 +104,7 @@ def main(_):
     workdir = _WORKDIR.value or _default_workdir(config)
     with PreemptionHandler() as preemption:
       folder = pathlib.Path(workdir).expanduser()
-      run(config, folder, _PROFILE.value, preemption)
+      run(config, folder, Execution(_PROFILE.value, preemption))
   except Preempted as reason:
     print(f'stopped ({reason}); the same command resumes', file=sys.stderr)
     sys.exit(EXIT_STATUS)
@@ -119,6 +119,8 @@ def main(_):
 
 def _default_workdir(config):
   try:
+    if config.seeds:
+      return f'runs/{config.name}'
     return f'runs/{config.name}-{config.seed}'
   except OSError as error:  # A missing config file is noticed at first use.
     raise UserError(' '.join(str(error).split())) from error

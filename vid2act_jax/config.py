@@ -25,6 +25,9 @@ def get_config() -> ConfigDict:
     {
       'name': 'base',  # default run folder: runs/<name>-<seed>
       'seed': 0,  # of parameters, noise, sampling and environments
+      # Several runs in one process, each in WORKDIR/seed_<n>: several seeds, or
+      # the number of seeds, from `seed` on. (): a single run.
+      'seeds': (),
       'task': 'dmc_quadruped_walk',  # target task: <suite>_<domain>_<task>
       'sources': (  # source tasks, in the order of their domain labels; their
         # datasets may have no rewards
@@ -74,7 +77,9 @@ def get_config() -> ConfigDict:
         'embeddings': 'float16',
       },
       'mesh': {
-        'data': -1,  # devices for data parallelism; -1: all devices
+        'data': -1,  # devices for data parallelism; -1: all devices, or with
+        # `seeds` those that are left for each group of seeds
+        'seed': -1,  # groups of devices that `seeds` are spread over; -1: all
       },
       # Maximum number of consecutive updates with non-finite losses or
       # gradients. They are skipped; one more stops the run.

@@ -129,16 +129,19 @@ class Devices:
     process_count: the number of processes.
   """
 
-  def __init__(self, data: int = -1):
+  def __init__(self, data: int = -1, group: tuple[int, int] | None = None):
     """Selects the first devices.
 
     Args:
       data: their number, over all hosts; -1: all. Several hosts use all.
+      group: (first, number) of the devices to select from; None: all.
 
     Raises:
       UserError: there are fewer devices.
     """
     devices = jax.devices()
+    if group:
+      devices = devices[group[0] :][: group[1]]
     self.process_index = jax.process_index()
     self.process_count = jax.process_count()
     self.num = len(devices) if data == -1 else data

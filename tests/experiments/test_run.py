@@ -29,6 +29,7 @@ from vid2act_jax.loops import (
   sources,
 )
 from vid2act_jax.loops.checkpoint import Checkpoint
+from vid2act_jax.loops.execution import Execution
 from vid2act_jax.loops.logger import read_metrics
 from vid2act_jax.loops.schedule import Counters
 from vid2act_jax.types import UserError
@@ -208,7 +209,7 @@ def test_preempted_run_saves_and_resumes(finished, tmp_path):
   stops = 0
   for checks in (8, 12, 40, 33, 21, 80, 10_000):
     try:
-      run.run(config_with(), workdir, preemption=PreemptedAt(checks))
+      run.run(config_with(), workdir, Execution(False, PreemptedAt(checks)))
     except preemption.Preempted:
       stops += 1
   assert stops == 6
@@ -262,7 +263,7 @@ def _finetune_again(finished, workdir, profile=False, **overrides):
     stages=('finetune',),
     **overrides,
   )
-  run.run(config, workdir, profile)
+  run.run(config, workdir, Execution(profile))
   return _reproducible_metrics(workdir)
 
 

@@ -89,6 +89,3 @@ def test_a_compilation_is_announced_with_its_time(clock):
     assert said == ['compiling the update; it is cached for the next start']
     clock[0] += 41
   assert said[1:] == ['compiled the update in 41s']
-  with progress.announce_compilation(said.append, 'the update', False):
-    clock[0] += 1
-  assert len(said) == 2

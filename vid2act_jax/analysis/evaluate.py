@@ -56,7 +56,9 @@ def evaluate(
         f'{task} has {env.action_dim} actions, but the policy of {run} has'
         f' {agent.action_dim}'
       )
-    evaluator = acting.Evaluator(agent, env, episodes, jax.random.key(seed))
+    key = jax.random.key(seed)
+    policy = acting.PolicyRunner(agent, env.num, key, explore=False)
+    evaluator = acting.Evaluator(env, episodes, policy)
     values, frames = evaluator(state, 0)
   if video:
     data = logger.encode_gif(frames)

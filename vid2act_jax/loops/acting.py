@@ -65,8 +65,23 @@ class Driver:
 class PolicyRunner:
   """The agent's policy, jitted, with its recurrent carry."""
 
-  def __init__(self, agent, num: int, key: jax.Array, explore: bool):
-    """num: environments; key: root key of the policy's noise."""
+  def __init__(
+    self,
+    agent,
+    num: int,
+    key: jax.Array,
+    explore: bool,
+    compile_fn: Callable = lambda unused_name, fn: jax.jit(fn),
+  ):
+    """Compiles at the first call.
+
+    Args:
+      agent: an `Agent`.
+      num: number of environments.
+      key: root key of the policy's noise.
+      explore: see `Agent.policy`.
+      compile_fn: (name, function) -> compiled function.
+    """
     self._initial = agent.initial_carry(num)
     self._carry = self._initial
     self._key = key
@@ -75,7 +90,8 @@ class PolicyRunner:
       key = jax.random.fold_in(key, step)
       return agent.policy(state, carry, obs, key, explore)
 
-    self._act = jax.jit(act)
+    kind = 'exploring' if explore else 'evaluated'
+    self._act = compile_fn(f'{kind} policy of {num} environments', act)
 
   def reset(self):
     """Resets the carry to its initial value."""
@@ -103,25 +119,22 @@ class Evaluator:
 
   def __init__(
     self,
-    agent,
     envs,
     episodes: int,
-    key: jax.Array,
+    policy: PolicyRunner,
     check: Callable[[], None] = lambda: None,
   ):
     """Splits the episodes evenly over all environments, rounded up.
 
     Args:
-      agent: an `Agent`.
       envs: the environments of this host.
       episodes: number of episodes on all hosts together.
-      key: root key of the policy's noise. The mean uses none, but ties between
-        the weights of domains are broken at random.
+      policy: of these environments, not exploring. Its key is used for ties
+        between the weights of domains, which are broken at random.
       check: called at every step; an exception from it ends the evaluation.
     """
     self.faults = envs.faults  # See `VectorEnv`.
-    self._policy = PolicyRunner(agent, envs.num, key, explore=False)
-    self._driver = Driver(envs)
+    self._policy, self._driver = policy, Driver(envs)
     self._episodes_per_env = -(-episodes // (envs.num * jax.process_count()))
     self._check = check
 

@@ -8,7 +8,7 @@ import numpy as np
 from vid2act_jax import sharding
 from vid2act_jax.loops import metrics as metrics_lib
 from vid2act_jax.loops.preemption import Preempted
-from vid2act_jax.loops.progress import Estimate, Estimator, announce_compilation
+from vid2act_jax.loops.progress import Estimate, Estimator
 from vid2act_jax.loops.schedule import is_due
 from vid2act_jax.loops.setup import FinetuneSetup
 
@@ -113,14 +113,8 @@ class Finetuner:
     count = self._num_updates()
     with self._profiler.section('sampling'):
       batch = self._setup.batches.get(counters.updates, count)
-    train_step = self._setup.train_step
-    with (
-      self._profiler.section('updating'),
-      announce_compilation(
-        self._logger.message, 'the update', not train_step.has_compiled(count)
-      ),
-    ):
-      self.state, metrics = train_step(
+    with self._profiler.section('updating'):
+      self.state, metrics = self._setup.train_step(
         self.state, batch, counters.updates, count
       )
       self._profiler.updated((self.state, metrics))

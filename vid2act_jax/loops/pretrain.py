@@ -8,7 +8,7 @@ from vid2act_jax import sharding
 from vid2act_jax.data.prefetch import prefetch
 from vid2act_jax.loops import metrics as metrics_lib
 from vid2act_jax.loops.preemption import Preempted
-from vid2act_jax.loops.progress import Estimator, announce_compilation
+from vid2act_jax.loops.progress import Estimator
 from vid2act_jax.loops.schedule import is_due
 from vid2act_jax.loops.setup import PretrainSetup
 
@@ -64,12 +64,7 @@ def pretrain(setup: PretrainSetup):
         raise
       with profiler.section('sampling'):
         count, batch = next(stream)
-      with (
-        profiler.section('updating'),
-        announce_compilation(
-          logger.message, 'the update', not train_step.has_compiled(count)
-        ),
-      ):
+      with profiler.section('updating'):
         state, metrics = train_step(state, batch, step, count)
         profiler.updated((state, metrics))
       step += count

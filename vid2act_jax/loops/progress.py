@@ -1,6 +1,7 @@
 """Progress of a stage: a live line, or plain lines for log files."""
 
 import contextlib
+import contextvars
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,15 @@ import rich.progress
 
 _PLAIN_SECONDS = 10.0  # Between two plain progress lines.
 _RATE_SECONDS = 60.0  # The window of the mean rate.
+
+
+# Of the runs in this process: 'seed 3: ', or nothing if there is only one.
+LABEL: contextvars.ContextVar[str] = contextvars.ContextVar('LABEL', default='')
+
+
+def report(text: str) -> None:
+  """Prints a line, with the label of the run."""
+  print(f'{LABEL.get()}{text}', flush=True)
 
 
 class Estimate(NamedTuple):
@@ -50,12 +60,9 @@ class Estimator:
 
 @contextlib.contextmanager
 def announce_compilation(
-  message: Callable[[str], None], what: str, compiles: bool = True
+  message: Callable[[str], None], what: str
 ) -> Iterator[None]:
-  """Says that the block compiles `what`, if it does, and how long it took."""
-  if not compiles:
-    yield
-    return
+  """Says that the block compiles `what`, and how long it took."""
   message(f'compiling {what}; it is cached for the next start')
   start = time.monotonic()
   yield
@@ -68,6 +75,8 @@ class ProgressLine:
   def __init__(self, stage):
     self._stage = stage
     self._console = rich.console.Console()
+    # Lines of several runs cannot all be live.
+    self._is_live = self._console.is_terminal and not LABEL.get()
     self._bar = None
     self._history = []  # (seconds, step), about one a second.
     self._last_plain = -math.inf, -1  # (seconds, step), of a plain line.
@@ -87,21 +96,21 @@ class ProgressLine:
       seconds = estimate.remaining
     else:
       seconds = max(0, total - step) / rate if rate else None
-    if not (self._console.is_terminal or self._is_due(step, total)):
+    if not (self._is_live or self._is_due(step, total)):
       return
     line = _describe(step, total, unit, rate, seconds, text)
-    if self._console.is_terminal:
+    if self._is_live:
       self._draw(step, total, line)
     else:
       self._last_plain = time.monotonic(), step
-      print(f'{self._stage}  {line}', flush=True)
+      report(f'{self._stage}  {line}')
 
   def message(self, text):
     """Prints a separate line, above the live line if there is one."""
-    if self._console.is_terminal:
+    if self._is_live:
       self._console.print(text, markup=False, highlight=False)
     else:
-      print(text, flush=True)
+      report(text)
 
   def close(self):
     """Stops the live line and leaves its last state on the terminal."""

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from vid2act_jax import learner, sharding
 from vid2act_jax.data import files, limits
-from vid2act_jax.loops import config_keys, schedule
+from vid2act_jax.loops import config_keys, progress, schedule
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
@@ -205,7 +205,7 @@ def init_or_restore(
         f' is {value!r}; choose another folder with --workdir=...'
       )
   if devices.is_main_process:
-    print(f'{stage}: resuming after update {step}', flush=True)
+    progress.report(f'{stage}: resuming after update {step}')
   return state, extra
 
 

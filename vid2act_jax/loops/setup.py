@@ -16,6 +16,7 @@ from vid2act_jax.data.replay import Replay
 from vid2act_jax.loops import acting, generator, runs, sources
 from vid2act_jax.loops.batches import FinetuneBatches, PretrainBatches
 from vid2act_jax.loops.checkpoint import Checkpoint
+from vid2act_jax.loops.execution import Execution
 from vid2act_jax.loops.interaction import Interaction
 from vid2act_jax.loops.logger import Logger, NullLogger
 from vid2act_jax.loops.metrics import MetricAverager
@@ -90,15 +91,14 @@ class FinetuneSetup:
 
 @contextlib.contextmanager
 def setup_pretrain(
-  config, workdir: pathlib.Path, profile: bool, preemption: PreemptionHandler
+  config, workdir: pathlib.Path, execution: Execution
 ) -> Iterator[PretrainSetup]:
   """Builds the objects of the offline stage; closes them at the end.
 
   Args:
     config: the run's.
     workdir: the run's folder.
-    profile: whether to profile the stage.
-    preemption: checked where the stage can save and stop.
+    execution: of the run.
 
   Raises:
     UserError: a dataset or the checkpoint is damaged or does not fit.
@@ -106,7 +106,7 @@ def setup_pretrain(
   c, variant = config.pretrain, runs.variant_of(config)
   metadata = sources.source_metadata(config, workdir)
   metadata['actions'] = variant.pretrain_actions
-  devices = sharding.Devices(config.mesh.data)
+  devices = execution.open_devices(config)
   size = -(-c.batch // len(config.sources))
   rows = devices.rows(size, 'config.pretrain.batch', len(config.sources))
   replays = sources.load_replays(config, workdir)
@@ -143,17 +143,29 @@ def setup_pretrain(
     open_log(
       workdir, 'pretrain', int(state.step) if extra else None, extra
     ) as logger,
-    open_profiler(workdir, 'pretrain', profile) as profiler,
+    open_profiler(workdir, 'pretrain', execution.profile) as profiler,
   ):
     averager = MetricAverager(snapshot=extra.get('tally'))
     yield PretrainSetup(
       context=RunContext(
-        devices, logger, averager, checkpoint, metadata, profiler, preemption
+        devices,
+        logger,
+        averager,
+        checkpoint,
+        metadata,
+        profiler,
+        execution.preemption,
       ),
       schedule=PretrainSchedule(c.steps, intervals(c)),
       state=state,
       train_step=_train_step(
-        config, workdir, 'pretrain', pretrainer.pretrain_step, step_key, devices
+        config,
+        workdir,
+        'pretrain',
+        step_key,
+        execution.jit_step(
+          config, pretrainer.pretrain_step, Batch, logger.message
+        ),
       ),
       open_loop=functools.partial(jax.jit(pretrainer.open_loop), key=video_key),
       batches=PretrainBatches(replays, size, c.length, rows, devices),
@@ -165,8 +177,7 @@ def setup_pretrain(
 def setup_finetune(
   config,
   workdir: pathlib.Path,
-  profile: bool,
-  preemption: PreemptionHandler,
+  execution: Execution,
   replay_dir: pathlib.Path,
 ) -> Iterator[FinetuneSetup]:
   """Builds the objects of the online stage; closes them at the end.
@@ -174,8 +185,7 @@ def setup_finetune(
   Args:
     config: the run's.
     workdir: the run's folder.
-    profile: whether to profile the stage.
-    preemption: checked where the stage can save and stop.
+    execution: of the run.
     replay_dir: of the online episodes.
 
   Raises:
@@ -183,21 +193,21 @@ def setup_finetune(
       does not fit.
   """
   with (
-    open_profiler(workdir, 'finetune', profile) as profiler,
+    open_profiler(workdir, 'finetune', execution.profile) as profiler,
     contextlib.ExitStack() as stack,
   ):
     with profiler.section('setting up'):
       setup = _build_finetune(
-        config, workdir, profiler, preemption, replay_dir, stack
+        config, workdir, profiler, execution, replay_dir, stack
       )
     yield setup
 
 
-def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
+def _build_finetune(config, workdir, profiler, execution, replay_dir, stack):
   """Builds the objects; what must be closed is entered into the stack."""
   c, seed = config.finetune, config.seed
   schedule = finetune_schedule(config)
-  devices = sharding.Devices(config.mesh.data)
+  devices = execution.open_devices(config)
   devices.rows(c.batch, 'config.finetune.batch')  # Fails before envs are made.
   metadata = sources.source_metadata(config, workdir)
   envs = stack.enter_context(_open_envs(config, config.env.num, 0))
@@ -234,7 +244,13 @@ def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
   act_key, step_key, video_key = jax.random.split(jax.random.key(seed), 3)
   # Hosts share the key of the updates; each has another key to act with.
   act_key = jax.random.fold_in(act_key, devices.process_index)
-  policy = acting.PolicyRunner(agent, envs.num, act_key, explore=True)
+  policy = acting.PolicyRunner(
+    agent,
+    envs.num,
+    act_key,
+    explore=True,
+    compile_fn=functools.partial(execution.jit, config),
+  )
   random_prefill = not agent.jump_starts_prefill
   interaction = Interaction(
     envs, policy, replay, counters, c.prefill, seed, profiler, random_prefill
@@ -243,33 +259,50 @@ def _build_finetune(config, workdir, profiler, preemption, replay_dir, stack):
   averager = MetricAverager(metadata['sources'], extra.get('tally'))
   return FinetuneSetup(
     context=RunContext(
-      devices, logger, averager, checkpoint, metadata, profiler, preemption
+      devices,
+      logger,
+      averager,
+      checkpoint,
+      metadata,
+      profiler,
+      execution.preemption,
     ),
     schedule=schedule,
     state=state,
     train_step=_train_step(
-      config, workdir, 'finetune', agent.finetune_step, step_key, devices
+      config,
+      workdir,
+      'finetune',
+      step_key,
+      execution.jit_step(
+        config, agent.finetune_step, FinetuneBatch, logger.message
+      ),
     ),
     open_loop=functools.partial(jax.jit(agent.open_loop), key=video_key),
     batches=FinetuneBatches(
       replay, replays, c.batch, c.length, devices, rehearsal
     ),
     interaction=interaction,
-    evaluator=_build_evaluator(config, agent, preemption, stack),
+    evaluator=_build_evaluator(config, agent, execution, stack),
   )
 
 
-def _build_evaluator(config, agent, preemption, stack):
+def _build_evaluator(config, agent, execution, stack):
   """The evaluator and its environments, or None if there are no episodes."""
   episodes = config.evaluate.episodes
   if not episodes:
     return None
   each = -(-episodes // jax.process_count())  # Of this host.
-  envs = _open_envs(config, min(config.evaluate.envs, each), 1)
-  key = jax.random.key(config.seed + 1)
-  return acting.Evaluator(
-    agent, stack.enter_context(envs), episodes, key, preemption.check
+  num = min(config.evaluate.envs, each)
+  envs = stack.enter_context(_open_envs(config, num, 1))
+  policy = acting.PolicyRunner(
+    agent,
+    num,
+    jax.random.key(config.seed + 1),
+    explore=False,
+    compile_fn=functools.partial(execution.jit, config),
   )
+  return acting.Evaluator(envs, episodes, policy, execution.preemption.check)
 
 
 def env_settings(config) -> environments.Settings:
@@ -312,13 +345,11 @@ def _open_replay(config, replay_dir, devices, extra, options):
   )
 
 
-def _train_step(config, workdir, stage, step, key, devices):
-  """Returns the compiled train step of a stage."""
+def _train_step(config, workdir, stage, key, compiled):
+  """Returns the train step of a stage; compiled: see `Execution.jit_step`."""
   return TrainStep(
-    step,
-    Batch if stage == 'pretrain' else FinetuneBatch,
+    *compiled,
     key,
-    devices,
     config[stage].updates_per_call,
     intervals(config[stage]),
     config.skip_limit,

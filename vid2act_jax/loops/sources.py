@@ -12,7 +12,7 @@ from vid2act_jax.data import dataset, quarantine, weights
 from vid2act_jax.data.replay import DerivedColumn, ReplayOptions
 from vid2act_jax.data.sources import load_sources
 from vid2act_jax.learner import teachers, torch_import
-from vid2act_jax.loops import embedding, runs
+from vid2act_jax.loops import embedding, progress, runs
 from vid2act_jax.loops.batches import Rehearsal
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
@@ -103,7 +103,7 @@ def load_replays(config, workdir: pathlib.Path, embeds=None):
   for folder in folders:
     if reasons := quarantine.read_reasons(folder):
       text = f'{folder}: {len(reasons)} episodes in quarantine are not used'
-      print(text, flush=True)
+      progress.report(text)
   options = dataclasses.replace(
     replay_options(config, workdir), held_out=config.replay.held_out
   )

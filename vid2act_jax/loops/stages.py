@@ -17,31 +17,26 @@ from vid2act_jax.loops import (
   finetune,
   policies,
   pretrain,
+  progress,
   runs,
   setup,
   sources,
 )
 from vid2act_jax.loops.checkpoint import Checkpoint
+from vid2act_jax.loops.execution import Execution
 from vid2act_jax.loops.logger import read_metrics
-from vid2act_jax.loops.preemption import PreemptionHandler
 from vid2act_jax.types import UserError
 
-NO_PREEMPTION = PreemptionHandler()  # Not entered: no signals, no stops.
+ALONE = Execution()  # Without profile, and without a handler of signals.
 
 
-def run_collect(
-  config,
-  workdir: pathlib.Path,
-  profile: bool = False,
-  preemption: PreemptionHandler = NO_PREEMPTION,
-):
+def run_collect(config, workdir: pathlib.Path, execution: Execution = ALONE):
   """Collects the source datasets that are missing.
 
   Args:
     config: the run's.
     workdir: the run's folder.
-    profile: as in `run_finetune`, for agents that are trained to collect.
-    preemption: checked where the stage can save and stop.
+    execution: of the run.
 
   Raises:
     Preempted: the run was asked to stop; finished episodes are kept.
@@ -64,14 +59,14 @@ def run_collect(
     policy = policies.resolve(config.collect.policy, task)
     if policy == 'agent':
       with files.lock(folder):
-        _collect_by_agent(config, task, folder, profile, preemption)
+        _collect_by_agent(config, task, folder, execution)
       continue
     # Several datasets share one log: this removes nothing from it.
     with setup.open_log(workdir, 'collect', sys.maxsize, {}) as logger:
-      _collect_by_policy(config, task, folder, policy, logger, preemption)
+      _collect_by_policy(config, task, folder, policy, logger, execution)
 
 
-def _collect_by_policy(config, task, folder, policy, logger, preemption):
+def _collect_by_policy(config, task, folder, policy, logger, execution):
   """Collects episodes with fixed behaviour policies."""
   c, settings = config.collect, setup.env_settings(config)
   plan = collect.Plan(task, settings, policy, c.episodes, c.noise, config.seed)
@@ -97,12 +92,12 @@ def _collect_by_policy(config, task, folder, policy, logger, preemption):
     c.workers or os.cpu_count(),
     on_episode,
     logged,
-    preemption.check,
+    execution.preemption.check,
   )
   logger.message(f'{task}: {collect.describe(plan, folder)}')
 
 
-def _collect_by_agent(config, task, folder, profile, preemption):
+def _collect_by_agent(config, task, folder, execution):
   """Trains an agent from scratch and keeps its whole replay."""
   agent_config = config.copy_and_resolve_references()
   with agent_config.unlocked():
@@ -116,22 +111,16 @@ def _collect_by_agent(config, task, folder, profile, preemption):
   workdir = folder / 'agent'
   runs.init_workdir(workdir, agent_config)
   provenance = {'method': 'agent', 'seed': agent_config.seed}
-  run_finetune(agent_config, workdir, profile, preemption, folder, provenance)
+  run_finetune(agent_config, workdir, execution, folder, provenance)
 
 
-def run_pretrain(
-  config,
-  workdir: pathlib.Path,
-  profile: bool = False,
-  preemption: PreemptionHandler = NO_PREEMPTION,
-):
+def run_pretrain(config, workdir: pathlib.Path, execution: Execution = ALONE):
   """Trains the teacher on the source datasets.
 
   Args:
     config: the run's.
     workdir: the run's folder.
-    profile: write a trace of some updates, and the seconds by section.
-    preemption: checked where the stage can save and stop.
+    execution: of the run.
 
   Raises:
     Preempted: the run was asked to stop; a checkpoint has been written.
@@ -153,14 +142,14 @@ def run_pretrain(
       _report(f'pretrain: the teacher of {task}')
       # Its run may have been moved, with its datasets.
       runs.init_workdir(folder, single, ignored=('source_dir',))
-      run_pretrain(single, folder, profile, preemption)
+      run_pretrain(single, folder, execution)
     return
   steps = config.pretrain.steps
   done = Checkpoint(workdir / runs.TEACHER).finished()
   if done and done['step'] >= steps:
     _report(f'pretrain: done, {done["step"]} updates')
     return
-  with setup.setup_pretrain(config, workdir, profile, preemption) as built:
+  with setup.setup_pretrain(config, workdir, execution) as built:
     _report_rewards(built.context.metadata)
     pretrain.pretrain(built)
   built.context.checkpoint.finish(steps, built.context.metadata)
@@ -187,8 +176,7 @@ def _unset_fields(config):
 def run_finetune(
   config,
   workdir: pathlib.Path,
-  profile: bool = False,
-  preemption: PreemptionHandler = NO_PREEMPTION,
+  execution: Execution = ALONE,
   replay_dir: pathlib.Path | None = None,
   provenance: dict | None = None,
 ):
@@ -197,8 +185,7 @@ def run_finetune(
   Args:
     config: the run's.
     workdir: the run's folder.
-    profile: write a trace of some updates, and the seconds by section.
-    preemption: checked where the stage can save and stop.
+    execution: of the run.
     replay_dir: of the online episodes; None: replay/ in the run's folder.
     provenance: of these episodes, for their metadata.
 
@@ -211,9 +198,7 @@ def run_finetune(
   if not needs_training:
     _report(f'finetune: done, {done["env_steps"]} env steps of {config.task}')
   else:
-    with setup.setup_finetune(
-      config, workdir, profile, preemption, root
-    ) as built:
+    with setup.setup_finetune(config, workdir, execution, root) as built:
       loop = finetune.Finetuner(built)
       loop.run()
     done = {'env_steps': loop.env_steps}
@@ -254,4 +239,4 @@ def _report_rewards(metadata):
 
 def _report(text):
   if jax.process_index() == 0:
-    print(text, flush=True)
+    progress.report(text)

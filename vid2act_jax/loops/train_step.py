@@ -3,13 +3,12 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from vid2act_jax import sharding
 from vid2act_jax.data import files
-from vid2act_jax.learner.update import multi_step
 from vid2act_jax.loops.schedule import Intervals
 from vid2act_jax.types import UserError
 
@@ -19,22 +18,20 @@ class TrainStep:
 
   def __init__(
     self,
-    step,
-    batch_type: type,
+    single_step: Callable,
+    multi_step: Callable,
     key: jax.Array,
-    devices: sharding.Devices,
     per_call: int,
     intervals: Intervals,
     skip_limit: int,
     folder: pathlib.Path,
   ):
-    """Prepares the jitted functions; they compile at their first call.
+    """Takes the compiled functions.
 
     Args:
-      step: the pure step function.
-      batch_type: `Batch` or `FinetuneBatch`.
+      single_step: (state, batch, key) -> state, metrics; donates the state.
+      multi_step: the same of several updates, with a leading axis.
       key: root key of all updates; the step folds the update's number into it.
-      devices: that the updates run on.
       per_call: number of updates a call, when at least that many are due.
       intervals: no call crosses a multiple of one, so that logs and checkpoints
         do not depend on `per_call`.
@@ -42,19 +39,12 @@ class TrainStep:
         run.
       folder: for the batch and metrics of the last of them.
     """
-    specs = sharding.specs(batch_type)
     self._key, self._per_call = key, per_call
     self._intervals = [n for n in dataclasses.astuple(intervals) if n]
-    self._single_step = devices.jit(step, specs)
-    self._multi_step = devices.jit(multi_step(step), specs, leading_axes=1)
+    self._single_step, self._multi_step = single_step, multi_step
     self._skip_limit, self._folder = skip_limit, folder
     self._skipped = 0  # In a row.
-    self._called: set[int] = set()  # Numbers of updates a call.
     self._unchecked = None  # (updates done, metrics, batch) of the last call.
-
-  def has_compiled(self, count: int) -> bool:
-    """Whether a call of `count` updates has been made, and so compiled."""
-    return count in self._called
 
   def num_steps(self, done: int, due: int) -> int:
     """Returns the number of updates of the next call: 1, or `per_call`."""
@@ -76,7 +66,6 @@ class TrainStep:
     Raises:
       UserError: too many updates in a row were not finite.
     """
-    self._called.add(count)
     fn = self._single_step if count == 1 else self._multi_step
     state, metrics = fn(state, batch, self._key)
     # Checks the call before, so that the device works in the meantime.

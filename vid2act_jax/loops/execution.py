@@ -1,0 +1,130 @@
+"""How a run executes: what is not in its config."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+import jax
+
+from vid2act_jax import sharding
+from vid2act_jax.learner.update import multi_step
+from vid2act_jax.loops import config_keys
+from vid2act_jax.loops.preemption import PreemptionHandler
+from vid2act_jax.loops.progress import announce_compilation
+
+UPDATE = 'update'
+
+
+class Calls:
+  """Compiles and calls the functions of a run that is alone in its process."""
+
+  def compile(
+    self,
+    name: str,
+    fn: Callable,
+    jit: Callable[[Callable, int], Callable],
+    message: Callable[[str], None] | None = None,
+  ) -> Callable:
+    """Returns the compiled function.
+
+    Args:
+      name: of the function; runs in one process share those of equal names.
+        That of an update begins with `UPDATE`.
+      fn: a pure function of arrays.
+      jit: (function, number of runs) -> compiled function. With several runs
+        each argument and each result is a tuple of theirs.
+      message: announces the first call, which compiles; None: nothing does.
+    """
+    return announced(jit(fn, 1), message)
+
+
+def announced(fn: Callable, message: Callable[[str], None] | None) -> Callable:
+  """Announces the first call, which compiles, unless the message is None."""
+  called = message is None
+
+  def call(*args):
+    nonlocal called
+    if called:
+      return fn(*args)
+    called = True
+    with announce_compilation(message, 'the update'):
+      return fn(*args)
+
+  return call
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+  """How a run executes.
+
+  profile: write a trace of some updates, and the seconds by section.
+  preemption: checked where a stage can save and stop.
+  calls: of the compiled functions.
+  devices: (first, number) of those for this run; None: all.
+  """
+
+  profile: bool = False
+  preemption: PreemptionHandler = dataclasses.field(
+    default_factory=PreemptionHandler
+  )
+  calls: Calls = dataclasses.field(default_factory=Calls)
+  devices: tuple[int, int] | None = None
+
+  def jit(self, config, kind: str, fn: Callable) -> Callable:
+    """Compiles a function that depends on the config, but not on its seed.
+
+    Args:
+      config: the run's.
+      kind: of the function.
+      fn: (array trees) -> array trees.
+    """
+    jit = lambda fn, unused_num: jax.jit(fn)
+    return self.calls.compile(_name(kind, config), fn, jit)
+
+  def jit_step(
+    self,
+    config,
+    step: Callable,
+    batch_type: type,
+    message: Callable[[str], None],
+  ) -> tuple[Callable, Callable]:
+    """Compiles the step of a stage, for one update and for several.
+
+    Args:
+      config: the run's.
+      step: (state, batch, key, axis_name=None) -> state, metrics.
+      batch_type: `Batch` or `FinetuneBatch`.
+      message: announces compilations.
+    """
+    devices, spec = self.open_devices(config), sharding.specs(batch_type)
+
+    def compile_step(fn, leading_axes):
+      def jit(fn, num):
+        specs = (spec,) * num if num > 1 else spec
+        return devices.jit(fn, specs, leading_axes)
+
+      kind = f'{UPDATE} {batch_type.__name__} {leading_axes}'
+      return self.calls.compile(_name(kind, config), fn, jit, message)
+
+    return compile_step(step, 0), compile_step(multi_step(step), 1)
+
+  def open_devices(self, config) -> sharding.Devices:
+    """The devices of a run.
+
+    Args:
+      config: the run's.
+
+    Raises:
+      UserError: there are fewer than config.mesh.data.
+    """
+    return sharding.Devices(config.mesh.data, self.devices)
+
+
+# Keys that differ between the seeds of an experiment.
+_SEED_KEYS = 'seed', 'seeds', 'source_dir', 'teacher_from'
+
+
+def _name(kind, config):
+  """Names a function of a config: equal for all its seeds."""
+  tree = config_keys.exclude(config.to_dict(), _SEED_KEYS)
+  return f'{kind} {json.dumps(tree, sort_keys=True)}'

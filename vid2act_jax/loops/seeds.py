@@ -1,0 +1,332 @@
+"""Several seeds of an experiment in one process.
+
+Each seed is a run with a folder of its own, in a thread of its own. The threads
+share compiled functions. On accelerators they also join their calls: one call
+of a vectorized function updates all seeds of a device, or acts for them.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import pathlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vid2act_jax.loops import progress, runs
+from vid2act_jax.loops.execution import UPDATE, Calls, Execution, announced
+from vid2act_jax.loops.preemption import Preempted
+from vid2act_jax.types import LearnerState, UserError
+
+
+def parse(config) -> tuple[int, ...]:
+  """The seeds of a config; () if it is of a single run.
+
+  Raises:
+    UserError: a seed is named twice, or the number of seeds is not positive.
+  """
+  seeds = tuple(config.seeds)
+  if len(seeds) == 1:
+    (num,) = seeds
+    if num < 1:
+      raise UserError(f'config.seeds={num}: set it to 1 or more, or to ()')
+    return tuple(range(config.seed, config.seed + num))
+  double = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+  if double:
+    raise UserError(
+      f'config.seeds={seeds}: {", ".join(map(str, double))} is named twice;'
+      ' name each seed once'
+    )
+  return seeds
+
+
+def folder_of(workdir: pathlib.Path, seed: int) -> pathlib.Path:
+  """The run folder of a seed."""
+  return workdir / f'seed_{seed}'
+
+
+def config_of(config, seed: int):
+  """The config of a seed's run: as if it were alone."""
+  out = config.copy_and_resolve_references()
+  with out.unlocked():
+    out.seed, out.seeds = seed, ()
+  return out
+
+
+def run(
+  config,
+  workdir: pathlib.Path,
+  execution: Execution,
+  run_one: Callable[[Any, pathlib.Path, Execution], None],
+) -> None:
+  """Runs all seeds of a config; one that fails does not stop the others.
+
+  Args:
+    config: with seeds.
+    workdir: of the seeds' run folders.
+    execution: of all.
+    run_one: (config, run folder, execution), runs one seed.
+
+  Raises:
+    UserError: the folder or the devices do not fit, or seeds have failed.
+    Preempted: the runs were asked to stop; run again, they resume.
+  """
+  seeds = parse(config)
+  if (workdir / runs.CONFIG).exists():
+    raise UserError(
+      f'{workdir} is the folder of a single run; choose another with'
+      ' --workdir=... for the folders of the seeds'
+    )
+  if jax.process_count() > 1:
+    raise UserError(
+      f'config.seeds={tuple(config.seeds)}: seeds share nothing, so each of'
+      f' the {jax.process_count()} processes runs its own; start them with'
+      ' --distributed=off and different seeds'
+    )
+  if execution.profile:
+    raise UserError('--profile is for a single seed; set config.seeds=()')
+  groups = split(config, seeds)
+  errors: dict[int, BaseException] = {}
+
+  def run_seed(seed, how, leave):
+    progress.LABEL.set(f'seed {seed}: ')
+    try:
+      run_one(config_of(config, seed), folder_of(workdir, seed), how)
+    except BaseException as error:  # Told below, by the main thread.
+      errors[seed] = error
+      if not isinstance(error, Preempted):
+        progress.report(f'error: {error}')
+    finally:
+      leave()
+
+  threads = []
+  for devices, members in groups:
+    for calls, seed in zip(_calls(len(members)), members, strict=True):
+      how = dataclasses.replace(execution, calls=calls, devices=devices)
+      args = seed, how, calls.leave
+      thread = threading.Thread(target=run_seed, args=args, daemon=True)
+      threads.append(thread)
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    while thread.is_alive():  # A signal is handled between two waits.
+      thread.join(0.2)
+  _raise(errors, workdir)
+
+
+def _raise(errors, workdir):
+  """Raises what the seeds ended with, if it is not success."""
+  failed = {k: v for k, v in errors.items() if not isinstance(v, Preempted)}
+  unknown = [v for v in failed.values() if not isinstance(v, UserError)]
+  if unknown:
+    raise unknown[0]
+  if failed:
+    texts = '; '.join(
+      f'{folder_of(workdir, seed)}: {error}' for seed, error in failed.items()
+    )
+    raise UserError(f'{len(failed)} of the seeds failed: {texts}')
+  for error in errors.values():
+    raise error
+
+
+def split(config, seeds):
+  """Assigns seeds to groups of devices: [((first, number), seeds)]."""
+  total = jax.device_count()
+  data = config.mesh.data
+  groups = config.mesh.seed
+  if groups == -1:
+    groups = max(min(len(seeds), total // max(data, 1)), 1)
+  each = data if data != -1 else total // max(groups, 1)
+  if groups < 1 or each < 1 or groups * each > total:
+    raise UserError(
+      f'config.mesh.seed={config.mesh.seed} with config.mesh.data={data}: there'
+      f' are {total} devices; set both to -1 to use all'
+    )
+  members = [seeds[i::groups] for i in range(groups)]
+  return [((i * each, each), m) for i, m in enumerate(members) if m]
+
+
+def _calls(num: int) -> Sequence[SeedCalls]:
+  """The calls of the seeds of one group of devices."""
+  on_cpu = jax.default_backend() == 'cpu'
+  group = Group(num, vectorized=not on_cpu, check_fn=check_memory)
+  return [SeedCalls(group, index) for index in range(num)]
+
+
+class SeedCalls(Calls):
+  """The calls of one of the seeds of a group."""
+
+  def __init__(self, group: Group, index: int):
+    """index: of the seed in its group."""
+    self._group, self._index = group, index
+
+  def compile(self, name, fn, jit, message=None):
+    """See `Calls.compile`."""
+    self._group.compile(name, fn, jit, message)
+    return lambda *args: self._group.call(self._index, name, args)
+
+  def leave(self) -> None:
+    """The seed makes no more calls."""
+    self._group.leave(self._index)
+
+
+class _Request:
+  """A call that waits for its result."""
+
+  def __init__(self, name, args):
+    self.name, self.args = name, args
+    self.result = self.error = None
+    self.done = False
+
+
+class Group:
+  """Calls of several seeds, one thread each, on the same devices.
+
+  Vectorized: a call waits until every seed calls something. Then those with
+  the same function make one call. What is joined depends on the calls alone,
+  not on the threads' timing. Acting comes before updates, so that seeds whose
+  episodes end at different steps meet again. A function is always called for
+  all seeds: copies take the place of those that do not call it.
+
+  Otherwise, on CPU, calls are made one after another, as each uses all cores.
+  """
+
+  def __init__(
+    self,
+    num: int,
+    vectorized: bool,
+    check_fn: Callable[[list[tuple]], None] | None = None,
+  ):
+    """Starts without functions.
+
+    Args:
+      num: of the seeds.
+      vectorized: whether calls are joined.
+      check_fn: called with the arguments of every seed before an update's first
+        joined call.
+    """
+    self._num, self._vectorized = num, vectorized
+    self._check_fn = check_fn
+    self._condition = threading.Condition()
+    self._functions: dict[str, Callable] = {}
+    self._active = set(range(num))
+    self._waiting: dict[int, _Request] = {}
+    self._served: collections.Counter[str] = collections.Counter()
+
+  def compile(self, name, fn, jit, message) -> None:
+    """Adds a function, if it is not there; see `Calls.compile`."""
+    with self._condition:
+      if name not in self._functions:
+        joined = join(fn, self._num) if self._vectorized else fn
+        num = self._num if self._vectorized else 1
+        self._functions[name] = announced(jit(joined, num), message)
+
+  def call(self, index: int, name: str, args: tuple):
+    """Calls a function for one seed; returns its result."""
+    if not self._vectorized:
+      with self._condition:
+        return jax.block_until_ready(self._functions[name](*args))
+    request = _Request(name, args)
+    with self._condition:
+      self._waiting[index] = request
+      self._serve()
+      while not request.done:
+        self._condition.wait()
+    if request.error:
+      raise request.error
+    return request.result
+
+  def leave(self, index: int) -> None:
+    """Removes a seed, which makes no more calls."""
+    with self._condition:
+      self._active.discard(index)
+      self._serve()
+
+  def _serve(self):
+    """Makes a call for the seeds that wait, if all of them do."""
+    if not self._waiting or set(self._waiting) != self._active:
+      return
+    names = {request.name for request in self._waiting.values()}
+    order = lambda name: (name.startswith(UPDATE), self._served[name], name)
+    name = min(names, key=order)
+    new = not self._served[name]
+    self._served[name] += 1
+    chosen = {k: v for k, v in self._waiting.items() if v.name == name}
+    first = next(iter(chosen.values()))
+    rows = [
+      chosen[i].args if i in chosen else _copy(first.args)
+      for i in range(self._num)
+    ]
+    try:
+      if new and name.startswith(UPDATE) and self._check_fn:
+        self._check_fn(rows)
+      results = self._functions[name](*zip(*rows, strict=True))
+      for index, request in chosen.items():
+        request.result = results[index]
+    except Exception as error:  # Raised in the threads of all.
+      for request in chosen.values():
+        request.error = error
+    for index, request in chosen.items():
+      request.done = True
+      del self._waiting[index]
+    self._condition.notify_all()
+
+
+def check_memory(rows: Sequence[tuple[LearnerState, Any, jax.Array]]) -> None:
+  """Raises a UserError if the states of all seeds cannot fit a device.
+
+  Known before the update is compiled; what its own arrays need is not.
+
+  Args:
+    rows: of each seed, the arguments of its update: state, batch, key.
+  """
+  state, batch, _ = rows[0]
+  (device, *_) = jax.tree.leaves(state)[0].devices()
+  limit = (device.memory_stats() or {}).get('bytes_limit')
+  trees = {
+    'parameters': (state.params, state.slow_critic),
+    'optimizers': state.opt,
+    'teacher': state.teacher,
+    'batches': batch,
+  }
+  size = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))
+  parts = {name: len(rows) * size(tree) for name, tree in trees.items()}
+  # The joined call has a second copy of all states.
+  needed = 2 * sum(parts.values()) - parts['batches']
+  if limit and needed > limit:
+    text = ', '.join(f'{k} {v / 1e9:.2f} GB' for k, v in parts.items())
+    raise UserError(
+      f'{len(rows)} seeds do not fit the {limit / 1e9:.1f} GB of'
+      f' {device.device_kind}: {text}, and the states twice; use fewer seeds'
+      ' (config.seeds), or more groups of devices (config.mesh.seed)'
+    )
+
+
+def _copy(args):
+  """Copies arrays on devices: no buffer can be donated twice."""
+  copy = lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x
+  return jax.tree.map(copy, args)
+
+
+def join(fn: Callable, num: int) -> Callable:
+  """Vectorizes a function: its arguments and results are tuples of `num`.
+
+  Args:
+    fn: (state, ...) -> results. An additional last argument that is not a
+      tuple, the name of a mapped axis, is the same for all.
+    num: of the seeds.
+  """
+
+  def joined(*args):
+    rows = [x for x in args if isinstance(x, tuple)]
+    rest = args[len(rows) :]
+    stacked = [jax.tree.map(lambda *x: jnp.stack(x), *row) for row in rows]
+    results = jax.vmap(lambda *x: fn(*x, *rest))(*stacked)
+    take = lambda i: jax.tree.map(lambda x: x[i], results)
+    return tuple(take(i) for i in range(num))
+
+  return joined
