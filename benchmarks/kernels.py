@@ -3,6 +3,7 @@
   pip install 'jax[cuda13]'
   python -m benchmarks.kernels
   python -m benchmarks.kernels --dtype float32 --unroll 1
+  python -m benchmarks.kernels --seeds 4
 
 Reports whether XLA's GPU compiler accepts the update, the number of kernels
 that it launches, in loops and in total, and their memory. There is no
@@ -23,6 +24,7 @@ from benchmarks import measure, update
 from experiments import base
 from vid2act_jax import learner
 from vid2act_jax.learner import build
+from vid2act_jax.loops import seeds
 
 # The target device for the compiler (XLA's GpuTargetConfigProto): an H200.
 TARGET = """
@@ -117,9 +119,11 @@ def compile_update(args) -> dict:
   shapes = jax.eval_shape(lambda: (init(key), make(), key))
   sharding = jax.sharding.SingleDeviceSharding(_device())
   struct = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-  traced = jax.jit(agent.finetune_step, donate_argnums=0).trace(
-    *jax.tree.map(struct, shapes)
-  )
+  step, inputs = agent.finetune_step, jax.tree.map(struct, shapes)
+  if args.seeds > 1:
+    step = seeds.join(step, args.seeds)
+    inputs = tuple((x,) * args.seeds for x in inputs)
+  traced = jax.jit(step, donate_argnums=0).trace(*inputs)
   started = time.perf_counter()
   compiled = traced.lower(lowering_platforms=('cuda',)).compile()
   return {
@@ -148,6 +152,7 @@ def main():
   parser.add_argument('--dtype', choices=build.DTYPES, default='bfloat16')
   parser.add_argument('--domains', type=int, default=4)
   parser.add_argument('--unroll', type=int, default=10)
+  parser.add_argument('--seeds', type=int, default=1)
   args = parser.parse_args()
   # Arrays are on the CPU, and JAX does not look for a GPU driver.
   jax.config.update('jax_platforms', 'cpu')

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import kernels, update
-from experiments import base
+from benchmarks import kernels, seeds, update
+from experiments import base, debug
 from tests import small
 from vid2act_jax import learner
 from vid2act_jax.ops import conv
@@ -66,6 +66,16 @@ def test_figures_of_an_update():
   assert figures['compilations'] == 1
   for key in ('compile_s', 'update_s', 'operations', 'peak_memory_bytes'):
     assert figures[key] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('flags', ([], ['--vectorized']))
+def test_figures_of_several_seeds(monkeypatch, flags):
+  monkeypatch.setitem(seeds.PRESETS, 'full', debug)
+  arguments = ['--seeds', '1', '2', '--repeats', '1', '--domains', '1']
+  figures = seeds.measure_seeds(seeds.parse([*arguments, *flags]))
+  assert figures['seeds_1_ratio'] == 1 and figures['seeds_2_ratio'] > 0
+  assert all(figures[f'seeds_{num}_s'] > 0 for num in (1, 2))
 
 
 def test_parts_of_an_update():

@@ -1,0 +1,111 @@
+"""One update of several seeds against that of one.
+
+  python -m benchmarks.seeds
+  python -m benchmarks.seeds --preset learning_check --seeds 1 8 --repeats 20
+
+On an accelerator the seeds make one vectorized call, on a CPU one call after
+another, as in training. Prints one line of JSON and a table: seconds of all
+updates together, the ratio to the first number of seeds, and the peak memory,
+which grows along the list.
+"""
+
+import argparse
+
+import jax
+
+from benchmarks import measure, update
+from experiments import base, learning_check, quickstart
+from vid2act_jax import learner
+from vid2act_jax.loops import seeds
+
+PRESETS = {
+  'full': base,
+  'learning_check': learning_check,
+  'quickstart': quickstart,
+}
+_ACTIONS = 6
+_QUEUED = 10  # Calls dispatched without waiting, on accelerators.
+
+
+def make_call(agent, batches: tuple, vectorized: bool):
+  """A function without arguments that updates every seed once.
+
+  Args:
+    agent: an `Agent`.
+    batches: of each seed.
+    vectorized: whether it is a single call.
+  """
+  num = len(batches)
+  keys = tuple(jax.random.key(i) for i in range(num))
+  init = jax.jit(lambda key: agent.init(key, agent.teacher.init(key)))
+  states = tuple(map(init, keys))
+  fn = seeds.join(agent.finetune_step, num) if vectorized else None
+  step = jax.jit(fn or agent.finetune_step, donate_argnums=0)
+
+  def call():
+    nonlocal states
+    if vectorized:
+      results = step(states, batches, keys)
+    else:
+      rows = zip(states, batches, keys, strict=True)
+      results = [jax.block_until_ready(step(*row)) for row in rows]
+    states = tuple(state for state, _ in results)
+    return [metrics for _, metrics in results]
+
+  return call
+
+
+def measure_seeds(args) -> dict:
+  """Times the update of every number of seeds."""
+  config = PRESETS[args.preset].get_config()
+  config.learner.dtype = args.dtype
+  agent = learner.build_agent(
+    config.learner, _ACTIONS, (_ACTIONS,) * args.domains
+  )
+  vectorized = args.vectorized or jax.default_backend() != 'cpu'
+  queued = _QUEUED if vectorized else 1
+  shape = config.finetune.batch, config.finetune.length
+  figures = {}
+  for num in args.seeds:
+    batches = tuple(
+      update.make_batch(agent, *shape, 'float16') for _ in range(num)
+    )
+    call = make_call(agent, batches, vectorized)
+
+    def calls(call=call):
+      for _ in range(queued):
+        out = call()
+      return out
+
+    seconds = measure.seconds(calls, args.repeats) / queued
+    figures[f'seeds_{num}_s'] = seconds
+    figures[f'seeds_{num}_ratio'] = (
+      seconds / figures[f'seeds_{args.seeds[0]}_s']
+    )
+    figures[f'seeds_{num}_peak_bytes'] = measure.peak_memory()
+  return figures
+
+
+def parse(arguments=None):
+  """Parses the command line."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--preset', choices=PRESETS, default='full')
+  parser.add_argument('--seeds', type=int, nargs='+', default=[1, 2, 4])
+  parser.add_argument('--domains', type=int, default=4)
+  parser.add_argument('--dtype', default='float32')
+  parser.add_argument('--repeats', type=int, default=5)
+  parser.add_argument(
+    '--vectorized', action='store_true', help='one call, also on a CPU'
+  )
+  return parser.parse_args(arguments)
+
+
+def main():
+  """Command line."""
+  args = parse()
+  figures = measure_seeds(args)
+  measure.report({**vars(args), **figures, **measure.machine()})
+
+
+if __name__ == '__main__':
+  main()
