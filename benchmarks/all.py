@@ -39,12 +39,15 @@ KINDS = {
     'envs': 'benchmarks.envs --seconds 3',
     'end_to_end': 'benchmarks.end_to_end',
     'collectives': 'benchmarks.collectives',
+    'seeds': 'benchmarks.seeds --preset quickstart --seeds 1 4',
     'data': 'benchmarks.data --frames 500000',
   },
   'gpu': {
     # In order of priority; parts of the update take another compilation each.
     'parity_step_eps05': f'{_PARITY}/step_eps05.npz',
     'update_bfloat16': f'{_UPDATE} --repeats 50 --dtype bfloat16 --no-parts',
+    'seeds': 'benchmarks.seeds --repeats 5 --dtype bfloat16',
+    'loop': 'benchmarks.loop --config.learner.dtype=bfloat16',
     'parity_step_eps0': f'{_PARITY}/step_eps0.npz',
     'parity_three_steps': f'{_PARITY}/three_steps.npz',
     'update_bfloat16_embeddings_computed': (

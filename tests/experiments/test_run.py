@@ -465,7 +465,7 @@ def test_prefill_statistics_are_logged(finished):
       _interaction=acting,
       _logger=types.SimpleNamespace(scalars=lambda _, x, v=values: v.update(x)),
       _log_worker_failures=lambda: None,
-      _policy_state=lambda: None,
+      policy_state=lambda: None,
       env_steps=8,
     )
     finetune.Finetuner._act(loop)

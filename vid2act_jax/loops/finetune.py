@@ -35,6 +35,11 @@ class Finetuner:
     self._num_evaluations = 0  # By this start.
 
   @property
+  def profiler(self):
+    """The profiler of the stage."""
+    return self._profiler
+
+  @property
   def env_steps(self) -> int:
     """Env steps in the training environments so far."""
     return self._schedule.env_steps_done(self.counters)
@@ -99,7 +104,7 @@ class Finetuner:
     return self._estimator(done, total)
 
   def _act(self):
-    episodes = self._interaction.step(self._policy_state())
+    episodes = self._interaction.step(self.policy_state())
     self._log_worker_failures()
     for episode in episodes:
       self._recent['last_return'] = episode['return']
@@ -143,9 +148,7 @@ class Finetuner:
   def _evaluate(self):
     start = time.perf_counter()
     with self._profiler.section('evaluating'):
-      values, video = self._setup.evaluator(
-        self._policy_state(), self.env_steps
-      )
+      values, video = self._setup.evaluator(self.policy_state(), self.env_steps)
     values['seconds'] = time.perf_counter() - start
     self._num_evaluations += 1
     self.counters.evaluated = self.env_steps
@@ -156,7 +159,7 @@ class Finetuner:
   def _log_open_loop(self, batch):
     with self._profiler.section('predicting'):
       video = np.asarray(
-        self._setup.open_loop(self._policy_state(), batch.target)
+        self._setup.open_loop(self.policy_state(), batch.target)
       )
     metrics_lib.log_open_loop(self._logger, self.env_steps, video)
 
@@ -170,7 +173,7 @@ class Finetuner:
         self._logger.scalars(self.env_steps, values)
       faults.clear()
 
-  def _policy_state(self):
+  def policy_state(self):
     """The state on one device of this host: to act, evaluate and predict."""
     if self._context.devices.num == 1:
       return self.state

@@ -1,0 +1,139 @@
+"""The online loop: env steps a second, its parts, and the time of a whole run.
+
+  python -m benchmarks.loop
+  python -m benchmarks.loop --seconds 60 --config.seeds=4 --config.env.num=4 \
+    --config.env.parallel=True
+
+Runs the finetuning of dmc_quadruped.py on quadruped run (or --config) for some
+seconds after the first evaluation, in a temporary folder, and projects the time
+of the whole schedule, evaluations included. Few random episodes are the
+sources, and the teacher is hardly trained: neither changes the speed. Parts are
+where the loop waits: on an accelerator, the time of an update counts where its
+result is needed.
+"""
+
+import pathlib
+import tempfile
+import threading
+import time
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from benchmarks import measure
+from vid2act_jax.loops import runs, seeds, setup, stages
+from vid2act_jax.loops.execution import Execution
+from vid2act_jax.loops.finetune import Finetuner
+from vid2act_jax.loops.preemption import Preempted, PreemptionHandler
+from vid2act_jax.loops.schedule import finetune_schedule
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', 'experiments/dmc_quadruped.py', 'The experiment file.'
+)
+_SECONDS = flags.DEFINE_float('seconds', 60, 'Time to measure.')
+_TASK = 'dmc_quadruped_run'  # Of the default experiment.
+_SOURCE_EPISODES = 3
+
+
+class Window(PreemptionHandler):
+  """Stops a loop some time after its first evaluation.
+
+  Attributes:
+    loop: set before the loop runs.
+    figures: of the time in between; {} before its end.
+  """
+
+  def __init__(self, seconds: float):
+    super().__init__()
+    self.loop: Finetuner | None = None
+    self.figures: dict[str, float] = {}
+    self._seconds, self._start = seconds, None
+
+  def check(self, all_hosts=False):
+    """See `PreemptionHandler.check`; called in every step of the loop."""
+    if self.loop is None or self.loop.counters.evaluated < 0:
+      return
+    sections = self.loop.profiler.seconds()
+    # Compiling does not count.
+    seconds = time.perf_counter() - sections.get('compiling', 0.0)
+    now = seconds, self.loop.env_steps, sections
+    if self._start is None:
+      self._start = now
+    if now[0] - self._start[0] < self._seconds:
+      return
+    seconds, steps = (now[i] - self._start[i] for i in (0, 1))
+    parts = {
+      f'{name}_s': value - self._start[2].get(name, 0.0)
+      for name, value in sections.items()
+      if name != 'compiling'
+    }
+    evaluating = parts.pop('evaluating_s', 0.0)
+    rate = steps / (seconds - evaluating)
+    self.figures = {'env_steps_per_s': rate, 'seconds': seconds, **parts}
+    raise Preempted('measured')
+
+
+def measure_seed(config, folder: pathlib.Path, execution: Execution, seconds):
+  """Runs one seed, and returns its figures."""
+  runs.init_workdir(folder, config)
+  stages.run_collect(config, folder, execution)
+  stages.run_pretrain(config, folder, execution)
+  window, schedule = Window(seconds), finetune_schedule(config)
+  execution = Execution(False, window, execution.calls, execution.devices)
+  with setup.setup_finetune(config, folder, execution, folder / 'r') as built:
+    loop = window.loop = Finetuner(built)
+    try:
+      loop.run()
+    except Preempted:
+      window.loop = None  # The rest is not stopped.
+    started = time.perf_counter()
+    if built.evaluator:
+      built.evaluator(loop.policy_state(), 1)
+    evaluation = time.perf_counter() - started
+  figures = window.figures
+  every = schedule.evaluate_every or schedule.env_steps
+  evaluations = evaluation * (schedule.env_steps // every + 1)
+  total = schedule.env_steps / figures['env_steps_per_s'] + evaluations
+  return {
+    **figures,
+    'evaluation_s': evaluation,
+    'evaluation_share': evaluations / total,
+    'projected_minutes': total / 60,
+  }
+
+
+def small_sources(config):
+  """The config with few random episodes and few updates of the teacher."""
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.collect.update(policy='random', episodes=_SOURCE_EPISODES)
+    config.pretrain.update(steps=1, video_every=0)
+    config.finetune.video_every = 0
+    if config.name == 'dmc_quadruped':
+      config.task = _TASK
+  return config
+
+
+def main(_):
+  """Measures all seeds, and reports the slowest."""
+  config, results, lock = small_sources(_CONFIG.value), {}, threading.Lock()
+
+  def run_one(config, folder, execution):
+    figures = measure_seed(config, folder, execution, _SECONDS.value)
+    with lock:
+      results[config.seed] = figures
+
+  with tempfile.TemporaryDirectory() as folder:
+    workdir = pathlib.Path(folder) / 'run'
+    if seeds.parse(config):
+      seeds.run(config, workdir, Execution(), run_one)
+    else:
+      run_one(config, workdir, Execution())
+  slowest = max(results.values(), key=lambda x: x['projected_minutes'])
+  figures = {'task': config.task, 'seeds': len(results), **slowest}
+  measure.report({**figures, **measure.machine()})
+
+
+if __name__ == '__main__':
+  flags.FLAGS.set_default('logtostderr', True)
+  app.run(main)
