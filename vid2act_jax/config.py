@@ -26,7 +26,8 @@ def get_config() -> ConfigDict:
       'name': 'base',  # default run folder: runs/<name>-<seed>
       'seed': 0,  # of parameters, noise, sampling and environments
       # Several runs in one process, each in WORKDIR/seed_<n>: several seeds, or
-      # the number of seeds, from `seed` on. (): a single run.
+      # the number of seeds, from `seed` on. (): a single run. In `source_dir`
+      # and `teacher_from`, '{seed}' is then replaced by the seed.
       'seeds': (),
       'task': 'dmc_quadruped_walk',  # target task: <suite>_<domain>_<task>
       'sources': (  # source tasks, in the order of their domain labels; their

@@ -76,6 +76,11 @@ def _parse(argv):
     metavar='PATTERN',
     help='only runs with such a name, without the seed: walker* *dreamerv2',
   )
+  add(
+    '--together',
+    action='store_true',
+    help='all seeds of a run in one process; its folder holds theirs',
+  )
   add('--list', action='store_true', help='only print the jobs')
   add('--index', type=int, help='only run the job with this index')
   add(
@@ -104,6 +109,7 @@ def main(argv=None) -> int:
       out,
       shared,
       args.only,
+      args.together,
     )
     if args.list:
       print_jobs(jobs)

@@ -21,17 +21,19 @@ from collections.abc import Sequence
 
 from experiments.grid.configs import is_finished, load, override
 from vid2act_jax.learner.variants import FIELDS
-from vid2act_jax.loops import config_keys, runs, sources
+from vid2act_jax.loops import config_keys, runs, seeds, sources
 from vid2act_jax.types import UserError
 
 KINDS = 'datasets', 'teachers', 'runs'  # In the order of dependencies.
 _RESERVED_FLAGS = (
   'config',
   'config.seed',
+  'config.seeds',
   'config.stages',
   'config.variant',
   'workdir',
 )
+_RESERVED_KEYS = 'seed', 'seeds', 'stages', 'source_dir', 'teacher_from'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,15 @@ class Job:
     An existing dataset is used as it is, since it may have been imported. A
     teacher may be of a study whose runs differ.
     """
+    if named := seeds.parse(self.config):
+      return all(
+        dataclasses.replace(
+          self,
+          workdir=seeds.folder_of(self.workdir, seed),
+          config=seeds.config_of(self.config, seed),
+        ).is_done()
+        for seed in named
+      )
     if not is_finished(self.config, self.workdir):
       return False
     if self.kind == 'teachers' and (self.workdir / runs.CONFIG).exists():
@@ -143,7 +154,9 @@ class Sweep:
       raise UserError(
         f'the study has a run {name!r}: not valid as a folder name'
       )
-    reserved = {'seed', 'stages', 'source_dir', 'teacher_from'} & set(changes)
+    reserved = {'seed', 'seeds', 'stages', 'source_dir', 'teacher_from'} & set(
+      changes
+    )
     if reserved:
       raise UserError(
         f'the study sets config.{min(reserved)} of {name}: only the grid'
@@ -169,6 +182,39 @@ class Sweep:
     if job.workdir in self._jobs:
       raise UserError(f'the study has two jobs {job.workdir}')
     self._jobs[job.workdir] = job
+
+  def join_seeds(self) -> None:
+    """Makes one job of all seeds of a run.
+
+    Raises:
+      UserError: the study's changes depend on the seed, or its teachers do not
+        have the seeds of their runs.
+    """
+    groups: dict[str, list[Job]] = {}
+    for path, job in list(self._jobs.items()):
+      if job.kind == 'runs':
+        name = job.name.removesuffix(f'-{job.config.seed}')
+        groups.setdefault(name, []).append(self._jobs.pop(path))
+    for name, jobs in groups.items():
+      templates = {_seed_template(job) for job in jobs}
+      if len(templates) > 1:
+        raise UserError(
+          f'--together: {name} is not the same for all seeds, but for the seed'
+          ' and the number of its teacher; leave out --together'
+        )
+      (arguments,) = templates
+      named = tuple(job.config.seed for job in jobs)
+      arguments = (*arguments, override('seeds', named))
+      deps = tuple(dict.fromkeys(dep for job in jobs for dep in job.deps))
+      workdir = self._out / name
+      self._jobs[workdir] = Job(
+        'runs',
+        workdir,
+        arguments,
+        load(list(arguments)),
+        deps,
+        jobs[0].description,
+      )
 
   def jobs(self) -> list[Job]:
     """Returns all jobs: datasets, then teachers, then runs."""
@@ -276,6 +322,21 @@ class Sweep:
     return (*common, *overrides)
 
 
+def _seed_template(job) -> tuple[str, ...]:
+  """The arguments of a run without its seed.
+
+  '{seed}' takes its place in the names of teachers of the same seed.
+  """
+  seed = job.config.seed
+  arguments = [a for a in job.arguments if _key(a) != 'config.seed']
+  teachers = job.config.teacher_from.split(',')
+  if all(name.endswith(f'-{seed}') for name in teachers):
+    named = [re.sub(r'-\d+$', '-{seed}', name) for name in teachers]
+    arguments = [a for a in arguments if _key(a) != 'config.teacher_from']
+    arguments.append(override('teacher_from', ','.join(named)))
+  return tuple(arguments)
+
+
 def _identity(tree):
   """Returns the part of a config that identifies a dataset."""
   return config_keys.exclude(tree, (*config_keys.RUNTIME, 'finetune.env_steps'))
@@ -301,6 +362,7 @@ def make_jobs(
   out: pathlib.Path,
   shared: pathlib.Path,
   only: Sequence[str] = (),
+  together: bool = False,
 ) -> list[Job]:
   """Makes the jobs of a study.
 
@@ -312,6 +374,7 @@ def make_jobs(
     out: folder of the runs.
     shared: folder of datasets and teachers.
     only: patterns of names; only the runs that match one are made. (): all.
+    together: whether a run's seeds share one job.
 
   Returns:
     The jobs, in the order of their dependencies.
@@ -335,6 +398,8 @@ def make_jobs(
     for name, changes in named_changes.items():
       if _matches(name, only):
         sweep.add(name, changes, seed)
+  if together and seeds > 1:
+    sweep.join_seeds()
   return sweep.jobs()
 
 

@@ -15,12 +15,12 @@ import pytest
 
 from experiments.grid import __main__ as grid
 from experiments.grid import configs, runner
-from experiments.grid.jobs import KINDS, make_jobs
+from experiments.grid.jobs import KINDS, Sweep, make_jobs
 from experiments.grid.runner import Runner, job_states
 from experiments.studies import shift, sources
 from vid2act_jax import envs
 from vid2act_jax.data import dataset, files
-from vid2act_jax.loops import runs
+from vid2act_jax.loops import runs, seeds
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.logger import read_metrics
 from vid2act_jax.types import UserError
@@ -66,6 +66,32 @@ else:
 def make(name, out, seeds=1, overrides=(), base=DEBUG):
   study = FOLDER / f'{name}.py'
   return make_jobs(str(study), base, seeds, list(overrides), out, out)
+
+
+def test_seeds_that_share_a_job(tmp_path):
+  study = str(FOLDER / 'transfer.py')
+  apart = make('transfer', tmp_path, 2)
+  jobs = make_jobs(study, DEBUG, 2, [], tmp_path, tmp_path, (), True)
+  others = [j.name for j in jobs if j.kind != 'runs']
+  assert others == [j.name for j in apart if j.kind != 'runs']
+  (job,) = [j for j in jobs if j.name == 'vid2act']
+  assert job.config.seeds == (0, 1)
+  for seed in (0, 1):
+    (alone,) = [j for j in apart if j.name == f'vid2act-{seed}']
+    assert set(alone.deps) <= set(job.deps)
+    one = seeds.config_of(job.config, seed)
+    assert one.to_dict() == alone.config.to_dict()
+    assert not job.is_done()
+    student = job.workdir / f'seed_{seed}' / 'student'
+    student.mkdir(parents=True)
+    (student / 'DONE.json').write_text('{"step": 6, "env_steps": 100}')
+  assert job.is_done()
+  # Three seeds that share two teachers have no common name for them.
+  sweep = Sweep(DEBUG, [], tmp_path, tmp_path, 2)
+  for seed in range(3):
+    sweep.add('vid2act', {}, seed)
+  with pytest.raises(UserError, match='--together: vid2act is not the same'):
+    sweep.join_seeds()
 
 
 # Jobs of the studies.

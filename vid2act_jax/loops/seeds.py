@@ -50,10 +50,15 @@ def folder_of(workdir: pathlib.Path, seed: int) -> pathlib.Path:
 
 
 def config_of(config, seed: int):
-  """The config of a seed's run: as if it were alone."""
+  """The config of a seed's run: as if it were alone.
+
+  '{seed}' in the names of datasets and teachers is replaced.
+  """
   out = config.copy_and_resolve_references()
   with out.unlocked():
     out.seed, out.seeds = seed, ()
+    for key in ('source_dir', 'teacher_from'):
+      out[key] = out[key].replace('{seed}', str(seed))
   return out
 
 
