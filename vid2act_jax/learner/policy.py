@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -95,42 +95,99 @@ def policy(
   )
   new = carry.replace(student=latent, base=base)
 
-  label, guidance_noise, extras = None, None, {}
+  label, extras = None, {}
   if agent.teacher:
-    new, teacher_feat = _observe_teachers(agent, state, new, obs, teacher_rng)
-    weights = transfer.similarity_weights(
-      agent,
-      model['transfer'],
-      teacher_feat,
-      _compared_state(agent, model, latent, student_rng.fold_in(2)),
-      new.evidence,
+    new, label, extras['similarity'] = _select_domain(
+      agent, state, new, obs, (student_rng, teacher_rng, guidance_rng)
     )
-    extras['similarity'] = weights
-    # Random also without exploration.
-    domain_rng = guidance_rng.fold_in(1).replace(noise_fns=agent.noise_fns)
-    label = transfer.select_domain(
-      agent, weights, domain_rng.normal(weights.shape)
-    )
+  new, action = _choose_action(
+    agent, state, new, label, first, (guidance_rng, action_rng), explore
+  )
+  return new.replace(action=action), action, extras
+
+
+def _select_domain(
+  agent: Agent,
+  state: LearnerState,
+  carry: Carry,
+  obs: Mapping[str, jax.Array],
+  rngs: Sequence[Rng],
+) -> tuple[Carry, jax.Array, jax.Array]:
+  """Advances the teachers, and selects the most similar domain.
+
+  Args:
+    agent: the networks, with a teacher.
+    state: of the agent.
+    carry: of the previous step, but for the student's part.
+    obs: image and is_first.
+    rngs: of student, teacher and guidance.
+
+  Returns:
+    The new carry, the domain i32 [E], and the similarity weights f32 [N, E].
+  """
+  student_rng, teacher_rng, guidance_rng = rngs
+  model = state.params['model']
+  new, teacher_feat = _observe_teachers(agent, state, carry, obs, teacher_rng)
+  weights = transfer.similarity_weights(
+    agent,
+    model['transfer'],
+    teacher_feat,
+    _compared_state(agent, model, carry.student, student_rng.fold_in(2)),
+    new.evidence,
+  )
+  # Random also without exploration.
+  domain_rng = guidance_rng.fold_in(1).replace(noise_fns=agent.noise_fns)
+  label = transfer.select_domain(
+    agent, weights, domain_rng.normal(weights.shape)
+  )
+  return new, label, weights
+
+
+def _choose_action(
+  agent: Agent,
+  state: LearnerState,
+  carry: Carry,
+  label: jax.Array | None,
+  first: jax.Array,
+  rngs: Sequence[Rng],
+  explore: bool,
+) -> tuple[Carry, jax.Array]:
+  """The actor's action, or in jump-started episodes a generated one.
+
+  Args:
+    agent: the networks.
+    state: of the agent.
+    carry: with the states of this frame.
+    label: i32 [E], the domain of the guidance; None without a teacher.
+    first: bool [E], whether the frame begins an episode.
+    rngs: of guidance and action.
+    explore: as in `policy`.
+  """
+  guidance_rng, action_rng = rngs
+  num, guidance_noise, generated = len(first), None, None
   if agent.variant.generates_actions:
     guidance_noise = agent.vae.latent_noise(guidance_rng, (num,))
-
-  generated = None
   if agent.has_base_action or agent.variant.guides_by('jump_start'):
-    generated, mask = _generate(agent, state, new, label, guidance_noise)
+    generated, mask = _generate(agent, state, carry, label, guidance_noise)
   inputs = transfer.actor_input(
-    agent, model['transfer'], latent, label, guidance_noise, generated
+    agent,
+    state.params['model']['transfer'],
+    carry.student,
+    label,
+    guidance_noise,
+    generated,
   )
   dist = apply(agent.actor, state.params['actor'], inputs)
   noise = action_rng.action_normal((num, agent.action_dim))
   action = jnp.clip(dists.sample(dist, noise), -1, 1)
   if explore and agent.variant.guides_by('jump_start'):
     assert generated is not None
-    guided = _draw_guided(agent, state, new.guided, first, action_rng)
+    guided = _draw_guided(agent, state, carry.guided, first, action_rng)
     # The policy acts in the dimensions that the source does not have.
     replaced = guided[:, None] & (mask > 0)
     action = jnp.where(replaced, generated, action)
-    new = new.replace(guided=guided)
-  return new.replace(action=action), action, extras
+    carry = carry.replace(guided=guided)
+  return carry, action
 
 
 def _observe_teachers(
