@@ -70,7 +70,10 @@ def run(config, workdir: pathlib.Path, execution: Execution = stages.ALONE):
     UserError: an error that the user can fix.
     Preempted: the run was asked to stop; run again, it resumes.
   """
-  if seeds.parse(config):
+  if named := seeds.parse(config):
+    for seed in named:  # All, before the first one starts.
+      folder = seeds.folder_of(workdir, seed)
+      check_config(seeds.config_of(config, seed), folder)
     seeds.run(config, workdir, execution, run)
     return
   check_config(config, workdir)

@@ -122,6 +122,12 @@ def test_a_seed_that_fails_does_not_stop_the_others(
   assert kill_runs.differences(finished, tmp_path / 'seed_0') == []
 
 
+def test_a_wrong_config_is_told_once(tmp_path, capsys):
+  with pytest.raises(UserError, match="^config.variant='x' is unknown"):
+    run.run(config_with(0, 3, variant='x'), tmp_path)
+  assert not capsys.readouterr().out and not any(tmp_path.iterdir())
+
+
 def test_folders_that_are_in_use(finished, tmp_path):
   with pytest.raises(UserError, match='is the folder of a single run'):
     run.run(config_with(0, 1), finished)
