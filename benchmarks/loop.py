@@ -12,25 +12,23 @@ where the loop waits: on an accelerator, the time of an update counts where its
 result is needed.
 """
 
+import argparse
 import pathlib
+import sys
 import tempfile
 import threading
 import time
 
-from absl import app, flags
-from ml_collections import config_flags
-
 from benchmarks import measure
+from experiments.grid import configs
 from vid2act_jax.loops import runs, seeds, setup, stages
 from vid2act_jax.loops.execution import Execution
 from vid2act_jax.loops.finetune import Finetuner
 from vid2act_jax.loops.preemption import Preempted, PreemptionHandler
-from vid2act_jax.loops.schedule import finetune_schedule
+from vid2act_jax.loops.schedule import Counters, finetune_schedule
+from vid2act_jax.types import UserError
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', 'experiments/dmc_quadruped.py', 'The experiment file.'
-)
-_SECONDS = flags.DEFINE_float('seconds', 60, 'Time to measure.')
+_EXPERIMENT = '--config=experiments/dmc_quadruped.py'
 _TASK = 'dmc_quadruped_run'  # Of the default experiment.
 _SOURCE_EPISODES = 3
 
@@ -91,8 +89,13 @@ def measure_seed(config, folder: pathlib.Path, execution: Execution, seconds):
       built.evaluator(loop.policy_state(), 1)
     evaluation = time.perf_counter() - started
   figures = window.figures
-  every = schedule.evaluate_every or schedule.env_steps
-  evaluations = evaluation * (schedule.env_steps // every + 1)
+  if not figures:
+    raise UserError(
+      f'config.finetune.env_steps={schedule.env_steps}: the run ended before'
+      f' {seconds} s had passed after its first evaluation; measure a longer'
+      ' one, or for fewer --seconds'
+    )
+  evaluations = evaluation * schedule.evaluations_left(Counters())
   total = schedule.env_steps / figures['env_steps_per_s'] + evaluations
   return {
     **figures,
@@ -114,12 +117,20 @@ def small_sources(config):
   return config
 
 
-def main(_):
+def main():
   """Measures all seeds, and reports the slowest."""
-  config, results, lock = small_sources(_CONFIG.value), {}, threading.Lock()
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--seconds', type=float, default=60)
+  args, overrides = parser.parse_known_args()
+  if not any(x.startswith('--config=') for x in overrides):
+    overrides = [_EXPERIMENT, *overrides]
+  config = small_sources(configs.load(overrides))
+  results, lock = {}, threading.Lock()
+  if not (config.evaluate.every and config.evaluate.episodes):
+    sys.exit('error: config.evaluate: the measurement needs evaluations')
 
   def run_one(config, folder, execution):
-    figures = measure_seed(config, folder, execution, _SECONDS.value)
+    figures = measure_seed(config, folder, execution, args.seconds)
     with lock:
       results[config.seed] = figures
 
@@ -135,5 +146,4 @@ def main(_):
 
 
 if __name__ == '__main__':
-  flags.FLAGS.set_default('logtostderr', True)
-  app.run(main)
+  main()

@@ -89,6 +89,8 @@ class Job:
   def output_folders(self) -> list[pathlib.Path]:
     """Folders that only this job may write while it runs."""
     folders = [self.workdir]
+    if named := seeds.parse(self.config):
+      folders = [seeds.folder_of(self.workdir, seed) for seed in named]
     if self.kind == 'datasets':
       (task,) = self.config.sources
       folders.append(sources.source_folder(self.config, self.workdir, task))
@@ -154,10 +156,7 @@ class Sweep:
       raise UserError(
         f'the study has a run {name!r}: not valid as a folder name'
       )
-    reserved = {'seed', 'seeds', 'stages', 'source_dir', 'teacher_from'} & set(
-      changes
-    )
-    if reserved:
+    if reserved := set(_RESERVED_KEYS) & set(changes):
       raise UserError(
         f'the study sets config.{min(reserved)} of {name}: only the grid'
         ' may set it'
@@ -186,9 +185,11 @@ class Sweep:
   def join_seeds(self) -> None:
     """Makes one job of all seeds of a run.
 
+    A run of one seed alone stays as it is.
+
     Raises:
-      UserError: the study's changes depend on the seed, or its teachers do not
-        have the seeds of their runs.
+      UserError: the study's changes depend on the seed, or its teachers are
+        neither shared by all seeds nor of the seeds of their runs.
     """
     groups: dict[str, list[Job]] = {}
     for path, job in list(self._jobs.items()):
@@ -196,7 +197,12 @@ class Sweep:
         name = job.name.removesuffix(f'-{job.config.seed}')
         groups.setdefault(name, []).append(self._jobs.pop(path))
     for name, jobs in groups.items():
-      templates = {_seed_template(job) for job in jobs}
+      if len(jobs) == 1:
+        self._jobs[jobs[0].workdir] = jobs[0]
+        continue
+      templates = {_without_seed(job.arguments) for job in jobs}
+      if len(templates) > 1:
+        templates = {_seed_template(job) for job in jobs}
       if len(templates) > 1:
         raise UserError(
           f'--together: {name} is not the same for all seeds, but for the seed'
@@ -327,14 +333,17 @@ def _seed_template(job) -> tuple[str, ...]:
 
   '{seed}' takes its place in the names of teachers of the same seed.
   """
-  seed = job.config.seed
-  arguments = [a for a in job.arguments if _key(a) != 'config.seed']
+  seed, arguments = job.config.seed, _without_seed(job.arguments)
   teachers = job.config.teacher_from.split(',')
   if all(name.endswith(f'-{seed}') for name in teachers):
     named = [re.sub(r'-\d+$', '-{seed}', name) for name in teachers]
-    arguments = [a for a in arguments if _key(a) != 'config.teacher_from']
-    arguments.append(override('teacher_from', ','.join(named)))
-  return tuple(arguments)
+    others = [a for a in arguments if _key(a) != 'config.teacher_from']
+    return *others, override('teacher_from', ','.join(named))
+  return arguments
+
+
+def _without_seed(arguments):
+  return tuple(a for a in arguments if _key(a) != 'config.seed')
 
 
 def _identity(tree):

@@ -86,6 +86,15 @@ def test_seeds_that_share_a_job(tmp_path):
     student.mkdir(parents=True)
     (student / 'DONE.json').write_text('{"step": 6, "env_steps": 100}')
   assert job.is_done()
+  # One teacher for all seeds keeps its name.
+  sweep = Sweep(DEBUG, [], tmp_path, tmp_path, 1)
+  for seed in range(2):
+    sweep.add('vid2act', {}, seed)
+  sweep.add('of_one_seed', {}, 1)
+  sweep.join_seeds()
+  job, alone = [j for j in sweep.jobs() if j.kind == 'runs']
+  assert job.config.teacher_from.endswith('-0')
+  assert alone.name == 'of_one_seed-1' and not alone.config.seeds
   # Three seeds that share two teachers have no common name for them.
   sweep = Sweep(DEBUG, [], tmp_path, tmp_path, 2)
   for seed in range(3):

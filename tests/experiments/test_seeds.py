@@ -33,6 +33,14 @@ def config_with(*named, **changes):
   return config.lock()
 
 
+def vectorize(monkeypatch):
+  """Joins the calls as on an accelerator."""
+  group = seeds.Group
+  monkeypatch.setattr(
+    seeds, 'Group', lambda num, vectorized, check_fn: group(num, True, check_fn)
+  )
+
+
 class StopsAfter(PreemptionHandler):
   """Preempts the runs after a number of checks, those of all seeds."""
 
@@ -77,10 +85,7 @@ def test_stopped_seeds_resume_exactly(finished, tmp_path):
 def test_vectorized_seeds_learn_what_a_run_alone_learns(
   finished, tmp_path, monkeypatch
 ):
-  group = seeds.Group
-  monkeypatch.setattr(
-    seeds, 'Group', lambda num, vectorized, check_fn: group(num, True, check_fn)
-  )
+  vectorize(monkeypatch)
   run.run(config_with(0, 3), tmp_path)
   expected, found = (
     Checkpoint(folder / runs.TEACHER).restore_raw()[0]['params']['model']
@@ -105,9 +110,8 @@ def _flat(tree, prefix=''):
   return {k: v for part in parts for k, v in part.items()}
 
 
-def test_a_seed_that_fails_does_not_stop_the_others(
-  finished, tmp_path, monkeypatch
-):
+def test_a_seed_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+  vectorize(monkeypatch)
   step = interaction.Interaction.step
 
   def die(self, state):
@@ -119,7 +123,19 @@ def test_a_seed_that_fails_does_not_stop_the_others(
   message = '1 of the seeds failed.*seed_3: the simulator has crashed'
   with pytest.raises(UserError, match=message):
     run.run(config_with(0, 3), tmp_path)
-  assert kill_runs.differences(finished, tmp_path / 'seed_0') == []
+  # The other one went on, next to copies of its own.
+  assert Checkpoint(tmp_path / 'seed_0' / runs.STUDENT).finished()
+  assert not Checkpoint(tmp_path / 'seed_3' / runs.STUDENT).finished()
+
+
+def test_seeds_share_datasets(tmp_path):
+  changes = {'source_dir': str(tmp_path / 'data'), 'stages': ('collect',)}
+  run.run(config_with(0, 3, **changes), tmp_path / 'runs')
+  assert sorted(path.name for path in (tmp_path / 'data').iterdir()) == [
+    'probe_count',
+    'probe_wide',
+  ]
+  assert not (tmp_path / 'runs' / 'seed_3' / 'sources').exists()
 
 
 def test_a_wrong_config_is_told_once(tmp_path, capsys):

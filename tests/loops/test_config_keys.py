@@ -1,5 +1,7 @@
 """Groups of config keys."""
 
+import json
+
 import pytest
 
 from experiments import base, debug
@@ -36,6 +38,15 @@ def test_leaves_of_a_very_deep_tree():
   found = config_keys.leaves({'c': {'d': 2}, **tree})
   assert set(found) == {'c.d', '.'.join('a' * 8)}
   assert found['c.d'] == 2
+
+
+def test_a_folder_of_an_older_version_fits(tmp_path):
+  runs.init_workdir(tmp_path, debug.get_config())
+  path = tmp_path / runs.CONFIG
+  old = json.loads(path.read_text())
+  del old['seeds'], old['mesh']['seed']
+  path.write_text(json.dumps(old))
+  assert runs.config_diff(tmp_path, debug.get_config()) == []
 
 
 def test_runtime_keys_may_change_in_a_folder(tmp_path):

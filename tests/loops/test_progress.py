@@ -20,9 +20,9 @@ class FakeProfiler:
 class TestEstimator:
   def test_each_kind_of_work_has_its_own_pace(self):
     profiler = FakeProfiler()
-    estimate = progress.Estimator(profiler, SECTIONS)
+    none = {'updates': 0, 'steps': 0}
+    estimate = progress.Estimator(profiler, SECTIONS, none)
     total = {'updates': 100, 'steps': 1000}
-    estimate({'updates': 0, 'steps': 0}, total)
     # 2 s an update, 0.1 s a step; the minute of compiling does not count.
     profiler.totals = {
       'updating': 15.0, 'saving': 5.0, 'acting': 50.0, 'compiling': 60.0
@@ -34,23 +34,24 @@ class TestEstimator:
 
   def test_nothing_is_known_before_the_first_update(self):
     profiler = FakeProfiler()
-    estimate = progress.Estimator(profiler, SECTIONS)
+    none = {'updates': 0, 'steps': 0}
+    estimate = progress.Estimator(profiler, SECTIONS, none)
     total = {'updates': 100, 'steps': 1000}
-    estimate({'updates': 0, 'steps': 0}, total)
     profiler.totals = {'acting': 50.0}
     assert estimate({'updates': 0, 'steps': 500}, total).remaining is None
 
   def test_work_of_an_earlier_start_has_no_time_here(self):
     profiler = FakeProfiler()
-    estimate = progress.Estimator(profiler, {'updates': ('updating',)})
-    estimate({'updates': 90}, {'updates': 100})
+    estimate = progress.Estimator(
+      profiler, {'updates': ('updating',)}, {'updates': 90}
+    )
     profiler.totals = {'updating': 6.0}
     assert estimate({'updates': 92}, {'updates': 100}).remaining == 24.0
 
   def test_work_that_is_done_takes_no_time(self):
     profiler = FakeProfiler()
-    estimate = progress.Estimator(profiler, SECTIONS)
     total = {'updates': 5, 'steps': 10}
+    estimate = progress.Estimator(profiler, SECTIONS, total)
     assert estimate(total, total).remaining == 0
 
 

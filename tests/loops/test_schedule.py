@@ -51,6 +51,23 @@ def test_evaluation_due(agent_steps, warm, evaluated, every, expected):
   assert schedule(every).evaluation_due(counters) is expected
 
 
+@pytest.mark.parametrize(
+  'agent_steps, warm, evaluated, every, expected',
+  [
+    (0, -1, -1, 20, 5),  # After the prefill at 20; at 40, 60, 80; at the end.
+    (19, 12, 24, 20, 4),
+    (20, 12, 24, 20, 4),  # The one at 40 is due.
+    (20, 12, 40, 20, 3),
+    (50, 12, 100, 20, 0),
+    (20, 12, -1, 0, 1),
+    (20, 12, -1, None, 0),
+  ],
+)
+def test_evaluations_left(agent_steps, warm, evaluated, every, expected):
+  counters = Counters(agent_steps=agent_steps, warm=warm, evaluated=evaluated)
+  assert schedule(every).evaluations_left(counters) == expected
+
+
 def test_intervals():
   assert [n for n in range(1, 10) if is_due(n, 3)] == [3, 6, 9]
   assert not any(is_due(n, 0) for n in range(10))

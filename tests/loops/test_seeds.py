@@ -44,7 +44,8 @@ def run_threads(group, scripts):
       group.leave(index)
 
   threads = [
-    threading.Thread(target=run, args=(i,)) for i in range(len(scripts))
+    threading.Thread(target=run, args=(i,), daemon=True)
+    for i in range(len(scripts))
   ]
   for thread in threads:
     thread.start()
@@ -118,6 +119,16 @@ def test_an_error_of_a_call_reaches_every_seed(group):
   call = ('failing', (jnp.float32(1), 1.0))
   for result in run_threads(group, [[call]] * 3):
     assert str(result[0]) == 'no memory'
+
+
+def test_arguments_that_cannot_be_copied_are_an_error(group, monkeypatch):
+  def fail(args):
+    raise ValueError('no memory for a copy')
+
+  monkeypatch.setattr(seeds, '_copy', fail)
+  call = ('update a', (jnp.float32(1), 1.0))
+  results = run_threads(group, [[], [call], [call]])
+  assert [str(r[0]) for r in results[1:]] == ['no memory for a copy'] * 2
 
 
 def test_without_vectorization_calls_follow_one_another():

@@ -7,6 +7,7 @@ import os
 import pathlib
 import platform
 import struct
+import threading
 import tokenize
 import zipfile
 import zlib
@@ -107,8 +108,9 @@ def atomic_write(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
     UserError: the folder cannot be written or is full; no partial file is
       left.
   """
-  # Another process may be writing the same file.
-  name = f'{path.name}.{platform.node()}-{os.getpid()}{TEMPORARY}'
+  # Another process or thread may be writing the same file.
+  writer = f'{platform.node()}-{os.getpid()}-{threading.get_ident()}'
+  name = f'{path.name}.{writer}{TEMPORARY}'
   temporary = path.with_name(name)
   try:
     with open(temporary, 'wb') as file:

@@ -191,7 +191,6 @@ def _collect_episodes(
     finally:
       collector.close()
     return
-  others = multiprocessing.active_children()
   # JAX's threads do not survive a fork.
   context = multiprocessing.get_context('spawn')
   pool = concurrent.futures.ProcessPoolExecutor(workers, context, _init_worker)
@@ -211,9 +210,8 @@ def _collect_episodes(
     ) from error
   except BaseException:
     # Killed at once: an episode is written whole or not at all.
-    for child in multiprocessing.active_children():
-      if child not in others:
-        child.kill()
+    for child in list(pool._processes.values()):  # Not those of other runs.
+      child.kill()
     raise
   finally:
     pool.shutdown(cancel_futures=True)

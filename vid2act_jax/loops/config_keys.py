@@ -90,6 +90,7 @@ _ADDED = {
   **dict.fromkeys(f'learner.transfer.{field}' for field in FIELDS),
   'replay.held_out': 0.0,
   'learner.generator': GENERATOR,
+  'seeds': [],
 }
 _MAX_DEPTH = 8  # Of a config; a deeper one is damaged.
 

@@ -37,6 +37,9 @@ class Calls:
     """
     return announced(jit(fn, 1), message)
 
+  def leave(self) -> None:
+    """The run makes no more calls."""
+
 
 def announced(fn: Callable, message: Callable[[str], None] | None) -> Callable:
   """Announces the first call, which compiles, unless the message is None."""
@@ -70,20 +73,22 @@ class Execution:
   calls: Calls = dataclasses.field(default_factory=Calls)
   devices: tuple[int, int] | None = None
 
-  def jit(self, config, kind: str, fn: Callable) -> Callable:
-    """Compiles a function that depends on the config, but not on its seed.
+  def jit(self, config, metadata: dict, kind: str, fn: Callable) -> Callable:
+    """Compiles a function that depends on these, but not on the seed.
 
     Args:
       config: the run's.
+      metadata: of its checkpoints.
       kind: of the function.
       fn: (array trees) -> array trees.
     """
     jit = lambda fn, unused_num: jax.jit(fn)
-    return self.calls.compile(_name(kind, config), fn, jit)
+    return self.calls.compile(_name(kind, config, metadata), fn, jit)
 
   def jit_step(
     self,
     config,
+    metadata: dict,
     step: Callable,
     batch_type: type,
     message: Callable[[str], None],
@@ -92,6 +97,7 @@ class Execution:
 
     Args:
       config: the run's.
+      metadata: of its checkpoints.
       step: (state, batch, key, axis_name=None) -> state, metrics.
       batch_type: `Batch` or `FinetuneBatch`.
       message: announces compilations.
@@ -104,7 +110,7 @@ class Execution:
         return devices.jit(fn, specs, leading_axes)
 
       kind = f'{UPDATE} {batch_type.__name__} {leading_axes}'
-      return self.calls.compile(_name(kind, config), fn, jit, message)
+      return self.calls.compile(_name(kind, config, metadata), fn, jit, message)
 
     return compile_step(step, 0), compile_step(multi_step(step), 1)
 
@@ -124,7 +130,7 @@ class Execution:
 _SEED_KEYS = 'seed', 'seeds', 'source_dir', 'teacher_from'
 
 
-def _name(kind, config):
-  """Names a function of a config: equal for all its seeds."""
+def _name(kind, config, metadata):
+  """Names a function of these: equal for all seeds."""
   tree = config_keys.exclude(config.to_dict(), _SEED_KEYS)
-  return f'{kind} {json.dumps(tree, sort_keys=True)}'
+  return f'{kind} {json.dumps([tree, metadata], sort_keys=True)}'

@@ -31,8 +31,8 @@ class Finetuner:
     self.state, self.counters = setup.state, setup.interaction.counters
     self._local_state = None  # This host's copy of the state, to act with.
     self._recent: dict[str, float] = {}  # Returns, for the progress line.
-    self._estimator = Estimator(self._profiler, _SECTIONS)
     self._num_evaluations = 0  # By this start.
+    self._estimator = Estimator(self._profiler, _SECTIONS, self._work_done())
 
   @property
   def profiler(self):
@@ -91,17 +91,19 @@ class Finetuner:
     evaluations = self._num_evaluations
     if evaluations:
       evaluations += schedule.evaluations_left(counters)
-    done = {
-      'updates': counters.updates,
-      'steps': counters.agent_steps,
-      'evaluations': self._num_evaluations,
-    }
     total = {
       'updates': schedule.num_updates,
       'steps': schedule.env_steps // schedule.action_repeat,
       'evaluations': evaluations,
     }
-    return self._estimator(done, total)
+    return self._estimator(self._work_done(), total)
+
+  def _work_done(self) -> dict[str, int]:
+    return {
+      'updates': self.counters.updates,
+      'steps': self.counters.agent_steps,
+      'evaluations': self._num_evaluations,
+    }
 
   def _act(self):
     episodes = self._interaction.step(self.policy_state())

@@ -33,7 +33,8 @@ def pretrain(setup: PretrainSetup):
   profiler = context.profiler
   total, intervals = setup.schedule.steps, setup.schedule.intervals
   state, step = setup.state, int(setup.state.step)
-  estimator = Estimator(profiler, {'updates': _UPDATE_SECTIONS})
+  sections = {'updates': _UPDATE_SECTIONS}
+  estimator = Estimator(profiler, sections, {'updates': step})
   if step >= total:  # It was stopped between its last checkpoint and its end.
     return state
 

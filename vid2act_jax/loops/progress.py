@@ -37,16 +37,25 @@ class Estimator:
   While one that is still to be done has not begun, nothing is known.
   """
 
-  def __init__(self, profiler, sections: Mapping[str, Sequence[str]]):
-    """profiler: of the stage; sections: of each kind of work."""
-    self._profiler, self._sections = profiler, sections
-    self._first: dict[str, int] | None = None  # Work done by earlier starts.
+  def __init__(
+    self,
+    profiler,
+    sections: Mapping[str, Sequence[str]],
+    first: Mapping[str, int],
+  ):
+    """Starts to count.
+
+    Args:
+      profiler: of the stage.
+      sections: of each kind of work.
+      first: units of it that earlier starts have done.
+    """
+    self._profiler, self._sections, self._first = profiler, sections, first
 
   def __call__(
     self, done: Mapping[str, int], total: Mapping[str, int]
   ) -> Estimate:
     """done, total: units of each kind of work."""
-    self._first = self._first or dict(done)
     seconds, remaining = self._profiler.seconds(), 0.0
     for kind, sections in self._sections.items():
       units, left = done[kind] - self._first[kind], total[kind] - done[kind]

@@ -93,7 +93,11 @@ class FinetuneSchedule:
       return 0
     if not every:
       return 1
-    before = max(done, self.prefill * self.action_repeat)
+    if counters.evaluated < 0:
+      # The first one comes after the prefill.
+      before = max(done, self.prefill * self.action_repeat)
+    else:
+      before = counters.evaluated
     multiples = (self.env_steps - 1) // every - before // every
     return max(multiples, 0) + 1 + (counters.evaluated < 0)
 

@@ -11,13 +11,14 @@ import collections
 import dataclasses
 import pathlib
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.loops import progress, runs
+from vid2act_jax.loops import progress, runs, sources, stages
 from vid2act_jax.loops.execution import UPDATE, Calls, Execution, announced
 from vid2act_jax.loops.preemption import Preempted
 from vid2act_jax.types import LearnerState, UserError
@@ -95,16 +96,22 @@ def run(
   if execution.profile:
     raise UserError('--profile is for a single seed; set config.seeds=()')
   groups = split(config, seeds)
+  if 'collect' in config.stages and _shares_sources(config):
+    first = seeds[0]
+    folder = folder_of(workdir, first)
+    stages.run_collect(config_of(config, first), folder, execution)
   errors: dict[int, BaseException] = {}
 
   def run_seed(seed, how, leave):
     progress.LABEL.set(f'seed {seed}: ')
     try:
       run_one(config_of(config, seed), folder_of(workdir, seed), how)
-    except BaseException as error:  # Told below, by the main thread.
+    except BaseException as error:
       errors[seed] = error
-      if not isinstance(error, Preempted):
+      if isinstance(error, UserError):
         progress.report(f'error: {error}')
+      elif not isinstance(error, Preempted):
+        progress.report(''.join(traceback.format_exception(error)))
     finally:
       leave()
 
@@ -125,17 +132,23 @@ def run(
 
 def _raise(errors, workdir):
   """Raises what the seeds ended with, if it is not success."""
-  failed = {k: v for k, v in errors.items() if not isinstance(v, Preempted)}
-  unknown = [v for v in failed.values() if not isinstance(v, UserError)]
+  for error in errors.values():  # Those that failed have been told.
+    if isinstance(error, Preempted):
+      raise error
+  unknown = [v for v in errors.values() if not isinstance(v, UserError)]
   if unknown:
     raise unknown[0]
-  if failed:
+  if errors:
     texts = '; '.join(
-      f'{folder_of(workdir, seed)}: {error}' for seed, error in failed.items()
+      f'{folder_of(workdir, seed)}: {error}' for seed, error in errors.items()
     )
-    raise UserError(f'{len(failed)} of the seeds failed: {texts}')
-  for error in errors.values():
-    raise error
+    raise UserError(f'{len(errors)} of the seeds failed: {texts}')
+
+
+def _shares_sources(config) -> bool:
+  """Whether the seeds collect into the same folder."""
+  shared = config.source_dir and '{seed}' not in config.source_dir
+  return bool(shared) and sources.uses_sources(config)
 
 
 def split(config, seeds):
@@ -155,8 +168,10 @@ def split(config, seeds):
   return [((i * each, each), m) for i, m in enumerate(members) if m]
 
 
-def _calls(num: int) -> Sequence[SeedCalls]:
+def _calls(num: int) -> Sequence[Calls]:
   """The calls of the seeds of one group of devices."""
+  if num == 1:
+    return [Calls()]
   on_cpu = jax.default_backend() == 'cpu'
   group = Group(num, vectorized=not on_cpu, check_fn=check_memory)
   return [SeedCalls(group, index) for index in range(num)]
@@ -249,6 +264,7 @@ class Group:
     """Removes a seed, which makes no more calls."""
     with self._condition:
       self._active.discard(index)
+      self._waiting.pop(index, None)
       self._serve()
 
   def _serve(self):
@@ -262,11 +278,11 @@ class Group:
     self._served[name] += 1
     chosen = {k: v for k, v in self._waiting.items() if v.name == name}
     first = next(iter(chosen.values()))
-    rows = [
-      chosen[i].args if i in chosen else _copy(first.args)
-      for i in range(self._num)
-    ]
     try:
+      rows = [
+        chosen[i].args if i in chosen else _copy(first.args)
+        for i in range(self._num)
+      ]
       if new and name.startswith(UPDATE) and self._check_fn:
         self._check_fn(rows)
       results = self._functions[name](*zip(*rows, strict=True))

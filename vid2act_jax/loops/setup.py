@@ -164,7 +164,7 @@ def setup_pretrain(
         'pretrain',
         step_key,
         execution.jit_step(
-          config, pretrainer.pretrain_step, Batch, logger.message
+          config, metadata, pretrainer.pretrain_step, Batch, logger.message
         ),
       ),
       open_loop=functools.partial(jax.jit(pretrainer.open_loop), key=video_key),
@@ -249,7 +249,7 @@ def _build_finetune(config, workdir, profiler, execution, replay_dir, stack):
     envs.num,
     act_key,
     explore=True,
-    compile_fn=functools.partial(execution.jit, config),
+    compile_fn=functools.partial(execution.jit, config, metadata),
   )
   random_prefill = not agent.jump_starts_prefill
   interaction = Interaction(
@@ -275,7 +275,7 @@ def _build_finetune(config, workdir, profiler, execution, replay_dir, stack):
       'finetune',
       step_key,
       execution.jit_step(
-        config, agent.finetune_step, FinetuneBatch, logger.message
+        config, metadata, agent.finetune_step, FinetuneBatch, logger.message
       ),
     ),
     open_loop=functools.partial(jax.jit(agent.open_loop), key=video_key),
@@ -283,11 +283,11 @@ def _build_finetune(config, workdir, profiler, execution, replay_dir, stack):
       replay, replays, c.batch, c.length, devices, rehearsal
     ),
     interaction=interaction,
-    evaluator=_build_evaluator(config, agent, execution, stack),
+    evaluator=_build_evaluator(config, metadata, agent, execution, stack),
   )
 
 
-def _build_evaluator(config, agent, execution, stack):
+def _build_evaluator(config, metadata, agent, execution, stack):
   """The evaluator and its environments, or None if there are no episodes."""
   episodes = config.evaluate.episodes
   if not episodes:
@@ -300,7 +300,7 @@ def _build_evaluator(config, agent, execution, stack):
     num,
     jax.random.key(config.seed + 1),
     explore=False,
-    compile_fn=functools.partial(execution.jit, config),
+    compile_fn=functools.partial(execution.jit, config, metadata),
   )
   return acting.Evaluator(envs, episodes, policy, execution.preemption.check)
 

@@ -6,6 +6,7 @@ A complete stage is skipped, a partial one is resumed.
 import os
 import pathlib
 import sys
+import threading
 
 import jax
 
@@ -27,6 +28,8 @@ from vid2act_jax.loops.execution import Execution
 from vid2act_jax.loops.logger import read_metrics
 from vid2act_jax.types import UserError
 
+# Seeds in one process collect one after another: each uses all cores.
+_COLLECTING = threading.Lock()
 ALONE = Execution()  # Without profile, and without a handler of signals.
 
 
@@ -62,7 +65,10 @@ def run_collect(config, workdir: pathlib.Path, execution: Execution = ALONE):
         _collect_by_agent(config, task, folder, execution)
       continue
     # Several datasets share one log: this removes nothing from it.
-    with setup.open_log(workdir, 'collect', sys.maxsize, {}) as logger:
+    with (
+      _COLLECTING,
+      setup.open_log(workdir, 'collect', sys.maxsize, {}) as logger,
+    ):
       _collect_by_policy(config, task, folder, policy, logger, execution)
 
 
