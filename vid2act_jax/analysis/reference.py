@@ -16,6 +16,7 @@ PATH = pathlib.Path(__file__).with_name('reference.json')
 _IGNORED = (
   *config_keys.RUNTIME,
   'seed',
+  'seeds',
   'variant',
   'sources',
   'source_dir',
