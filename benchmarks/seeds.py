@@ -14,15 +14,11 @@ import argparse
 import jax
 
 from benchmarks import measure, update
-from experiments import base, learning_check, quickstart
+from experiments import learning_check
 from vid2act_jax import learner
 from vid2act_jax.loops import seeds
 
-PRESETS = {
-  'full': base,
-  'learning_check': learning_check,
-  'quickstart': quickstart,
-}
+PRESETS = {**update.PRESETS, 'learning_check': learning_check}
 _ACTIONS = 6
 _QUEUED = 10  # Calls dispatched without waiting, on accelerators.
 
@@ -39,8 +35,10 @@ def make_call(agent, batches: tuple, vectorized: bool):
   keys = tuple(jax.random.key(i) for i in range(num))
   init = jax.jit(lambda key: agent.init(key, agent.teacher.init(key)))
   states = tuple(map(init, keys))
-  fn = seeds.join(agent.finetune_step, num) if vectorized else None
-  step = jax.jit(fn or agent.finetune_step, donate_argnums=0)
+  step = agent.finetune_step
+  if vectorized:
+    step = seeds.join(step, num)
+  step = jax.jit(step, donate_argnums=0)
 
   def call():
     nonlocal states

@@ -205,8 +205,8 @@ class Sweep:
         templates = {_seed_template(job) for job in jobs}
       if len(templates) > 1:
         raise UserError(
-          f'--together: {name} is not the same for all seeds, but for the seed'
-          ' and the number of its teacher; leave out --together'
+          f'--together: {name} is not the same for all seeds, apart from'
+          ' the seed and the number of its teacher; leave out --together'
         )
       (arguments,) = templates
       named = tuple(job.config.seed for job in jobs)

@@ -138,7 +138,7 @@ def test_seeds_share_datasets(tmp_path):
   assert not (tmp_path / 'runs' / 'seed_3' / 'sources').exists()
 
 
-def test_a_wrong_config_is_told_once(tmp_path, capsys):
+def test_a_wrong_config_is_reported_once(tmp_path, capsys):
   with pytest.raises(UserError, match="^config.variant='x' is unknown"):
     run.run(config_with(0, 3, variant='x'), tmp_path)
   assert not capsys.readouterr().out and not any(tmp_path.iterdir())

@@ -210,7 +210,13 @@ class TestParse:
 
   @pytest.mark.parametrize(
     'named, message',
-    [((0,), 'seeds=0: set it to 1'), ((1, 2, 1), '1 is named twice')],
+    [
+      ((0,), 'seeds=0: set it to 1'),
+      ((1, 2, 1), '1 is named twice'),
+      ((1, 'a'), 'several whole numbers'),
+      ((1.5,), 'several whole numbers'),
+      ((-1, 2), 'must not be negative'),
+    ],
   )
   def test_bad_values(self, named, message):
     with pytest.raises(UserError, match=message):

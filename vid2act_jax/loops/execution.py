@@ -13,6 +13,8 @@ from vid2act_jax.loops.preemption import PreemptionHandler
 from vid2act_jax.loops.progress import announce_compilation
 
 UPDATE = 'update'
+# Keys that differ between the seeds of an experiment.
+_SEED_KEYS = 'seed', 'seeds', 'source_dir', 'teacher_from'
 
 
 class Calls:
@@ -124,10 +126,6 @@ class Execution:
       UserError: there are fewer than config.mesh.data.
     """
     return sharding.Devices(config.mesh.data, self.devices)
-
-
-# Keys that differ between the seeds of an experiment.
-_SEED_KEYS = 'seed', 'seeds', 'source_dir', 'teacher_from'
 
 
 def _name(kind, config, metadata):

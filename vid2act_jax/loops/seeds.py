@@ -28,14 +28,22 @@ def parse(config) -> tuple[int, ...]:
   """The seeds of a config; () if it is of a single run.
 
   Raises:
-    UserError: a seed is named twice, or the number of seeds is not positive.
+    UserError: a seed is no whole number or is named twice, or the number of
+      seeds is not positive.
   """
   seeds = tuple(config.seeds)
+  if not all(type(seed) is int for seed in seeds):
+    raise UserError(
+      f'config.seeds={seeds}: set it to a number of seeds, or to several whole'
+      " numbers, as in --config.seeds='(3, 7)'"
+    )
   if len(seeds) == 1:
     (num,) = seeds
     if num < 1:
       raise UserError(f'config.seeds={num}: set it to 1 or more, or to ()')
     return tuple(range(config.seed, config.seed + num))
+  if any(seed < 0 for seed in seeds):
+    raise UserError(f'config.seeds={seeds}: seeds must not be negative')
   double = sorted({seed for seed in seeds if seeds.count(seed) > 1})
   if double:
     raise UserError(
@@ -132,7 +140,7 @@ def run(
 
 def _raise(errors, workdir):
   """Raises what the seeds ended with, if it is not success."""
-  for error in errors.values():  # Those that failed have been told.
+  for error in errors.values():  # Those that failed have been reported.
     if isinstance(error, Preempted):
       raise error
   unknown = [v for v in errors.values() if not isinstance(v, UserError)]
