@@ -70,6 +70,11 @@ def get_config() -> ConfigDict:
         # at least one if it is not 0. `analysis teacher` judges on them.
         'held_out': 0.0,
         'scratch': '',  # folder of the buffers; '': the run folder
+        # Device memory for a copy of all frames of a run, 1e9 bytes: batches
+        # are then gathered there. Where they need more, as with several hosts,
+        # they are sampled on the host. -1: on accelerators 40% of the memory,
+        # shared by the `seeds` of a device, on CPU 0.
+        'device_gb': -1.0,
         # Precision of the cached embeddings of the frozen teacher: 'float16',
         # 'float32', or 'none': no cache, computed in every update. For sources
         # the cache replaces the images. For the target it is stored in

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vid2act_jax.types import Batch, FinetuneBatch, UserError
+from vid2act_jax.types import Batch, DeviceBatch, FinetuneBatch, UserError
 
 _INIT_TIMEOUT_SECONDS = 300  # Until all processes have started.
 # Initialising parameters takes milliseconds. Compiling it takes three seconds
@@ -33,8 +33,11 @@ def specs(batch_type: type) -> Any:
   """The partition specs of a batch, as a tree prefix.
 
   Args:
-    batch_type: `FinetuneBatch`, or `Batch` for [N, B, ...] of pretraining.
+    batch_type: `FinetuneBatch`, `Batch` for [N, B, ...] of pretraining, or
+      `DeviceBatch`.
   """
+  if batch_type is DeviceBatch:
+    return DeviceBatch(PartitionSpec(), ROWS)
   if batch_type is Batch:
     return DOMAIN_ROWS
   return FinetuneBatch(ROWS, DOMAIN_ROWS, ROWS, DOMAIN_ROWS, DOMAIN_ROWS)

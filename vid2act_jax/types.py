@@ -85,3 +85,11 @@ class FinetuneBatch(flax.struct.PyTreeNode):
   # model, with rehearsal
   rehearsal: Batch | None = None
   rehearsal_domain: jax.Array | None = None  # i32 [R]; set by the step
+
+
+class DeviceBatch(flax.struct.PyTreeNode):
+  """A batch of chunks of replays in device memory, which the update gathers."""
+
+  # By kind ('target', 'sources', 'rehearsal'), of each replay: its columns.
+  columns: dict[str, Any]
+  starts: dict[str, Any]  # i32 [..., B], slots of the chunks' first records

@@ -15,6 +15,7 @@ from PIL import Image
 
 from experiments import base, debug, run
 from tests import kill_runs
+from tests.test_sharding import run_simulated
 from vid2act_jax import envs, learner
 from vid2act_jax.analysis import __main__
 from vid2act_jax.data import dataset
@@ -277,6 +278,27 @@ def test_worker_processes_and_profiling_change_nothing(
   for section in ('stepping', 'acting', 'sampling', 'updating', 'evaluating'):
     assert section in table
   assert list((tmp_path / 'profile' / 'finetune').rglob('*.xplane.pb'))
+
+
+@pytest.mark.slow
+def test_replays_in_device_memory_change_nothing(finished, tmp_path):
+  metrics = _finetune_again(finished, tmp_path, replay__device_gb=1)
+  assert metrics == _reproducible_metrics(finished)
+
+
+@pytest.mark.nightly
+def test_replays_in_the_memory_of_two_devices(tmp_path):
+  """Each has a copy; both gather their rows of the host's batches."""
+  for gigabytes in (0, 1):
+    run_simulated(
+      2,
+      'experiments.run',
+      '--config=experiments/debug.py',
+      '--config.finetune.updates_per_call=2',
+      f'--config.replay.device_gb={gigabytes}',
+      f'--workdir={tmp_path / str(gigabytes)}',
+    )
+  assert kill_runs.differences(tmp_path / '0', tmp_path / '1') == []
 
 
 @pytest.mark.slow

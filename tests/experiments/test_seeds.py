@@ -82,11 +82,12 @@ def test_stopped_seeds_resume_exactly(finished, tmp_path):
   assert kill_runs.differences(finished, tmp_path / 'seed_0') == []
 
 
+@pytest.mark.parametrize('device_gb', [0, 1])
 def test_vectorized_seeds_learn_what_a_run_alone_learns(
-  finished, tmp_path, monkeypatch
+  finished, tmp_path, monkeypatch, device_gb
 ):
   vectorize(monkeypatch)
-  run.run(config_with(0, 3), tmp_path)
+  run.run(config_with(0, 3, **{'replay.device_gb': device_gb}), tmp_path)
   expected, found = (
     Checkpoint(folder / runs.TEACHER).restore_raw()[0]['params']['model']
     for folder in (finished, tmp_path / 'seed_0')

@@ -125,7 +125,7 @@ def test_arguments_that_cannot_be_copied_are_an_error(group, monkeypatch):
   def fail(args):
     raise ValueError('no memory for a copy')
 
-  monkeypatch.setattr(seeds, '_copy', fail)
+  monkeypatch.setattr(seeds, '_copy_state', fail)
   call = ('update a', (jnp.float32(1), 1.0))
   results = run_threads(group, [[], [call], [call]])
   assert [str(r[0]) for r in results[1:]] == ['no memory for a copy'] * 2

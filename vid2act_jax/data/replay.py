@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -125,6 +125,7 @@ class Replay:
     self._held: list[_HeldEpisode] = []
     self._evicted: list[eps.EpisodeFile] = []  # Not held, still on disk.
     self._starts: tuple[int, np.ndarray] | None = None
+    self._on_write: list[Callable[[int, Mapping], None]] = []
     self.num_frames = 0
     if owner:
       listed = dataset.restore_episodes(self.directory, keep_episodes)
@@ -186,6 +187,18 @@ class Replay:
     """
     self._builder.add_one(env, obs, action)
 
+  def held_records(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Yields (position, records [T, ...]) of every held episode, in order."""
+    for held in self._held:
+      assert self._ring is not None  # There are episodes.
+      records = self._ring.empty((held.file.length,))
+      self._ring.read(held.position, records)
+      yield held.position, records
+
+  def subscribe(self, on_write: Callable[[int, Mapping], None]) -> None:
+    """Calls a function with (position, records [T, ...]) of new episodes."""
+    self._on_write.append(on_write)
+
   def delete_evicted(self) -> None:
     """Deletes evicted episodes from disk.
 
@@ -237,6 +250,37 @@ class Replay:
     Raises:
       UserError: no episode is long enough.
     """
+    positions = self.positions(index, batch, length, stream, rows)
+    if out is None:
+      out = self.empty_batch((len(positions), length), pad_actions_to)
+    assert self._ring is not None  # There are episodes.
+    for row, position in enumerate(positions):
+      self._ring.read(int(position), {k: v[row] for k, v in out.items()})
+    return out
+
+  def positions(
+    self,
+    index: int,
+    batch: int,
+    length: int,
+    stream: int = 0,
+    rows: slice = slice(None),
+  ) -> np.ndarray:
+    """Where the chunks of `sample` with these arguments start.
+
+    Args:
+      index: see `sample`, as the other arguments.
+      batch: B.
+      length: L.
+      stream: of the samples.
+      rows: the rows of the batch to return, B' of B.
+
+    Returns:
+      i64 [B'], positions of their first records in the ring buffer.
+
+    Raises:
+      UserError: no episode is long enough.
+    """
     if not self.num_starts(length):
       raise UserError(self._too_short(length))
     cumulative = self._cumulative_starts(length)
@@ -246,16 +290,9 @@ class Replay:
     )
     starts = random.integers(0, cumulative[-1], batch)[rows]
     episodes = np.searchsorted(cumulative, starts, side='right')
-    if out is None:
-      out = self.empty_batch((len(starts), length), pad_actions_to)
-    assert self._ring is not None  # There are episodes.
-    for row, (start, episode) in enumerate(zip(starts, episodes, strict=True)):
-      held = self._held[episode]
-      first = cumulative[episode - 1] if episode else 0
-      self._ring.read(
-        held.position + int(start - first), {k: v[row] for k, v in out.items()}
-      )
-    return out
+    first = np.concatenate([[0], cumulative])[episodes]
+    held = np.array([held.position for held in self._held], np.int64)
+    return held[episodes] + starts - first
 
   def empty_batch(
     self, batch_shape: tuple[int, ...], pad_actions_to: int | None = None
@@ -291,7 +328,7 @@ class Replay:
       return
     if not (self._size and self.action_dim):
       self._validate(eps.load(listed[0].path), listed[0].path)
-    capacity = self._capacity_frames()
+    capacity = self.capacity
     frames = np.cumsum([file.length for file in reversed(listed)])
     num_fitting = max(1, int(np.searchsorted(frames, capacity, 'right')))
     self._evicted = listed[:-num_fitting]
@@ -307,12 +344,14 @@ class Replay:
     An embedding held in addition to an image does not count: the number of
     frames held must not depend on the number of sources.
     """
-    columns = self._columns()
+    columns = self.columns
     if self._embed and not self._embed.replaces_image:
       del columns['embed']
     return store.record_bytes(columns)
 
-  def _columns(self) -> dict[str, store.Column]:
+  @property
+  def columns(self) -> dict[str, store.Column]:
+    """The columns of a record; sizes must be known or an episode be held."""
     assert self._size is not None and self.action_dim is not None
     columns = store.frame_columns(self._size, self.action_dim)
     if self._embed:
@@ -321,7 +360,9 @@ class Replay:
         del columns['image']
     return columns
 
-  def _capacity_frames(self) -> int:
+  @property
+  def capacity(self) -> int:
+    """Maximum number of frames held."""
     return int(self._capacity_bytes // self.frame_bytes)
 
   def _validate(self, episode, where) -> None:
@@ -331,7 +372,7 @@ class Replay:
     self._size = self._size or episode['image'].shape[1]
 
   def _hold(self, file, episode) -> None:
-    capacity = self._capacity_frames()
+    capacity = self.capacity
     if file.length > capacity:
       raise UserError(
         f'{file.path}: {file.length} frames are more than the replay '
@@ -340,7 +381,7 @@ class Replay:
       )
     if not self._ring:
       self._ring = store.RingBuffer(
-        files.make_folder(self._scratch), capacity, self._columns()
+        files.make_folder(self._scratch), capacity, self.columns
       )
     while self.num_frames + file.length > capacity:
       evicted = self._held.pop(0).file
@@ -351,10 +392,12 @@ class Replay:
       records['embed'] = self._embed.compute(episode['image'])
     self._ring.write(self._written, records)
     episode_return = eps.summarize(episode)['return']
-    self._held.append(_HeldEpisode(file, self._written, episode_return))
-    self._written += file.length
+    position, self._written = self._written, self._written + file.length
+    self._held.append(_HeldEpisode(file, position, episode_return))
     self.num_frames += file.length
     self._starts = None
+    for on_write in self._on_write:
+      on_write(position, records)
 
   def _cumulative_starts(self, length: int) -> np.ndarray:
     """Cumulative number of starts over the held episodes, [num_episodes]."""

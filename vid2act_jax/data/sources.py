@@ -83,7 +83,8 @@ def sample_sources(
     batch: B, the number of chunks per domain.
     length: L, frames per chunk.
     rows: the rows of the batch to return, for a host with a part of the batch.
-    first_stream: of the domains' random streams.
+    first_stream: of the domains' random streams. Stream 0 belongs to the
+      target replay, which may have the same seed.
 
   Returns:
     The arrays of `Replay.sample` with a leading [N]; actions are padded with
@@ -97,7 +98,25 @@ def sample_sources(
   out = replays[0].empty_batch((len(replays), num_rows, length), action_dim)
   for domain, replay in enumerate(replays):
     part = {key: value[domain] for key, value in out.items()}
-    # Stream 0 belongs to the target replay, which may have the same seed.
     stream = first_stream + domain
     replay.sample(index, batch, length, stream=stream, out=part, rows=rows)
   return out
+
+
+def source_positions(
+  replays: Sequence[Replay],
+  index: int,
+  batch: int,
+  length: int,
+  rows: slice = slice(None),
+  first_stream: int = 1,
+) -> list[np.ndarray]:
+  """Where the chunks of `sample_sources` with these arguments start.
+
+  Returns:
+    `Replay.positions` of the N domains.
+  """
+  return [
+    replay.positions(index, batch, length, first_stream + domain, rows)
+    for domain, replay in enumerate(replays)
+  ]

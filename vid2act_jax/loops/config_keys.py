@@ -29,6 +29,7 @@ RUNTIME = (
   'learner.unroll',
   'learner.cpu_chunk',
   'replay.scratch',
+  'replay.device_gb',
   'replay.keep_all',
   'collect.workers',
   'pretrain.updates_per_call',
@@ -89,6 +90,7 @@ _ADDED = {
   'learner.scales.discount': 0.0,
   **dict.fromkeys(f'learner.transfer.{field}' for field in FIELDS),
   'replay.held_out': 0.0,
+  'replay.device_gb': -1.0,
   'learner.generator': GENERATOR,
   'seeds': [],
 }

@@ -1,8 +1,10 @@
 """How a run executes: what is not in its config."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -11,10 +13,18 @@ from vid2act_jax.learner.update import multi_step
 from vid2act_jax.loops import config_keys
 from vid2act_jax.loops.preemption import PreemptionHandler
 from vid2act_jax.loops.progress import announce_compilation
+from vid2act_jax.types import DeviceBatch
 
 UPDATE = 'update'
 # Keys that differ between the seeds of an experiment.
 _SEED_KEYS = 'seed', 'seeds', 'source_dir', 'teacher_from'
+
+
+def compose(fn: Callable, prepare: Callable[..., tuple] | None) -> Callable:
+  """Returns `fn` of the arguments that `prepare` returns; None: `fn`."""
+  if prepare is None:
+    return fn
+  return functools.wraps(fn)(lambda *args: fn(*prepare(*args)))
 
 
 class Calls:
@@ -26,6 +36,7 @@ class Calls:
     fn: Callable,
     jit: Callable[[Callable, int], Callable],
     message: Callable[[str], None] | None = None,
+    prepare: Callable[..., tuple] | None = None,
   ) -> Callable:
     """Returns the compiled function.
 
@@ -36,8 +47,10 @@ class Calls:
       jit: (function, number of runs) -> compiled function. With several runs
         each argument and each result is a tuple of theirs.
       message: announces the first call, which compiles; None: nothing does.
+      prepare: pure, (arguments of one run) -> those of the function. Those of
+        several runs are stacked after it. None: they are those of the function.
     """
-    return announced(jit(fn, 1), message)
+    return announced(jit(compose(fn, prepare), 1), message)
 
   def leave(self) -> None:
     """The run makes no more calls."""
@@ -66,6 +79,7 @@ class Execution:
   preemption: checked where a stage can save and stop.
   calls: of the compiled functions.
   devices: (first, number) of those for this run; None: all.
+  runs_per_device: number of runs that share them.
   """
 
   profile: bool = False
@@ -74,6 +88,7 @@ class Execution:
   )
   calls: Calls = dataclasses.field(default_factory=Calls)
   devices: tuple[int, int] | None = None
+  runs_per_device: int = 1
 
   def jit(self, config, metadata: dict, kind: str, fn: Callable) -> Callable:
     """Compiles a function that depends on these, but not on the seed.
@@ -94,6 +109,7 @@ class Execution:
     step: Callable,
     batch_type: type,
     message: Callable[[str], None],
+    load: Callable[[DeviceBatch], Any] | None = None,
   ) -> tuple[Callable, Callable]:
     """Compiles the step of a stage, for one update and for several.
 
@@ -103,16 +119,23 @@ class Execution:
       step: (state, batch, key, axis_name=None) -> state, metrics.
       batch_type: `Batch` or `FinetuneBatch`.
       message: announces compilations.
+      load: gathers the batch from a `DeviceBatch`; None: it is given.
     """
-    devices, spec = self.open_devices(config), sharding.specs(batch_type)
+    devices = self.open_devices(config)
+    spec = sharding.specs(DeviceBatch if load else batch_type)
+
+    prepare = None
+    if load:
+      prepare = lambda state, batch, *args: (state, load(batch), *args)
 
     def compile_step(fn, leading_axes):
       def jit(fn, num):
         specs = (spec,) * num if num > 1 else spec
         return devices.jit(fn, specs, leading_axes)
 
-      kind = f'{UPDATE} {batch_type.__name__} {leading_axes}'
-      return self.calls.compile(_name(kind, config, metadata), fn, jit, message)
+      kind = f'{UPDATE} {batch_type.__name__} {bool(load)} {leading_axes}'
+      name = _name(kind, config, metadata)
+      return self.calls.compile(name, fn, jit, message, prepare)
 
     return compile_step(step, 0), compile_step(multi_step(step), 1)
 

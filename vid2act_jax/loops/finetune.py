@@ -137,7 +137,8 @@ class Finetuner:
         values |= metrics_lib.memory_usage()
         self._logger.scalars(self.env_steps, values)
       if is_due(counters.updates, intervals.video):
-        self._log_open_loop(metrics_lib.last_batch(batch, count))
+        arrays = self._setup.batches.arrays(batch)
+        self._log_open_loop(metrics_lib.last_batch(arrays, count))
     if is_due(counters.updates, intervals.save):
       self._save()
 

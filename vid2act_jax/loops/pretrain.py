@@ -74,7 +74,8 @@ def pretrain(setup: PretrainSetup):
         if is_due(step, intervals.log):
           logger.scalars(step, averager.result())
         if is_due(step, intervals.video):
-          last_batch = metrics_lib.last_batch(batch, count)
+          arrays = setup.batches.arrays(batch)
+          last_batch = metrics_lib.last_batch(arrays, count)
           video = setup.open_loop(sharding.local(state), last_batch)
           metrics_lib.log_open_loop(logger, step, np.asarray(video))
         estimate = estimator({'updates': step}, {'updates': total})

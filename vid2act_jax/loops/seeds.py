@@ -19,7 +19,13 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.loops import progress, runs, sources, stages
-from vid2act_jax.loops.execution import UPDATE, Calls, Execution, announced
+from vid2act_jax.loops.execution import (
+  UPDATE,
+  Calls,
+  Execution,
+  announced,
+  compose,
+)
 from vid2act_jax.loops.preemption import Preempted
 from vid2act_jax.types import LearnerState, UserError
 
@@ -126,7 +132,9 @@ def run(
   threads = []
   for devices, members in groups:
     for calls, seed in zip(_calls(len(members)), members, strict=True):
-      how = dataclasses.replace(execution, calls=calls, devices=devices)
+      how = dataclasses.replace(
+        execution, calls=calls, devices=devices, runs_per_device=len(members)
+      )
       args = seed, how, calls.leave
       thread = threading.Thread(target=run_seed, args=args, daemon=True)
       threads.append(thread)
@@ -192,9 +200,9 @@ class SeedCalls(Calls):
     """index: of the seed in its group."""
     self._group, self._index = group, index
 
-  def compile(self, name, fn, jit, message=None):
+  def compile(self, name, fn, jit, message=None, prepare=None):
     """See `Calls.compile`."""
-    self._group.compile(name, fn, jit, message)
+    self._group.compile(name, fn, jit, message, prepare)
     return lambda *args: self._group.call(self._index, name, args)
 
   def leave(self) -> None:
@@ -245,13 +253,16 @@ class Group:
     self._waiting: dict[int, _Request] = {}
     self._served: collections.Counter[str] = collections.Counter()
 
-  def compile(self, name, fn, jit, message) -> None:
+  def compile(self, name, fn, jit, message, prepare=None) -> None:
     """Adds a function, if it is not there; see `Calls.compile`."""
     with self._condition:
-      if name not in self._functions:
-        joined = join(fn, self._num) if self._vectorized else fn
-        num = self._num if self._vectorized else 1
-        self._functions[name] = announced(jit(joined, num), message)
+      if name in self._functions:
+        return
+      if self._vectorized:
+        compiled = jit(join(fn, self._num, prepare), self._num)
+      else:
+        compiled = jit(compose(fn, prepare), 1)
+      self._functions[name] = announced(compiled, message)
 
   def call(self, index: int, name: str, args: tuple):
     """Calls a function for one seed; returns its result."""
@@ -288,7 +299,7 @@ class Group:
     first = next(iter(chosen.values()))
     try:
       rows = [
-        chosen[i].args if i in chosen else _copy(first.args)
+        chosen[i].args if i in chosen else _copy_state(first.args)
         for i in range(self._num)
       ]
       if new and name.startswith(UPDATE) and self._check_fn:
@@ -320,7 +331,7 @@ def check_memory(rows: Sequence[tuple[LearnerState, Any, jax.Array]]) -> None:
     'parameters': (state.params, state.slow_critic),
     'optimizers': state.opt,
     'teacher': state.teacher,
-    'batches': batch,
+    'batches': batch,  # With replays in device memory.
   }
   size = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))
   parts = {name: len(rows) * size(tree) for name, tree in trees.items()}
@@ -335,25 +346,33 @@ def check_memory(rows: Sequence[tuple[LearnerState, Any, jax.Array]]) -> None:
     )
 
 
-def _copy(args):
-  """Copies arrays on devices: no buffer can be donated twice."""
+def _copy_state(args):
+  """Copies the first argument on its device: no buffer is donated twice."""
+  state, *rest = args
   copy = lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x
-  return jax.tree.map(copy, args)
+  return jax.tree.map(copy, state), *rest
 
 
-def join(fn: Callable, num: int) -> Callable:
+def join(
+  fn: Callable, num: int, prepare: Callable[..., tuple] | None = None
+) -> Callable:
   """Vectorizes a function: its arguments and results are tuples of `num`.
 
   Args:
     fn: (state, ...) -> results. An additional last argument that is not a
       tuple, the name of a mapped axis, is the same for all.
     num: of the seeds.
+    prepare: of the arguments of each seed, before they are stacked; None: they
+      are unchanged.
   """
 
   def joined(*args):
-    rows = [x for x in args if isinstance(x, tuple)]
-    rest = args[len(rows) :]
-    stacked = [jax.tree.map(lambda *x: jnp.stack(x), *row) for row in rows]
+    columns = [x for x in args if isinstance(x, tuple)]
+    rest = args[len(columns) :]
+    rows = list(zip(*columns, strict=True))
+    if prepare:
+      rows = [prepare(*row) for row in rows]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *rows)
     results = jax.vmap(lambda *x: fn(*x, *rest))(*stacked)
     take = lambda i: jax.tree.map(lambda x: x[i], results)
     return tuple(take(i) for i in range(num))

@@ -13,7 +13,13 @@ from vid2act_jax import envs as environments
 from vid2act_jax import learner, sharding
 from vid2act_jax.data import shards
 from vid2act_jax.data.replay import Replay
-from vid2act_jax.loops import acting, generator, runs, sources
+from vid2act_jax.loops import (
+  acting,
+  device_replay,
+  generator,
+  runs,
+  sources,
+)
 from vid2act_jax.loops.batches import FinetuneBatches, PretrainBatches
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.execution import Execution
@@ -31,6 +37,8 @@ from vid2act_jax.loops.schedule import (
 )
 from vid2act_jax.loops.train_step import TrainStep
 from vid2act_jax.types import Batch, FinetuneBatch, LearnerState
+
+_RECORDS_PER_STEP = 1.1  # Shorter episodes than ten steps need more.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +153,14 @@ def setup_pretrain(
     ) as logger,
     open_profiler(workdir, 'pretrain', execution.profile) as profiler,
   ):
+    on_device = _open_on_device(
+      config,
+      execution,
+      {'sources': [(replay, replay.num_frames) for replay in replays]},
+      functools.partial(device_replay.load_pretrain, length=c.length),
+      logger.message,
+    )
+    batches = PretrainBatches(replays, size, c.length, rows, devices, on_device)
     averager = MetricAverager(snapshot=extra.get('tally'))
     yield PretrainSetup(
       context=RunContext(
@@ -164,11 +180,17 @@ def setup_pretrain(
         'pretrain',
         step_key,
         execution.jit_step(
-          config, metadata, pretrainer.pretrain_step, Batch, logger.message
+          config,
+          metadata,
+          pretrainer.pretrain_step,
+          Batch,
+          logger.message,
+          on_device and on_device.load,
         ),
+        batches.arrays,
       ),
       open_loop=functools.partial(jax.jit(pretrainer.open_loop), key=video_key),
-      batches=PretrainBatches(replays, size, c.length, rows, devices),
+      batches=batches,
       fit_generator=fit if has_generator else None,
     )
 
@@ -257,6 +279,16 @@ def _build_finetune(config, workdir, profiler, execution, replay_dir, stack):
   )
   interaction.restore(extra)  # Begins or resumes the episodes.
   averager = MetricAverager(metadata['sources'], extra.get('tally'))
+  on_device = _open_on_device(
+    config,
+    execution,
+    _records(replay, replays, rehearsal, schedule),
+    functools.partial(device_replay.load_finetune, length=c.length),
+    logger.message,
+  )
+  batches = FinetuneBatches(
+    replay, replays, c.batch, c.length, devices, rehearsal, on_device
+  )
   return FinetuneSetup(
     context=RunContext(
       devices,
@@ -275,13 +307,17 @@ def _build_finetune(config, workdir, profiler, execution, replay_dir, stack):
       'finetune',
       step_key,
       execution.jit_step(
-        config, metadata, agent.finetune_step, FinetuneBatch, logger.message
+        config,
+        metadata,
+        agent.finetune_step,
+        FinetuneBatch,
+        logger.message,
+        on_device and on_device.load,
       ),
+      batches.arrays,
     ),
     open_loop=functools.partial(jax.jit(agent.open_loop), key=video_key),
-    batches=FinetuneBatches(
-      replay, replays, c.batch, c.length, devices, rehearsal
-    ),
+    batches=batches,
     interaction=interaction,
     evaluator=_build_evaluator(config, metadata, agent, execution, stack),
   )
@@ -345,8 +381,33 @@ def _open_replay(config, replay_dir, devices, extra, options):
   )
 
 
-def _train_step(config, workdir, stage, key, compiled):
-  """Returns the train step of a stage; compiled: see `Execution.jit_step`."""
+def _open_on_device(config, execution, kinds, load, report):
+  """The stage's replays in device memory, or None."""
+  devices = execution.open_devices(config)
+  capacity = device_replay.capacity_bytes(
+    config.replay.device_gb, devices, execution.runs_per_device
+  )
+  return device_replay.open_replays(kinds, load, capacity, devices, report)
+
+
+def _records(replay, sources_, rehearsal, schedule):
+  """Replays of finetuning, with the number of records that each will hold."""
+  steps = schedule.env_steps // schedule.action_repeat
+  # Each episode has one record more than steps.
+  kinds = {'target': [(replay, int(steps * _RECORDS_PER_STEP))]}
+  if sources_:
+    kinds['sources'] = [(source, source.num_frames) for source in sources_]
+  if rehearsal:
+    replays = rehearsal.replays
+    kinds['rehearsal'] = [(source, source.num_frames) for source in replays]
+  return kinds
+
+
+def _train_step(config, workdir, stage, key, compiled, arrays_fn):
+  """Returns the train step of a stage.
+
+  compiled: see `Execution.jit_step`; arrays_fn: see `TrainStep`.
+  """
   return TrainStep(
     *compiled,
     key,
@@ -354,6 +415,7 @@ def _train_step(config, workdir, stage, key, compiled):
     intervals(config[stage]),
     config.skip_limit,
     workdir / 'not_finite' / stage,
+    arrays_fn,
   )
 
 

@@ -25,6 +25,7 @@ class TrainStep:
     intervals: Intervals,
     skip_limit: int,
     folder: pathlib.Path,
+    arrays_fn: Callable = lambda batch: batch,
   ):
     """Takes the compiled functions.
 
@@ -38,11 +39,13 @@ class TrainStep:
       skip_limit: updates in a row that may be not finite; one more ends the
         run.
       folder: for the batch and metrics of the last of them.
+      arrays_fn: batch -> its arrays.
     """
     self._key, self._per_call = key, per_call
     self._intervals = [n for n in dataclasses.astuple(intervals) if n]
     self._single_step, self._multi_step = single_step, multi_step
     self._skip_limit, self._folder = skip_limit, folder
+    self._arrays_fn = arrays_fn
     self._skipped = 0  # In a row.
     self._unchecked = None  # (updates done, metrics, batch) of the last call.
 
@@ -93,7 +96,9 @@ class TrainStep:
       jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(
         leaf.addressable_data(0)
       )
-      for path, leaf in jax.tree_util.tree_leaves_with_path(batch)
+      for path, leaf in jax.tree_util.tree_leaves_with_path(
+        self._arrays_fn(batch)
+      )
     }
     values = {k: np.asarray(v).tolist() for k, v in metrics.items()}
     bad = [k for k, v in values.items() if not np.isfinite(v).all()]
