@@ -7,8 +7,9 @@ from experiments import base
 
 
 def get_config():
-  """base.py with another target."""
+  """base.py with another target, and environments in their own processes."""
   config = base.get_config()
   config.name = 'dmc_hopper'
   config.task = 'dmc_hopper_hop'
+  config.env.update(num=4, parallel=True)
   return config

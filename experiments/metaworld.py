@@ -23,6 +23,6 @@ def get_config():
     'metaworld_reach_wall',
     'metaworld_window_close',
   )
-  config.env.update(action_repeat=1, time_limit=500)
+  config.env.update(action_repeat=1, time_limit=500, num=4, parallel=True)
   config.finetune.update(env_steps=300_000, prefill=5_000)
   return config
