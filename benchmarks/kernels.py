@@ -109,10 +109,8 @@ def _called(line, key):
 def compile_update(args) -> dict:
   """Compiles the update and counts its kernels."""
   config = base.get_config().learner
-  config.update(
-    dtype=args.dtype, conv='native', cpu_chunk=0, unroll=args.unroll
-  )
-  agent = learner.build_agent(config, 6, (6,) * args.domains)
+  config.update(dtype=args.dtype, unroll=args.unroll)
+  agent = learner.build_agent(config, 6, (6,) * args.domains, platform='gpu')
   key = jax.random.key(0)
   make = lambda: update.make_batch(agent, 50, 50, 'float16')
   init = lambda key: agent.init(key, agent.teacher.init(key))

@@ -189,6 +189,10 @@ def _learner():
       'generator': dict(GENERATOR),
       'dtype': 'float32',  # compute dtype, or 'bfloat16'; parameters, states
       # and losses are always float32
+      # Precision of float32 matrix products and convolutions: 'default',
+      # JAX's, which is bfloat16 on a TPU, TF32 on a GPU and float32 on a CPU;
+      # 'high', three bfloat16 passes on a TPU; 'highest', float32.
+      'matmul_precision': 'default',
       'conv': 'auto',  # 'native' or 'subpixel'; 'auto': subpixel on CPU
       # Unrolled time steps per scan iteration, with weight gradients batched
       # over time; 0: plain scan; -1: 10 on GPU and TPU, 0 on CPU.

@@ -26,6 +26,7 @@ _IGNORED = (
   'replay',
   'learner.teacher',
   'learner.generator',
+  'learner.matmul_precision',
   'learner.transfer',
 )
 

@@ -21,6 +21,7 @@ from vid2act_jax.learner import (
   teachers,
   warm_start,
 )
+from vid2act_jax.learner.precision import with_precision
 from vid2act_jax.learner.settings import Settings
 from vid2act_jax.learner.variants import Variant
 from vid2act_jax.nets.heads import MLP, Actor, ScalarHead
@@ -49,6 +50,11 @@ class Agent:
   optimizers: dict[str, optax.GradientTransformation]
   noise_fns: NoiseFns = NoiseFns()
   variant: Variant = Variant()
+
+  @property
+  def precision(self) -> str:
+    """Of the matrix products of all steps; see `precision.PRECISIONS`."""
+    return self.student.compute.precision
 
   @property
   def teacher(self) -> WorldModel | None:
@@ -246,6 +252,7 @@ class Agent:
       params['vae'] = pretrain.init_vae(self.vae, keys[2], inputs)
     return params
 
+  @with_precision
   def finetune_step(
     self,
     state: LearnerState,
@@ -256,6 +263,7 @@ class Agent:
     """One update; see `vid2act_jax.learner.finetune.finetune_step`."""
     return finetune.finetune_step(self, state, batch, key, axis_name)
 
+  @with_precision
   def embed_frames(
     self, teacher: Params, image: jax.Array, label: jax.Array
   ) -> jax.Array:
@@ -276,6 +284,7 @@ class Agent:
     """The initial recurrent state of the policy in `num` environments."""
     return policy.initial_carry(self, num)
 
+  @with_precision
   def policy(
     self,
     state: LearnerState,
@@ -287,6 +296,7 @@ class Agent:
     """Selects actions; see `vid2act_jax.learner.policy.policy`."""
     return policy.policy(self, state, carry, obs, key, explore)
 
+  @with_precision
   def open_loop(
     self, state: LearnerState, batch: Batch, key: jax.Array
   ) -> jax.Array:

@@ -6,6 +6,7 @@ import jax
 import optax
 
 from vid2act_jax.learner.agent import Agent
+from vid2act_jax.learner.precision import PRECISIONS
 from vid2act_jax.learner.pretrain import Pretrainer
 from vid2act_jax.learner.settings import (
   BehaviorSettings,
@@ -35,6 +36,7 @@ def build_pretrainer(
   variant: Variant = DEFAULT_VARIANT,
   generator: bool = True,
   source_rewards: tuple[bool, ...] | None = None,
+  platform: str | None = None,
 ) -> Pretrainer:
   """Builds the pretrainer of a teacher for these source domains.
 
@@ -45,9 +47,11 @@ def build_pretrainer(
     variant: of the agent that will use the teacher.
     generator: whether to train a generator of the source actions, too.
     source_rewards: whether each source domain has rewards; None: all have.
+    platform: that the steps are compiled for: 'cpu', 'gpu' or 'tpu'; None:
+      JAX's default backend.
   """
   return Pretrainer(
-    _mixture(config, source_action_dims, variant),
+    _mixture(config, source_action_dims, variant, platform),
     tuple(source_action_dims),
     _loss_settings(config),
     _optimizer(config, 'model'),
@@ -65,6 +69,7 @@ def build_agent(
   noise_fns: NoiseFns = DEFAULT_NOISE_FNS,
   variant: Variant = DEFAULT_VARIANT,
   num_updates: int = 0,
+  platform: str | None = None,
 ) -> Agent:
   """Builds the agent for a new task.
 
@@ -77,6 +82,7 @@ def build_agent(
     variant: which parts of the method are used; see `variants.parse`.
     num_updates: of the whole training; required if the variant has shares of
       the training (`Variant.needs_num_updates`).
+    platform: see `build_pretrainer`.
 
   Raises:
     UserError: an unknown convolution implementation, a horizon below 2, an
@@ -91,7 +97,7 @@ def build_agent(
   used = tuple(source_action_dims) if variant.uses_sources else ()
   pretrained, embed_dim = None, 0
   if variant.pretrained:
-    pretrained = _mixture(config, used, variant)
+    pretrained = _mixture(config, used, variant, platform)
     embed_dim = pretrained.feat_dim if variant.start == 'stacked' else 0
     if variant.teachers == 'separate':
       pretrained = dataclasses.replace(pretrained, num_domains=0)
@@ -101,7 +107,7 @@ def build_agent(
       action_dim,
       embed_dim=embed_dim,
       predict_continue=config.scales.discount > 0,
-      compute=_compute(config),
+      compute=_compute(config, platform),
     ),
     action_dim=action_dim,
     pretrained=pretrained,
@@ -146,7 +152,7 @@ def check_settings(config, variant: Variant) -> None:
     )
 
 
-def _mixture(config, source_action_dims, variant):
+def _mixture(config, source_action_dims, variant, platform):
   if not source_action_dims:
     raise UserError(
       'config.sources is empty, but a teacher needs at least one source'
@@ -157,12 +163,12 @@ def _mixture(config, source_action_dims, variant):
     Sizes(**config.teacher),
     action_dim=max(source_action_dims) if variant.pretrain_actions else 0,
     num_domains=len(source_action_dims),
-    compute=_compute(config),
+    compute=_compute(config, platform),
   )
 
 
-def _compute(config):
-  on_cpu = jax.default_backend() == 'cpu'
+def _compute(config, platform=None):
+  on_cpu = (platform or jax.default_backend()) == 'cpu'
   conv_impl = config.conv
   if conv_impl == 'auto':
     conv_impl = 'subpixel' if on_cpu else 'native'
@@ -177,6 +183,12 @@ def _compute(config):
       f'config.learner.dtype={config.dtype!r} is unknown; set it to one of'
       f' {known}'
     )
+  if config.matmul_precision not in PRECISIONS:
+    known = ', '.join(PRECISIONS)
+    raise UserError(
+      f'config.learner.matmul_precision={config.matmul_precision!r} is unknown;'
+      f' set it to one of {known}'
+    )
   if config.unroll < -1:
     raise UserError(
       f'config.learner.unroll={config.unroll} is not valid; set it to -1, 0 or'
@@ -185,6 +197,7 @@ def _compute(config):
   auto = 0 if on_cpu else _UNROLL
   return Compute(
     dtype=config.dtype,
+    precision=config.matmul_precision,
     conv_impl=conv_impl,
     chunk=config.cpu_chunk if on_cpu else 0,
     unroll=auto if config.unroll == -1 else config.unroll,

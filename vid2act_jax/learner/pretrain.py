@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from vid2act_jax.learner import open_loop, update
+from vid2act_jax.learner.precision import with_precision
 from vid2act_jax.learner.settings import (
   GeneratorFit,
   LossSettings,
@@ -65,6 +66,11 @@ class Pretrainer:
   source_rewards: tuple[bool, ...] | None = None  # None: all have rewards
 
   @property
+  def precision(self) -> str:
+    """Of the matrix products of all steps; see `precision.PRECISIONS`."""
+    return self.teacher.compute.precision
+
+  @property
   def learns_reward(self) -> bool:
     """Whether the reward head is trained: a source has rewards."""
     return self.source_rewards is None or any(self.source_rewards)
@@ -96,6 +102,7 @@ class Pretrainer:
     opt = {'model': self.optimizer.init(params['model'])}
     return LearnerState(jnp.zeros((), jnp.int32), params, opt, {}, {})
 
+  @with_precision
   def pretrain_step(
     self,
     state: LearnerState,
@@ -152,6 +159,7 @@ class Pretrainer:
     metrics = {**metrics, 'model_grad_norm': norm}
     return update.skip_nonfinite(state, new, metrics)
 
+  @with_precision
   def observe_actions(
     self, params: Params, batch: Batch, key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
@@ -180,6 +188,7 @@ class Pretrainer:
     split = lambda x: x.reshape(domains, -1, x.shape[-1])
     return split(feature(latent)[:, :-1]), split(rows.action[:, 1:])
 
+  @with_precision
   def fit_generator(
     self, feat: jax.Array, action: jax.Array, key: jax.Array
   ) -> tuple[Params, Metrics]:
@@ -242,6 +251,7 @@ class Pretrainer:
       params['generator'] = state.params['generator']
     return params
 
+  @with_precision
   def open_loop(
     self, state: LearnerState, batch: Batch, key: jax.Array
   ) -> jax.Array:

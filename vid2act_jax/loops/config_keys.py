@@ -87,6 +87,7 @@ GROUPED = (
 # Keys that older runs lack, with the values that those runs used.
 _ADDED = {
   'learner.unroll': -1,
+  'learner.matmul_precision': 'default',
   'learner.scales.discount': 0.0,
   **dict.fromkeys(f'learner.transfer.{field}' for field in FIELDS),
   'replay.held_out': 0.0,

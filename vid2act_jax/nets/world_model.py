@@ -34,6 +34,7 @@ class Compute:
   """How a model is computed, which does not change its function."""
 
   dtype: str = 'float32'  # of the products; states and outputs are float32
+  precision: str = 'default'  # of float32 products; 'default': JAX's setting
   conv_impl: str = 'native'  # of the convolutions; see `ops.conv`
   chunk: int = 0  # images at a time through encoder and decoder; 0: all
   unroll: int = 0  # of scans over time; see `ops.scan`
