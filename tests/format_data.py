@@ -12,13 +12,13 @@ from PIL import Image
 
 from tests.episode_data import make_episode
 from vid2act_jax.data import formats
-from vid2act_jax.data.formats import Options
 
 CAMERA = 'observation.images.top'
+_COUNTERS = ('timestamp', 'frame_index', 'episode_index')
 
 
 def open_source(format, path, **options):
-  return formats.open_source(format, str(path), Options(**options))
+  return formats.open_source(format, str(path), formats.make_options(**options))
 
 
 def make(length=6, number=0, size=4, **extras):
@@ -83,8 +83,14 @@ def write_ogbench(path, episodes, prev_action=False, **changes):
   return path
 
 
-def write_minari(folder, episodes, info_fns=None, space=None, **changes):
-  """Writes a dataset; `changes` replace arrays of the second episode."""
+def write_minari(
+  folder, episodes, info_fns=None, space=None, names=None, state=None, **changes
+):
+  """Writes a dataset; `changes` replace arrays of the second episode.
+
+  With names of actions, rewards and state, the actions are a Dict, the rewards
+  are infos, and the state is an observation.
+  """
   from gymnasium import spaces
   from minari.data_collector import EpisodeBuffer
   from minari.dataset.minari_storage import MinariStorage
@@ -92,6 +98,9 @@ def write_minari(folder, episodes, info_fns=None, space=None, **changes):
   image = spaces.Box(0, 255, episodes[0]['image'].shape[1:], np.uint8)
   vector = spaces.Box(-9, 9, (3,), np.float64)
   views = {'top': image, 'state': vector, 'goal': vector}
+  if names:
+    views[names[2]] = spaces.Box(-99, 99, state.shape[1:], np.float32)
+    info_fns = {names[1]: lambda e: e['reward']}
   folder.mkdir(parents=True)
   storage = MinariStorage.new(
     folder / 'data',
@@ -115,11 +124,17 @@ def write_minari(folder, episodes, info_fns=None, space=None, **changes):
       'infos': info_fns and {k: f(episode) for k, f in info_fns.items()},
     }
     rows = {**rows, **(changes if number == 1 else {})}
+    if names:
+      rows['observations'][names[2]] = state
+      rows['actions'] = {names[0]: rows['actions'], 'other': rows['actions']}
+      rows['rewards'] = np.zeros(len(episode['image']) - 1)
     storage.update_episodes([EpisodeBuffer(**rows)])
   return folder
 
 
-def write_lerobot(folder, episodes, video=True, version='v3.0', **changes):
+def write_lerobot(
+  folder, episodes, video=True, version='v3.0', without=False, **changes
+):
   """Writes all episodes to one table and one video, as LeRobot does."""
   import pyarrow
   from pyarrow import parquet
@@ -169,6 +184,8 @@ def write_lerobot(folder, episodes, video=True, version='v3.0', **changes):
     parquet.write_table(pyarrow.Table.from_pylist(table), path)
   keys = [key for key in rows[0] if key != CAMERA]
   features = {key: {'dtype': 'float32'} for key in keys}
+  if without:  # Actions and rewards have other names, see `changes`.
+    features = {key: {'dtype': 'float32'} for key in _COUNTERS}
   features[CAMERA] = {'dtype': 'video' if video else 'image'}
   info = {
     'codebase_version': version,

@@ -27,18 +27,14 @@ from vid2act_jax.data import (
   quarantine,
 )
 from vid2act_jax.data import episodes as eps
+from vid2act_jax.data.formats import notes
 from vid2act_jax.loops.progress import ProgressLine
 from vid2act_jax.types import UserError
 
 
 def _import(args):
-  options = formats.Options(
-    size=args.size,
-    align=args.align,
-    image_key=args.image_key,
-    flips=tuple(args.flip),
-    scale_actions=args.scale_actions,
-  )
+  values = {key: getattr(args, key) for key in formats.Options().to_dict()}
+  options = formats.make_options(**{**values, 'flips': tuple(args.flips)})
   with _Line('import') as line:
     metadata = importing.import_dataset(
       args.format,
@@ -52,12 +48,16 @@ def _import(args):
   print(f'{args.dataset}: {metadata["episodes"]} episodes')
   if not dataset.has_rewards(metadata):
     print('no rewards: zeros are stored, and no reward head learns from them')
-  for text in metadata['collected']['about'].get('dropped', []):
+  about = metadata['collected']['about']
+  for text in about.get('dropped', []):
     print(f'not imported: {text}')
+  for text in notes.describe(about):
+    print(f'warning: {text}')
   if left_out := metadata['collected']['left_out']:
+    reason = next(iter(quarantine.read_reasons(args.dataset).values()), '')
     print(
       f'{left_out} episodes are invalid and were skipped; the reasons are in '
-      f'{args.dataset / quarantine.FOLDER}'
+      f'{args.dataset / quarantine.FOLDER}, the first: {reason}'
     )
 
 
@@ -73,11 +73,13 @@ def _export(args):
 
 def _inspect(args):
   info = inspect.inspect(args.dataset)
-  print(inspect.describe(info), end='')
+  text = inspect.describe(info)
+  # Drawn first: a reader of the text, such as head, may close the pipe.
   if len(info['lengths']):
     sheet = args.sheet or args.dataset / 'contact_sheet.png'
     inspect.contact_sheet(args.dataset, sheet)
-    print(f'\ncontact sheet: {sheet}')
+    text += f'\ncontact sheet: {sheet}\n'
+  print(text, end='')
 
 
 def _validate(args):
@@ -139,6 +141,64 @@ class _Line(ProgressLine):
     self.show(done, total, 'episodes', {})
 
 
+def _add_import_options(command):
+  command.add_argument('--format', required=True, choices=formats.FORMATS)
+  command.add_argument(
+    '--task', default='', help="default: the source's name, or the folder's"
+  )
+  command.add_argument('--action-repeat', type=int, help='env steps per action')
+  command.add_argument('--size', type=int, help='resize frames to this')
+  command.add_argument(
+    '--align',
+    choices=('led', 'at'),
+    help='led: the action preceded its frame; at: it was taken at its frame; '
+    "default: the format's own alignment",
+  )
+  command.add_argument('--image-key', help='the camera, if there are several')
+  command.add_argument(
+    '--action-key', help="the actions' name in the source; A,B joins two"
+  )
+  command.add_argument('--reward-key', help="the rewards' name")
+  command.add_argument('--state-key', help="the states' name; A,B joins two")
+  command.add_argument(
+    '--flip',
+    dest='flips',
+    action='append',
+    default=[],
+    choices=('vertical', 'horizontal'),
+  )
+  command.add_argument(
+    '--scale-actions',
+    action='store_true',
+    help='map the bounds that the source declares to [-1, 1]',
+  )
+  command.add_argument(
+    '--clip-actions', action='store_true', help='clip actions to [-1, 1]'
+  )
+  command.add_argument(
+    '--discrete-actions',
+    type=int,
+    metavar='N',
+    help='the actions are numbers from 0 to N - 1 of a Discrete',
+  )
+  command.add_argument(
+    '--keep-last-reward',
+    action='store_true',
+    help='add the reward of a last action, which no frame follows, to the '
+    'last frame',
+  )
+  command.add_argument(
+    '--count-frames',
+    action='store_true',
+    help='lerobot: find frames by the lengths of the episodes where '
+    'from_timestamp contradicts them',
+  )
+  command.add_argument(
+    'source', help='a path, or a name if the format has names'
+  )
+  command.add_argument('dataset', type=pathlib.Path)
+
+
 def _parser():
   parser = argparse.ArgumentParser(
     'python -m vid2act_jax.data',
@@ -154,32 +214,7 @@ def _parser():
     return command
 
   path = pathlib.Path
-  command = add(_import, 'Imports a dataset of another program.')
-  command.add_argument('--format', required=True, choices=formats.FORMATS)
-  command.add_argument(
-    '--task', default='', help="default: the source's name, or the folder's"
-  )
-  command.add_argument('--action-repeat', type=int, help='env steps per action')
-  command.add_argument('--size', type=int, help='resize frames to this')
-  command.add_argument(
-    '--align',
-    choices=('led', 'at'),
-    help='led: the action preceded its frame; at: it was taken at its frame; '
-    "default: the format's own alignment",
-  )
-  command.add_argument('--image-key', help='the camera, if there are several')
-  command.add_argument(
-    '--flip', action='append', default=[], choices=('vertical', 'horizontal')
-  )
-  command.add_argument(
-    '--scale-actions',
-    action='store_true',
-    help='map the bounds that the source declares to [-1, 1]',
-  )
-  command.add_argument(
-    'source', help='a path, or a name if the format has names'
-  )
-  command.add_argument('dataset', type=path)
+  _add_import_options(add(_import, 'Imports a dataset of another program.'))
   command = add(_export, 'Writes a dataset in the format of another program.')
   command.add_argument('--format', required=True, choices=formats.EXPORTS)
   command.add_argument('dataset', type=path)
@@ -237,7 +272,14 @@ def main(arguments: list[str] | None = None) -> int:
   """
   args = _parser().parse_args(arguments)
   try:
-    return args.run(args) or 0
+    status = args.run(args) or 0
+    sys.stdout.flush()
+    return status
+  except BrokenPipeError:
+    # The reader, such as head, has seen enough, and the work is done: results
+    # are printed last. Python would complain when it flushes at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 1

@@ -62,6 +62,25 @@ def make_folder(folder: pathlib.Path) -> pathlib.Path:
   return folder
 
 
+def find_files(folder: pathlib.Path, *suffixes: str) -> list[pathlib.Path]:
+  """The files below a folder with one of the suffixes, sorted by path.
+
+  Symbolic links to folders are followed, each folder is read once. Links whose
+  target is missing are listed: reading one is an error, not nothing.
+  """
+  found, seen = [], set()
+  for parent, folders, names in os.walk(folder, followlinks=True):
+    real = os.path.realpath(parent)
+    if real in seen:
+      folders.clear()  # A link to a folder above or beside it.
+      continue
+    seen.add(real)
+    folders.sort()
+    path = pathlib.Path(parent)
+    found += [path / name for name in names if name.endswith(suffixes)]
+  return sorted(found)
+
+
 class Locked(UserError):
   """Another process writes to a folder."""
 

@@ -8,9 +8,13 @@ from collections.abc import Callable
 
 from vid2act_jax.data import dataset, files, formats, limits, quarantine
 from vid2act_jax.data import episodes as eps
+from vid2act_jax.data.formats import notes
 from vid2act_jax.types import UserError
 
 _INDEX_FILE = 'imported.jsonl'
+# They let more episodes pass and do not change those that passed before, so
+# that an import can go on with them.
+_WIDENING = ('clip_actions', 'count_frames')
 
 
 def import_dataset(
@@ -49,7 +53,7 @@ def import_dataset(
     'method': 'import',
     'format': format,
     'source': str(source),
-    'options': {key: value for key, value in vars(options).items() if value},
+    'options': {k: v for k, v in options.to_dict().items() if v},
   }
   with (
     contextlib.closing(
@@ -58,7 +62,10 @@ def import_dataset(
     files.lock(folder),
   ):
     rewards = dataset.has_rewards(episodes.metadata)
-    sizes = _read_sizes(folder, provenance, rewards)
+    earlier = _read_earlier(folder, provenance, rewards)
+    sizes = earlier and (earlier['size'], earlier['action_dim'])
+    if earlier:
+      notes.merge(episodes.metadata, earlier['collected'].get('about'))
     eps.clean(folder)
     known = {'action_repeat': action_repeat, 'camera': options.image_key or ''}
     known |= {} if rewards else {dataset.REWARDS: False}
@@ -83,8 +90,8 @@ def import_dataset(
     return write_metadata(sizes, True, left_out, episodes.metadata)
 
 
-def _read_sizes(folder, provenance, rewards):
-  """(size, A) of an earlier run of the same import; None if there is none.
+def _read_earlier(folder, provenance, rewards):
+  """The metadata of an earlier run of this import; None if there is none.
 
   Raises:
     UserError: the folder holds another dataset.
@@ -95,7 +102,8 @@ def _read_sizes(folder, provenance, rewards):
   previous = metadata['collected']
   # Through JSON, which turns tuples into lists.
   expected = json.loads(json.dumps(provenance))
-  if {key: previous.get(key) for key in expected} != expected:
+  found = {key: previous.get(key) for key in expected}
+  if _identity(found) != _identity(expected):
     raise UserError(
       f'{folder}: holds another dataset ({previous.get("method")}, '
       f'{previous.get("source")}), or one imported with other options; choose '
@@ -106,7 +114,13 @@ def _read_sizes(folder, provenance, rewards):
       f'{folder}: {dataset.REWARDS} is false in its {dataset.FILE}, but now '
       'the source has rewards; import it into another folder.'
     )
-  return metadata['size'], metadata['action_dim']
+  return metadata
+
+
+def _identity(provenance):
+  options = provenance['options'] or {}
+  options = {k: v for k, v in options.items() if k not in _WIDENING}
+  return {**provenance, 'options': options}
 
 
 def _import_episodes(episodes, folder, source, sizes, on_first, progress):
@@ -137,6 +151,7 @@ def _import_episodes(episodes, folder, source, sizes, on_first, progress):
           # Before the episode: every episode on disk has an entry.
           _append_index(folder, name, indices[name])
         eps.save(folder, indices[name], episode)
+        notes.look_at_frames(episodes.metadata, episode['image'])
         quarantine.remove_reason(folder, name)
     if progress:
       progress(number + 1, len(episodes))

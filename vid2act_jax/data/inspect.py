@@ -8,6 +8,7 @@ from PIL import Image
 
 from vid2act_jax.data import dataset, files, quarantine, store
 from vid2act_jax.data import episodes as eps
+from vid2act_jax.data.formats import notes
 from vid2act_jax.types import UserError
 
 _BINS = 10
@@ -145,6 +146,7 @@ def _find_problems(directory, metadata, listed):
       f'{dataset.FILE} says {metadata["episodes"]} episodes, there are '
       f'{len(listed)}'
     )
+  out += notes.describe(metadata['collected'].get('about'))
   reasons = quarantine.read_reasons(directory)
   if reasons:
     name, reason = next(iter(reasons.items()))

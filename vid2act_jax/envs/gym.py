@@ -32,6 +32,7 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
+from vid2act_jax.data.formats.actions import box_bounds
 from vid2act_jax.envs import core, gl
 from vid2act_jax.types import UserError
 
@@ -249,7 +250,7 @@ def _action_adapter(
       f'task {task!r} has the action space {space}: wrap it so that it is a '
       'Box or a Discrete.'
     )
-  low, high = _action_bounds(space)
+  low, high = box_bounds(space.low, space.high)
 
   def scale(action):
     scaled = low + (action.reshape(space.shape) + 1) / 2 * (high - low)
@@ -258,15 +259,6 @@ def _action_adapter(
     return scaled.astype(space.dtype)
 
   return 'box', int(np.prod(space.shape)), scale
-
-
-def _action_bounds(space):
-  """Returns the values of -1 and 1; 2 apart where one side is unbounded."""
-  largest = np.finfo(np.float32).max  # Some use this for "unbounded".
-  low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-  low_unbounded, high_unbounded = low <= -largest, high >= largest
-  low = np.where(low_unbounded, np.where(high_unbounded, -1, high - 2), low)
-  return low, np.where(high_unbounded, low + 2, high)
 
 
 def _image_key(space):

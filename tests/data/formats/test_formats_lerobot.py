@@ -150,12 +150,47 @@ class TestLerobot:
     with pytest.raises(UserError, match='meta: damaged'):
       open_source('lerobot', tmp_path)
 
-  def test_missing_frames(self, tmp_path):
+  @pytest.mark.parametrize(
+    'drift, valid', [(0.04, (0, 1, 2)), (0.06, (0,)), (150, (0,)), (-9, (0,))]
+  )
+  def test_frames_are_counted(self, tmp_path, drift, valid):
+    """Where the stated start is another frame, the user decides."""
+
     def late(rows):
-      rows[1]['videos/' + CAMERA + '/from_timestamp'] += 1.5
+      for number, row in enumerate(rows):
+        row[f'videos/{CAMERA}/from_timestamp'] += drift * bool(number)
       return rows
 
-    write_lerobot(tmp_path, self.EPISODES, **{'meta/episodes': late})
-    source = open_source('lerobot', tmp_path)
-    with pytest.raises(UserError, match='mp4: has no frame at a timestamp'):
-      source.read(1)
+    def jitter(rows):  # Of the tables; clocks differ.
+      times = enumerate(rows)
+      return [{**row, 'timestamp': 1.7e9 + t / 9} for t, row in times]
+
+    path = write_lerobot(
+      tmp_path, self.EPISODES, data=jitter, **{'meta/episodes': late}
+    )
+    source = open_source('lerobot', path)
+    for index, episode in enumerate(self.EPISODES):
+      if index in valid:
+        image = source.read(index)['image']
+        np.testing.assert_array_equal(image, episode['image'])
+      else:
+        message = f'episode {index}: from_timestamp .* but .* --count-frames'
+        with pytest.raises(UserError, match=message):
+          source.read(index)
+    source = open_source('lerobot', path, count_frames=True)
+    for index, episode in enumerate(self.EPISODES):
+      image = source.read(index)['image']
+      np.testing.assert_array_equal(image, episode['image'])
+
+  @pytest.mark.parametrize('change', [-1, 1])
+  def test_other_number_of_frames(self, tmp_path, change):
+    def miscounted(rows):
+      rows[2]['length'] += change
+      return rows
+
+    write_lerobot(tmp_path, self.EPISODES, **{'meta/episodes': miscounted})
+    source = open_source('lerobot', tmp_path, count_frames=True)
+    message = f'mp4 holds 18 frames, its episodes have {18 + change} rows'
+    for index in (0, 1):
+      with pytest.raises(UserError, match=message):
+        source.read(index)

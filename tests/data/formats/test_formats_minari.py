@@ -93,8 +93,11 @@ class TestMinari:
     file.write_text('{')
     with pytest.raises(UserError, match='a: damaged'):
       open_source('minari', path)
-    path = write_minari(tmp_path / 'b', self.EPISODES, space=spaces.Discrete(3))
-    with pytest.raises(UserError, match=r'are Discrete\(3\), should be a Box'):
+    space = spaces.MultiDiscrete([3, 2])
+    path = write_minari(tmp_path / 'b', self.EPISODES, space=space)
+    with pytest.raises(
+      UserError, match=r'are MultiDi.*should be a Box or a Di'
+    ):
       open_source('minari', path)
 
   @pytest.mark.parametrize(

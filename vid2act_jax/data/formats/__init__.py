@@ -4,13 +4,21 @@ import importlib
 import os
 from collections.abc import Callable
 
-from vid2act_jax.data.formats.core import Options, Source
+from vid2act_jax.data.formats.core import Options, Source, make_options
 from vid2act_jax.types import UserError
 
 FORMATS = ('dreamer', 'vd4rl', 'minari', 'lerobot', 'ogbench')
 EXPORTS = ('dreamer', 'minari')
 
-__all__ = ['EXPORTS', 'FORMATS', 'Options', 'Source', 'export', 'open_source']
+__all__ = [
+  'EXPORTS',
+  'FORMATS',
+  'Options',
+  'Source',
+  'export',
+  'make_options',
+  'open_source',
+]
 
 
 def open_source(format: str, path: str, options: Options) -> Source:

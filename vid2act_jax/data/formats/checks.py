@@ -12,9 +12,10 @@ import string
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from PIL import EpsImagePlugin, Image
 
-from vid2act_jax.data import limits
+from vid2act_jax.data import files, limits
 from vid2act_jax.data.formats import core
 from vid2act_jax.types import UserError
 
@@ -142,7 +143,7 @@ def check_minari_episode(
       if group.file.filename != file.filename:
         raise ValueError('it is in another file')
       check_group(group, images, path.stat().st_size)
-  for part in (folder / str(index)).rglob('*.parquet'):
+  for part in files.find_files(folder / str(index), '.parquet'):
     check_table(
       core.import_optional('pyarrow.parquet').read_metadata(part), part
     )
@@ -187,6 +188,22 @@ def open_image(data: bytes, formats: tuple[str, ...]) -> Image.Image:
   image = Image.open(io.BytesIO(data), formats=formats)
   check_pixels(*image.size)
   return image
+
+
+def to_rgb(image: Image.Image, where: str | os.PathLike) -> np.ndarray:
+  """Decodes an image that a person would see as a picture, u8 [H, W, 3].
+
+  Grey and palettes become RGB; transparency is dropped.
+
+  Raises:
+    UserError: it has another mode, such as the 16 bits of depths.
+  """
+  if image.mode not in ('RGB', 'RGBA', 'L', 'LA', 'P', '1'):
+    raise UserError(
+      f'{where}: an image has the mode {image.mode}, should be RGB; choose '
+      'another camera with --image-key.'
+    )
+  return np.asarray(image.convert('RGB'))
 
 
 def check_pixels(width: int, height: int) -> None:

@@ -9,7 +9,7 @@ action, because no frame follows it.
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from PIL import Image
 
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data import limits
+from vid2act_jax.data.formats import actions, notes
 from vid2act_jax.data.formats.core import Options
 from vid2act_jax.types import UserError
 
@@ -31,12 +32,12 @@ class Steps:
   if an 'at' source has no action for the last frame. Any numeric dtypes.
   """
 
-  action: Any  # [R, A]
+  action: Any  # [R, ...]
   reward: Any = None  # [R]; None: the source has none, zeros are stored
   discount: Any = None  # [R]; None: 0 at a terminal, else 1
   is_terminal: Any = None  # [R]; None: the last if its discount is 0
   success: Any = None  # [R]
-  state: Any = None  # [T, S]
+  state: Any = None  # [T, ...]
   is_first: Any = None  # [T]; None: the first frame
   is_last: Any = None  # [T]; None: the last frame
 
@@ -47,7 +48,7 @@ def prepare_images(
   """Checks, resizes and flips frames, one at a time.
 
   Args:
-    frames: each u8 [H, W, 3] or [3, H, W].
+    frames: each u8 [H, W, 3] or [3, H, W]; grey: [H, W] or [H, W, 1].
     options: the size and the flips.
     where: name of the episode for error messages.
 
@@ -55,7 +56,7 @@ def prepare_images(
     u8 [T, size, size, 3].
 
   Raises:
-    UserError: there are no frames or too many, a frame is not an RGB image of
+    UserError: there are no frames or too many, a frame is not an image of
       uint8, or it is not square and no size is given.
   """
   prepared, num_bytes = [], 0
@@ -76,7 +77,7 @@ def build_episode(
   image: np.ndarray,
   steps: Steps,
   options: Options,
-  metadata: Mapping,
+  metadata: dict[str, Any],
   where: Where,
 ) -> dict[str, np.ndarray]:
   """Builds a valid episode of the schema.
@@ -84,8 +85,9 @@ def build_episode(
   Args:
     image: u8 [T, H, W, 3], from `prepare_images`.
     steps: the rest of the source's episode, with the alignment of `metadata`.
-    options: whether to scale the actions.
-    metadata: of the source: 'alignment' and, if known, the action bounds.
+    options: how to convert the actions.
+    metadata: of the source: 'alignment' and what is known of the actions;
+      what a user should know is counted in it.
     where: name of the episode for error messages.
 
   Raises:
@@ -93,28 +95,27 @@ def build_episode(
       shape or dtype.
   """
   frames, is_prev = len(image), metadata['alignment'] == 'led'
-  action = to_numbers(steps.action, 'action', where, 2)
+  action = _check_numbers(steps.action, 'action', where)
   allowed = (frames,) if is_prev else (frames, frames - 1)
-  if len(action) not in allowed:
+  rows = len(action) if action.ndim else 0
+  if rows not in allowed:
     raise UserError(
-      f'{where}: has {frames} frames and {len(action)} actions, should have '
+      f'{where}: has {frames} frames and {rows} actions, should have '
       f'{" or ".join(map(str, allowed))} actions; restore or remove it.'
     )
-  episode = {
-    'image': image,
-    'action': _to_prev(
-      _scale(action, options, metadata, where), frames, is_prev
-    ),
-  }
+  if not is_prev:
+    action = action[: frames - 1]  # The last one need not be valid.
+  action = actions.convert(action, options, metadata, where)
+  episode = {'image': image, 'action': _to_prev(action, frames, is_prev)}
   for key, first in (('reward', 0), ('discount', 1)):
     value = getattr(steps, key)
     if value is not None:
-      value = _to_rows(value, key, where, len(action))
+      value = _to_rows(value, key, where, rows)
       episode[key] = _to_prev(value, frames, is_prev, first)
   for key in ('is_terminal', 'success'):
     value = getattr(steps, key)
     if value is not None:
-      value = _to_rows(to_bools(value, key, where), key, where, len(action))
+      value = _to_rows(to_bools(value, key, where), key, where, rows)
       episode[key] = _to_prev(value.astype(bool), frames, is_prev)
   for key in ('is_first', 'is_last'):
     value = getattr(steps, key)
@@ -122,32 +123,27 @@ def build_episode(
       episode[key] = to_bools(value, key, where)
   if steps.state is not None:
     episode['state'] = steps.state
+  if not is_prev and rows == frames > 1 and steps.reward is not None:
+    _last_reward(episode, steps.reward, options, metadata)
   _set_defaults(episode, frames)
   _check_first(episode, where)
   eps.validate(episode, where)
   return episode
 
 
-def to_numbers(value: Any, key: str, where: Where, ndim: int) -> np.ndarray:
-  """Converts numbers to f32 [T] or [T, N]; [T, 1] is accepted as [T].
+def to_numbers(value: Any, key: str, where: Where) -> np.ndarray:
+  """Converts numbers to f32 [T]; [T, 1] is accepted as [T].
 
   Raises:
     UserError: they are missing, not numbers or of another shape.
   """
-  if value is None:
-    raise UserError(f'{where}: {key!r} is missing; restore or remove it.')
-  value = np.asarray(value)
-  if value.dtype.kind not in 'biuf':
-    raise UserError(
-      f'{where}: {key!r} is {value.dtype}, should be numbers; restore or '
-      'remove it.'
-    )
-  if ndim == 1 and value.ndim == 2 and value.shape[1] == 1:
+  value = _check_numbers(value, key, where)
+  if value.ndim == 2 and value.shape[1] == 1:
     value = value[:, 0]
-  if value.ndim != ndim:
+  if value.ndim != 1:
     raise UserError(
-      f'{where}: {key!r} has the shape {value.shape}, should be '
-      f'{"[T]" if ndim == 1 else "[T, N]"}; restore or remove it.'
+      f'{where}: {key!r} has the shape {value.shape}, should be [T]; restore '
+      'or remove it.'
     )
   # Values beyond float32 become infinite, which `validate` rejects.
   with np.errstate(over='ignore'):
@@ -160,7 +156,7 @@ def to_bools(value: Any, key: str, where: Where) -> np.ndarray:
   Raises:
     UserError: there are other values.
   """
-  value = to_numbers(value, key, where, 1)
+  value = to_numbers(value, key, where)
   if not np.isin(value, (0, 1)).all():
     raise UserError(
       f'{where}: {key!r} should be 0 or 1 everywhere; restore or remove it.'
@@ -168,11 +164,64 @@ def to_bools(value: Any, key: str, where: Where) -> np.ndarray:
   return value.astype(bool)
 
 
-def to_state(value: Any, frames: int) -> np.ndarray | None:
-  """Converts state to f32 [T, S]; None if it does not fit the schema."""
+def to_state(
+  value: Any, frames: int, required: bool, where: Where
+) -> np.ndarray | None:
+  """Converts state to f32 [T, S].
+
+  Args:
+    value: [T, ...].
+    frames: T.
+    required: whether the user has named it.
+    where: name of the episode for error messages.
+
+  Returns:
+    None if it does not fit the schema and is not required.
+
+  Raises:
+    UserError: it does not fit the schema and is required.
+  """
   value = np.asarray(value)
-  fits = value.dtype.kind in 'iuf' and value.ndim == 2 and value.shape[1] > 0
-  return value.astype(np.float32) if fits and len(value) == frames else None
+  fits = value.dtype.kind in 'biuf' and value.size and len(value) == frames
+  if fits:
+    return value.reshape(frames, -1).astype(np.float32)
+  if required:
+    raise UserError(
+      f'{where}: the state is {value.dtype} of the shape {value.shape}, should '
+      f'be numbers of {frames} rows; choose another with --state-key, or leave '
+      'it out.'
+    )
+  return None
+
+
+def join(arrays: Sequence[Any], key: str, where: Where) -> Any:
+  """Joins arrays [R, ...] to [R, N]; a single one is not changed.
+
+  Raises:
+    UserError: they have other types than numbers, or other lengths.
+  """
+  if len(arrays) == 1:
+    return arrays[0]
+  arrays = [_check_numbers(array, key, where) for array in arrays]
+  lengths = [len(array) if array.ndim else 0 for array in arrays]
+  if len({*lengths}) > 1 or not lengths[0]:
+    raise UserError(
+      f'{where}: the arrays of {key!r} have {lengths} rows; name others.'
+    )
+  flat = [array.reshape(lengths[0], -1) for array in arrays]
+  return np.concatenate(flat, 1)
+
+
+def _check_numbers(value, key, where):
+  if value is None:
+    raise UserError(f'{where}: {key!r} is missing; restore or remove it.')
+  value = np.asarray(value)
+  if value.dtype.kind not in 'biuf':
+    raise UserError(
+      f'{where}: {key!r} is {value.dtype}, should be numbers; restore or '
+      'remove it.'
+    )
+  return value
 
 
 def _prepare_frame(frame, options, where):
@@ -180,8 +229,10 @@ def _prepare_frame(frame, options, where):
     raise UserError(
       f"{where}: 'image' is {frame.dtype}, should be uint8; convert it first."
     )
-  if frame.ndim == 3 and frame.shape[2] != 3 and frame.shape[0] == 3:
+  if frame.ndim == 3 and frame.shape[2] != 3 and frame.shape[0] in (1, 3):
     frame = np.moveaxis(frame, 0, 2)
+  if frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] == 1):
+    frame = np.repeat(frame.reshape(*frame.shape[:2], 1), 3, 2)  # Grey.
   if frame.ndim != 3 or frame.shape[2] != 3:
     raise UserError(
       f"{where}: a frame of 'image' has the shape {frame.shape}, should be "
@@ -206,7 +257,7 @@ def _prepare_frame(frame, options, where):
 
 
 def _to_rows(value, key, where, rows):
-  value = to_numbers(value, key, where, 1)
+  value = to_numbers(value, key, where)
   if len(value) != rows:
     raise UserError(
       f'{where}: {key!r} has {len(value)} rows, the actions {rows}; restore or '
@@ -224,33 +275,13 @@ def _to_prev(value, frames, is_prev, first=0):
   return shifted
 
 
-def _scale(action, options, metadata, where):
-  low, high = metadata.get('action_low'), metadata.get('action_high')
-  if options.scale_actions:
-    low, high = np.array(low, np.float64), np.array(high, np.float64)
-    if low.shape != action.shape[1:]:
-      raise UserError(
-        f"{where}: 'action' has {action.shape[1]} dimensions, the bounds "
-        f'{low.size}; leave --scale-actions out.'
-      )
-    # A dimension that is constant becomes 0.
-    span = np.where(high > low, high - low, np.inf)
-    scaled = (2 * (action - (low + high) / 2) / span).astype(np.float32)
-    # If the bounds are already -1 and 1, the values stay bit for bit.
-    scaled = np.where((low == -1) & (high == 1), action, scaled)
-    if metadata['alignment'] == 'led':
-      scaled[:1] = action[:1]  # No action precedes the first frame.
-    action, hint = scaled, 'the bounds that the source declares are wrong'
-  elif low is not None:
-    hint = f'pass --scale-actions to map {low} to {high} to [-1, 1]'
-  else:
-    hint = 'scale the source first'
-  if (np.abs(action[np.isfinite(action)]) > 1 + eps.ACTION_SLACK).any():
-    raise UserError(
-      f"{where}: 'action' runs from {action.min():g} to {action.max():g}, "
-      f'should stay within [-1, 1]; {hint}.'
-    )
-  return action
+def _last_reward(episode, reward, options, metadata):
+  """Keeps or counts the reward of the last action, which no frame follows."""
+  last = np.nan_to_num(np.asarray(reward, np.float32).reshape(-1)[-1])
+  if options.repairs.keep_last_reward:
+    episode['reward'][-1] += last
+  elif last and not episode['reward'].any():
+    notes.count(metadata, 'last_rewards')
 
 
 def _set_defaults(episode, frames):

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import os
 import pathlib
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,31 @@ DROPPED_LAST_ACTION = (
 
 
 @dataclasses.dataclass(frozen=True)
+class Names:
+  """Names in the source; None: those of the format. 'A,B' joins two arrays."""
+
+  action_key: str | None = None
+  reward_key: str | None = None
+  state_key: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Repairs:
+  """What to do with episodes that are else refused, or lose a reward.
+
+  clip_actions: clip to [-1, 1], after scaling.
+  keep_last_reward: add the reward of a last action, which no frame follows, to
+    that of the last frame.
+  count_frames: in LeRobot's videos, where `from_timestamp` contradicts the
+    lengths of the episodes.
+  """
+
+  clip_actions: bool = False
+  keep_last_reward: bool = False
+  count_frames: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Options:
   """How to read a source; by default its values are not changed."""
 
@@ -26,6 +52,28 @@ class Options:
   image_key: str | None = None  # which image, if there are several
   flips: tuple[str, ...] = ()  # 'vertical', 'horizontal'
   scale_actions: bool = False  # map the declared bounds to [-1, 1]
+  discrete_actions: int | None = None  # actions are indices, 0 to this - 1
+  names: Names = Names()
+  repairs: Repairs = Repairs()
+
+  def to_dict(self) -> dict[str, Any]:
+    """All options by name, those of `names` and `repairs` among them."""
+    flat = {**vars(self), **vars(self.names), **vars(self.repairs)}
+    return {k: v for k, v in flat.items() if k not in ('names', 'repairs')}
+
+
+def make_options(**values) -> Options:
+  """Options from the names of `Options.to_dict`; the others have defaults.
+
+  Raises:
+    TypeError: there is no such option.
+  """
+  groups = {}
+  for key, group in (('names', Names), ('repairs', Repairs)):
+    fields = [field.name for field in dataclasses.fields(group)]
+    found = {name: values.pop(name) for name in fields if name in values}
+    groups[key] = group(**found)
+  return Options(**values, **groups)
 
 
 class Source(Protocol):
@@ -33,8 +81,9 @@ class Source(Protocol):
 
   `metadata` of the source can be written as JSON: 'alignment' ('led' or 'at')
   and 'dropped' (a list of what the schema cannot hold, which may grow while
-  reading); if known also 'task', 'action_low' and 'action_high'; 'has_rewards',
-  False, if the source has none.
+  reading); if known also 'task', 'action_low' and 'action_high'; for indices of
+  a Discrete 'num_actions' and 'first_action'; 'has_rewards', False, if the
+  source has none; 'counts' and 'warnings', see `notes`.
   """
 
   metadata: dict[str, Any]
@@ -97,6 +146,43 @@ def reject_scaling(options: Options, path: str | os.PathLike) -> None:
     raise UserError(
       f'{path}: declares no bounds of its actions; leave --scale-actions out.'
     )
+
+
+def split_keys(keys: str | None) -> tuple[str, ...]:
+  """The names in 'A,B', an option; () for None."""
+  return tuple(key.strip() for key in keys.split(',')) if keys else ()
+
+
+def require_keys(
+  named: Mapping[str, str | None],
+  known: Iterable[str],
+  where: str | os.PathLike,
+) -> None:
+  """Checks that the source has the arrays that options name.
+
+  Args:
+    named: names 'A' or 'A,B' by option, such as `action_key`; None: not given.
+    known: names of the source's arrays.
+    where: the source, for the error message.
+
+  Raises:
+    UserError: the source lacks one.
+  """
+  known = list(known)
+  for option, keys in named.items():
+    missing = [key for key in split_keys(keys) if key not in known]
+    if missing:
+      raise UserError(
+        f'{where}: has no {", ".join(map(repr, missing))}; it has '
+        f'{quote(known)}; choose with --{option.replace("_", "-")}.'
+      )
+
+
+def quote(names: Iterable[str], limit: int = 40) -> str:
+  """Names for a message; a file may have any number."""
+  listed = [repr(str(name)) for name in names]
+  more = f' and {len(listed) - limit} more' if len(listed) > limit else ''
+  return ', '.join(listed[:limit]) + more or 'nothing'
 
 
 def record_dropped(metadata: dict[str, Any], *items: str) -> None:

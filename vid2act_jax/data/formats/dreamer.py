@@ -37,8 +37,8 @@ class Folder:
     self._root = core.find_folder(path, 'npz episodes')
     core.reject_scaling(options, path)
     self._options = options
-    self._image_key = options.image_key or 'image'
-    self._paths = sorted(self._root.rglob('*.npz'))
+    self._names = _Names(options)
+    self._paths = files.find_files(self._root, '.npz')
     if not self._paths:
       raise UserError(
         f'{path}: no *.npz in it or its subfolders; pass the folder of the '
@@ -47,7 +47,13 @@ class Folder:
     self.metadata = {'alignment': options.align or 'led', 'dropped': []}
     if self.metadata['alignment'] == 'at':
       core.record_dropped(self.metadata, core.DROPPED_LAST_ACTION)
-    if not any(map(_has_rewards, self._paths)):
+    reward_key = options.names.reward_key or 'reward'
+    if not any(_has_array(p, reward_key) for p in self._paths):
+      if options.names.reward_key:
+        raise UserError(
+          f'{path}: no episode has {reward_key!r}; choose another array with '
+          '--reward-key, or leave it out.'
+        )
       core.record_no_rewards(self.metadata)
 
   def __len__(self) -> int:
@@ -59,21 +65,24 @@ class Folder:
   def read(self, index: int) -> dict[str, np.ndarray]:
     path = self._paths[index]
     with core.wrap_errors(path):
-      keys = {*eps.SCHEMA} - {'image'} | {self._image_key}
-      arrays = files.read_npz(path, keys)
+      arrays = files.read_npz(path, self._names.all)
       episode = self._build(arrays, path)
-      with zipfile.ZipFile(path) as archive:
-        names = [name.removesuffix('.npy') for name in archive.namelist()]
-      core.record_dropped(self.metadata, *sorted(set(names) - keys))
+      names = _list_arrays(path)
+      core.record_dropped(self.metadata, *sorted(set(names) - self._names.all))
       return episode
 
   def close(self) -> None:
     pass
 
   def _build(self, arrays, path):
-    rewards = dataset.has_rewards(self.metadata)
-    _check_keys(arrays, path, self._image_key, rewards)
-    frames = arrays.pop(self._image_key)
+    self._check_keys(arrays, path)
+    names = self._names
+    steps = {key: arrays[key] for key in names.others if key in arrays}
+    steps['action'] = convert.join(
+      [arrays[key] for key in names.action], 'action', path
+    )
+    steps['reward'] = arrays.get(names.reward)
+    frames = arrays[names.image]
     image = convert.prepare_images(frames, self._options, path)
     match = _LENGTH.search(path.name)
     if not match or len(image) - int(match[1]) not in (0, 1):
@@ -82,14 +91,47 @@ class Folder:
         f'{len(image)}, such as 20230101T000000-1a2b3c-{len(image)}.npz; the '
         'file is damaged or has another format.'
       )
-    if 'state' in arrays:
-      arrays['state'] = convert.to_state(arrays['state'], len(image))
-      if arrays['state'] is None:
+    if all(key in arrays for key in names.state):
+      steps['state'] = convert.to_state(
+        convert.join([arrays[key] for key in names.state], 'state', path),
+        len(image),
+        bool(self._options.names.state_key),
+        path,
+      )
+      if steps['state'] is None:
         core.record_dropped(self.metadata, 'state')
-    steps = convert.Steps(**arrays)
     return convert.build_episode(
-      image, steps, self._options, self.metadata, path
+      image, convert.Steps(**steps), self._options, self.metadata, path
     )
+
+  def _check_keys(self, arrays, path):
+    names = self._names
+    needed = [names.image, *names.action]
+    needed += [names.reward] if dataset.has_rewards(self.metadata) else []
+    needed += names.state if self._options.names.state_key else []
+    missing = [key for key in needed if key not in arrays]
+    if 'discount' not in arrays and 'is_terminal' not in arrays:
+      missing.append('discount')
+    if missing:
+      raise UserError(
+        f'{path}: missing {core.quote(missing)}, has '
+        f'{core.quote(_list_arrays(path))}; choose other arrays with '
+        '--image-key, --action-key, --reward-key or --state-key, or restore '
+        'or remove it.'
+      )
+
+
+class _Names:
+  """The names of the arrays in the files."""
+
+  def __init__(self, options):
+    self.image = options.image_key or 'image'
+    self.action = core.split_keys(options.names.action_key) or ('action',)
+    self.reward = options.names.reward_key or 'reward'
+    self.state = core.split_keys(options.names.state_key) or ('state',)
+    self.others = {*eps.SCHEMA} - {'image', 'action', 'reward', 'state'}
+    named = {self.image, *self.action, self.reward, *self.state}
+    self.all = self.others | named
 
 
 def export(
@@ -128,22 +170,14 @@ def _copy(source, target, rewards):
   files.atomic_write(target, write)
 
 
-def _has_rewards(path):
-  """Whether an episode has rewards; `read` reports a damaged one."""
+def _has_array(path, key):
+  """Whether an episode has an array; `read` reports a damaged one."""
   try:
-    return 'reward' in files.read_npz(path, ('reward',))
+    return key in files.read_npz(path, (key,))
   except UserError:
     return False
 
 
-def _check_keys(arrays, path, image_key, rewards):
-  needed = (image_key, 'action', *(('reward',) if rewards else ()))
-  missing = [key for key in needed if key not in arrays]
-  if 'discount' not in arrays and 'is_terminal' not in arrays:
-    missing.append('discount')
-  if missing:
-    raise UserError(
-      f'{path}: missing {", ".join(map(repr, missing))}, has '
-      f'{", ".join(map(repr, arrays)) or "no known keys"}; restore or '
-      'remove it.'
-    )
+def _list_arrays(path):
+  with zipfile.ZipFile(path) as archive:
+    return [name.removesuffix('.npy') for name in archive.namelist()]

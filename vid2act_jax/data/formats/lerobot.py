@@ -1,20 +1,21 @@
-"""LeRobot v3: tables in Parquet, with frames in the tables or in videos.
+"""LeRobot v3 and v2: tables in Parquet, with frames in them or in videos.
 
 A row holds the frame, the action taken at it, and under `next.` its reward and
-success. A file holds several episodes; `meta/episodes` gives their location.
+success. Frames of a video are found by counting the rows of the episodes in it:
+the timestamps of the tables and of the metadata are not exact.
 """
-
-import pathlib
-from collections.abc import Iterator
 
 import numpy as np
 
-from vid2act_jax.data.formats import checks, convert, core
+from vid2act_jax.data.formats import checks, convert, core, lerobot_index
 from vid2act_jax.data.formats.core import Options
+from vid2act_jax.data.formats.video import Video
 from vid2act_jax.types import UserError
 
 _COUNTERS = ('timestamp', 'frame_index', 'episode_index', 'index', 'task_index')
-_STATE, _REWARD, _SUCCESS = 'observation.state', 'next.reward', 'next.success'
+_ACTION, _STATE, _REWARD = 'action', 'observation.state', 'next.reward'
+_SUCCESS = 'next.success'
+_IMAGE_FORMATS = ('PNG', 'JPEG', 'WEBP')
 
 
 def open_source(path: str, options: Options) -> 'Folder':
@@ -22,7 +23,8 @@ def open_source(path: str, options: Options) -> 'Folder':
 
   Raises:
     UserError: there is no dataset, it has another version, no camera or
-      several, or pyarrow or (for videos) av is not installed.
+      several, no actions of this name, or pyarrow or (for videos) av is not
+      installed.
   """
   return Folder(path, options)
 
@@ -33,50 +35,53 @@ class Folder:
   def __init__(self, path: str, options: Options):
     self._root = core.find_folder(path, 'a LeRobot dataset')
     self._parquet = core.import_optional('pyarrow.parquet')
-    self._options = options
+    self._options, self._video = options, None
     self.metadata = {'alignment': options.align or 'at', 'dropped': []}
     if self.metadata['alignment'] == 'at':
       core.record_dropped(self.metadata, core.DROPPED_LAST_ACTION)
-    info = self._read_info()
+    info = lerobot_index.read_info(self._root)
     with core.wrap_errors(self._root / 'meta'):
-      features, self._fps = info['features'], float(info['fps'])
+      features = info['features']
       self._paths = {'data': info['data_path'], 'video': info.get('video_path')}
       self._camera = self._select_camera(features)
       self._is_video = features[self._camera]['dtype'] == 'video'
-      wanted = ('action', _STATE, _REWARD, _SUCCESS)
-      self._columns = [key for key in wanted if key in features]
-      self._record_dropped(features)
+      self._select_columns(features)
       self._read_bounds()
-      self._episodes = self._read_episodes()
+      self._episodes, tasks = lerobot_index.read_episodes(
+        self._root,
+        info,
+        self._camera if self._is_video else None,
+        self._read_parquet,
+      )
+    if len(tasks) == 1:
+      self.metadata['task'] = tasks.pop()
     if self._is_video:
-      self._av = core.import_optional('av')
+      core.import_optional('av')
 
   def __len__(self) -> int:
     return len(self._episodes)
 
   def name(self, index: int) -> str:
-    return f'episode {self._episodes[index]["episode_index"]}'
+    return f'episode {self._episodes[index].index}'
 
   def read(self, index: int) -> dict[str, np.ndarray]:
     where = f'{self._root}, {self.name(index)}'
     with core.wrap_errors(where):
-      row = self._episodes[index]
-      table = self._read_table(row, where)
+      episode = self._episodes[index]
+      table = self._read_table(episode, where)
       if self._is_video:
-        frames = self._decode(row, np.array(table['timestamp'], np.float64))
+        frames = self._find_video(episode, where).read(
+          episode.first_frame, episode.length
+        )
       else:
-        frames = (_open_image(cell, where) for cell in table[self._camera])
+        frames = (self._open_image(c, where) for c in table[self._camera])
       image = convert.prepare_images(frames, self._options, where)
-      state = table.get(_STATE)
-      if state is not None:
-        state = convert.to_state(state, len(image))
-        if state is None:
-          core.record_dropped(self.metadata, _STATE)
+      action = [table[key] for key in self._action]
       steps = convert.Steps(
-        action=table.get('action'),
-        reward=table.get(_REWARD),
+        action=convert.join(action, 'action', where),
+        reward=table.get(self._reward),
         success=table.get(_SUCCESS),
-        state=state,
+        state=self._read_state(table, len(image), where),
       )
       return convert.build_episode(
         image, steps, self._options, self.metadata, where
@@ -85,21 +90,15 @@ class Folder:
   def close(self) -> None:
     pass
 
-  def _read_info(self):
-    path = self._root / 'meta' / 'info.json'
-    if not path.is_file():
-      raise UserError(
-        f'{path}: missing; this folder is no LeRobot dataset; pass the folder '
-        'that holds meta/.'
-      )
-    info = core.read_json(path)
-    version = str(info.get('codebase_version'))
-    if not version.startswith('v3.'):
-      raise UserError(
-        f'{path}: of LeRobot {version}, only v3 is supported; convert it with '
-        'lerobot.scripts.convert_dataset_v21_to_v30 of LeRobot.'
-      )
-    return info
+  def _read_state(self, table, frames, where):
+    if not self._state:
+      return None
+    state = convert.join([table[key] for key in self._state], 'state', where)
+    required = bool(self._options.names.state_key)
+    state = convert.to_state(state, frames, required, where)
+    if state is None:
+      core.record_dropped(self.metadata, *self._state)
+    return state
 
   def _select_camera(self, features):
     kinds = ('image', 'video')
@@ -115,7 +114,22 @@ class Folder:
       )
     return wanted
 
-  def _record_dropped(self, features):
+  def _select_columns(self, features):
+    """Chooses the features to read, and records those that are dropped."""
+    options = self._options
+    self._action = core.split_keys(options.names.action_key) or (_ACTION,)
+    self._state = core.split_keys(options.names.state_key)
+    self._reward = options.names.reward_key or _REWARD
+    named = {
+      'action_key': ','.join(self._action),
+      'state_key': options.names.state_key,
+      'reward_key': options.names.reward_key,
+    }
+    core.require_keys(named, features, self._root)
+    if not self._state and _STATE in features:
+      self._state = (_STATE,)
+    wanted = (*self._action, *self._state, self._reward, _SUCCESS)
+    self._columns = [key for key in wanted if key in features]
     used = {*self._columns, *_COUNTERS, self._camera}
     core.record_dropped(
       self.metadata, *sorted(set(features) - used - {'next.done'})
@@ -125,44 +139,34 @@ class Folder:
       core.record_dropped(
         self.metadata, 'next.done: a terminal or a time limit, not known which'
       )
-    if _REWARD not in features:
+    if self._reward not in features:
       core.record_no_rewards(self.metadata)
 
   def _read_bounds(self):
-    """Uses the smallest and largest actions as bounds; none are declared."""
-    path = self._root / 'meta' / 'stats.json'
-    stats = core.read_json(path).get('action') if path.is_file() else None
-    if not stats:
-      core.reject_scaling(self._options, path)
+    """Uses the smallest and largest actions as bounds; none are declared.
+
+    Only --scale-actions needs them: without it, any statistics will do.
+    """
+    meta = self._root / 'meta'
+    try:
+      bounds = lerobot_index.read_bounds(self._root, self._action)
+    except (UserError, ValueError, KeyError, TypeError, OSError) as error:
+      if self._options.scale_actions:
+        raise UserError(
+          f'{meta}: its statistics have no smallest and largest action '
+          f'({type(error).__name__}: {str(error)[:200]}); restore them, or '
+          'leave --scale-actions out.'
+        ) from error
       return
-    low, high = (np.array(stats[k], np.float64) for k in ('min', 'max'))
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-      raise ValueError('stats.json has actions that are not finite')
-    self.metadata['action_low'] = low.tolist()
-    self.metadata['action_high'] = high.tolist()
+    if bounds is None:
+      core.reject_scaling(self._options, meta)
+      return
+    self.metadata['action_low'], self.metadata['action_high'] = bounds
 
-  def _read_episodes(self):
-    """The location of each episode, sorted by index."""
-    needed = ['episode_index', 'length', 'data/chunk_index', 'data/file_index']
-    if self._is_video:
-      keys = ('chunk_index', 'file_index', 'from_timestamp')
-      needed += [f'videos/{self._camera}/{key}' for key in keys]
-    rows, tasks = [], set()
-    for path in sorted((self._root / 'meta' / 'episodes').rglob('*.parquet')):
-      names = self._parquet.read_schema(path).names
-      columns = [*needed, *(n for n in ('tasks',) if n in names)]
-      rows += self._read_parquet(path, columns).to_pylist()
-    for row in rows:
-      tasks.update(row.pop('tasks', None) or ())
-    if not rows:
-      raise UserError(
-        f'{self._root}: meta/episodes lists no episodes; restore it.'
-      )
-    if len(tasks) == 1:
-      self.metadata['task'] = str(tasks.pop())
-    return sorted(rows, key=lambda row: row['episode_index'])
-
-  def _read_parquet(self, path, columns, filters=None):
+  def _read_parquet(self, path, columns, optional=(), filters=None):
+    if optional:
+      names = {*self._parquet.read_schema(path).names}
+      columns = [*columns, *(name for name in optional if name in names)]
     checks.check_table(self._parquet.read_metadata(path), path, columns)
     return self._parquet.read_table(
       path,
@@ -172,80 +176,59 @@ class Folder:
       partitioning=None,
     )
 
-  def _read_table(self, row, where):
+  def _read_table(self, episode, where):
     """Reads the columns of an episode as lists of its rows."""
-    path = self._locate('data', row, 'data')
-    columns = [*self._columns, 'frame_index', 'timestamp']
+    path = lerobot_index.find_file(
+      self._root, self._paths['data'], episode.table
+    )
+    columns = [*self._columns, 'frame_index']
     if not self._is_video:
       columns.append(self._camera)
-    episode = [('episode_index', '=', row['episode_index'])]
-    table = self._read_parquet(path, columns, episode)
+    rows = [('episode_index', '=', episode.index)]
+    table = self._read_parquet(path, columns, filters=rows)
     table = {key: table[key].to_pylist() for key in columns}
     found = table['frame_index']
     # The length first: a list of the claimed length may not fit into memory.
-    if len(found) != row['length'] or found != list(range(len(found))):
+    if len(found) != episode.length or found != list(range(len(found))):
       raise UserError(
-        f'{where}: meta/episodes says {row["length"]} frames, {path} holds '
+        f'{where}: meta/episodes says {episode.length} frames, {path} holds '
         f'{len(found)}, or not in order; restore or remove it.'
       )
     return table
 
-  def _locate(self, kind, row, prefix) -> pathlib.Path:
-    values = {
-      'video_key': self._camera,
-      'chunk_index': row[f'{prefix}/chunk_index'],
-      'file_index': row[f'{prefix}/file_index'],
-    }
-    return self._root / checks.format_path(self._paths[kind], values)
-
-  def _decode(self, row, times) -> Iterator[np.ndarray]:
-    """Yields the frame nearest to each time [T], in seconds of the episode."""
-    prefix = f'videos/{self._camera}'
-    path = self._locate('video', row, prefix)
-    times = times + row[f'{prefix}/from_timestamp']
-    index, previous = 0, None
-    # By default, FFmpeg would also accept playlists, which can refer to other
-    # files and to the network.
-    with self._av.open(str(path), format='mp4') as container:
-      stream = container.streams.video[0]
-      checks.check_pixels(stream.width, stream.height)
-      # To the previous key frame; slightly early, because times are rounded.
-      first = max(0, round(times[0] / stream.time_base) - 1)
-      container.seek(first, stream=stream)
-      for frame in container.decode(stream):
-        if frame.pts is None:
-          continue
-        while index < len(times) and previous is not None:
-          distance = abs(previous.time - times[index])
-          if abs(frame.time - times[index]) < distance:
-            break
-          yield self._to_array(previous, distance, path)
-          index += 1
-        if index == len(times):
-          return
-        previous = frame
-      for time in times[index:]:
-        distance = np.inf if previous is None else abs(previous.time - time)
-        yield self._to_array(previous, distance, path)
-
-  def _to_array(self, frame, distance, path):
-    if distance > 0.5 / self._fps:
-      raise UserError(
-        f'{path}: has no frame at a timestamp of the table; restore it.'
-      )
-    return frame.to_ndarray(format='rgb24')
-
-
-def _open_image(cell, where):
-  if not cell or not cell.get('bytes'):
-    raise UserError(
-      f'{where}: an image is not in the table but in a separate file; save the '
-      'dataset with LeRobot again.'
+  def _find_video(self, episode, where):
+    """Opens the video of an episode and checks that the counts agree."""
+    path = lerobot_index.find_file(
+      self._root, self._paths['video'], episode.video
     )
-  with checks.open_image(cell['bytes'], ('PNG', 'JPEG')) as image:
-    if image.mode != 'RGB':
+    if self._video is None or self._video.path != path:
+      self._video = Video(path)
+    held, first = len(self._video.times), episode.first_frame
+    if held != episode.video_frames:
       raise UserError(
-        f'{where}: an image has the mode {image.mode}, should be RGB; choose '
-        'another camera with --image-key.'
+        f'{where}: {path} holds {held} frames, its episodes have '
+        f'{episode.video_frames} rows, so that it is not known which frame '
+        'belongs to which row; restore it.'
       )
-    return np.asarray(image)
+    if episode.start is not None and not self._options.repairs.count_frames:
+      stated = self._video.nearest(episode.start)
+      if stated != first:
+        raise UserError(
+          f'{where}: from_timestamp says that it starts at frame {stated} of '
+          f'{path}, but the episodes before it have {first} rows; restore it, '
+          'or pass --count-frames to go by the rows.'
+        )
+    return self._video
+
+  def _open_image(self, cell, where):
+    data = cell and cell.get('bytes')
+    if not data and cell and cell.get('path'):
+      path = self._root / checks.format_path('{path}', {'path': cell['path']})
+      data = path.read_bytes() if path.is_file() else None
+    if not data:
+      raise UserError(
+        f'{where}: an image is not in the table but in a separate file; save '
+        'the dataset with LeRobot again.'
+      )
+    with checks.open_image(data, _IMAGE_FORMATS) as image:
+      return checks.to_rgb(image, where)

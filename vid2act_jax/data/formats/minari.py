@@ -1,20 +1,18 @@
 """Minari: T + 1 observations and T actions per episode, taken at the frames."""
 
-import os
 import pathlib
-import re
-import shutil
-from collections.abc import Callable
 
 import numpy as np
 
-from vid2act_jax.data import dataset, files
-from vid2act_jax.data import episodes as eps
-from vid2act_jax.data.formats import checks, convert, core
+from vid2act_jax.data.formats import actions, checks, convert, core
 from vid2act_jax.data.formats.core import Options
+from vid2act_jax.data.formats.minari_export import export
 from vid2act_jax.types import UserError
 
+__all__ = ['Dataset', 'export', 'open_source']
+
 _SUCCESS = ('success', 'is_success')
+_IMAGES = ('image', 'pixels')  # Preferred, as for environments.
 
 
 def open_source(path: str, options: Options) -> 'Dataset':
@@ -22,7 +20,7 @@ def open_source(path: str, options: Options) -> 'Dataset':
 
   Raises:
     UserError: there is no dataset, it has no image or several, its actions are
-      not continuous, or minari is not installed.
+      neither a Box nor a Discrete, or minari is not installed.
   """
   return Dataset(path, options)
 
@@ -48,7 +46,7 @@ class Dataset:
         self._dataset.observation_space, spaces
       )
       self._jpegs = self._find_jpegs()
-      self._read_bounds(self._dataset.action_space, spaces)
+      self._read_action_space(self._dataset.action_space, spaces)
       spec = self._dataset.env_spec
       task = self._dataset.storage.metadata.get('task', spec and spec.id)
       if task:
@@ -87,21 +85,28 @@ class Dataset:
   def _build(self, source, where):
     frames, state = source.observations, None
     if self._image_key is not None:
-      frames, state = frames[self._image_key], frames.get('state')
+      frames = frames[self._image_key]
     image = convert.prepare_images(frames, self._options, where)
+    if self._state_keys:
+      state = [source.observations[key] for key in self._state_keys]
+      state = convert.join(state, 'state', where)
+      required = bool(self._options.names.state_key)
+      state = convert.to_state(state, len(image), required, where)
+      if state is None:
+        core.record_dropped(self.metadata, 'state')
     rows = len(source.rewards)
     if len(image) != rows + 1:
       raise UserError(
         f'{where}: has {len(image)} frames and {rows} steps, should have one '
         'more frame than steps; restore or remove it.'
       )
-    steps = convert.Steps(
-      action=source.actions,
-      reward=source.rewards,
-      is_terminal=source.terminations,
-      state=None if state is None else convert.to_state(state, len(image)),
-    )
     infos = dict(source.infos or {})
+    steps = convert.Steps(
+      action=self._select_actions(source.actions, where),
+      reward=self._select_rewards(source.rewards, infos, where),
+      is_terminal=source.terminations,
+      state=state,
+    )
     success = next((infos.pop(k) for k in _SUCCESS if k in infos), None)
     # With infos of the resets there is one per frame, else one per action.
     per_frame = success is not None and len(success) == len(image)
@@ -115,21 +120,42 @@ class Dataset:
     core.record_dropped(
       self.metadata, *(f'infos/{key}' for key in sorted(infos))
     )
-    if state is not None and steps.state is None:
-      core.record_dropped(self.metadata, 'state')
     return episode
+
+  def _select_actions(self, value, where):
+    if not self._action_keys:
+      return value
+    return convert.join([value[k] for k in self._action_keys], 'action', where)
+
+  def _select_rewards(self, rewards, infos, where):
+    """The rewards, or the entry of the infos that the user has named."""
+    key = self._options.names.reward_key
+    if not key:
+      return rewards
+    core.require_keys({'reward_key': key}, infos, f'{where}, infos')
+    values = np.asarray(infos.pop(key))
+    # With infos of the resets there is one per frame, else one per action.
+    return values[1:] if len(values) == len(rewards) + 1 else values
 
   def _select_image(self, space, spaces):
     """Returns the key of the image; None if the observations are images."""
     wanted = self._options.image_key
+    state = self._options.names.state_key
+    self._state_keys = core.split_keys(state)
     if not isinstance(space, spaces.Dict):
+      core.require_keys({'state_key': state}, (), f'{self._path}, observations')
       if not _is_image(space):
         raise UserError(
           f'{self._path}: the observations are {space}, should have an RGB '
           'image of uint8; choose another dataset.'
         )
       return None
+    core.require_keys({'state_key': state}, space.spaces, self._path)
+    if 'state' in space.spaces and not state:
+      self._state_keys = ('state',)
     images = [key for key, part in space.spaces.items() if _is_image(part)]
+    if wanted is None and len(images) > 1:
+      wanted = next((key for key in _IMAGES if key in images), None)
     if wanted is not None and wanted not in images:
       raise UserError(
         f'{self._path}: {wanted!r} is not one of its images; choose one of '
@@ -142,143 +168,41 @@ class Dataset:
       )
     key = images[0] if wanted is None else wanted
     core.record_dropped(
-      self.metadata, *(k for k in space.spaces if k not in (key, 'state'))
+      self.metadata,
+      *(k for k in space.spaces if k not in (key, *self._state_keys)),
     )
     return key
 
-  def _read_bounds(self, space, spaces):
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-      raise UserError(
-        f'{self._path}: the actions are {space}, should be a Box of one '
-        'dimension; choose a dataset of continuous actions.'
-      )
-    if np.isfinite(space.low).all() and np.isfinite(space.high).all():
-      self.metadata['action_low'] = space.low.tolist()
-      self.metadata['action_high'] = space.high.tolist()
-    else:
+  def _read_action_space(self, space, spaces):
+    """Reads the kind of the actions and their bounds, as environments do."""
+    wanted = self._options.names.action_key
+    self._action_keys = core.split_keys(wanted)
+    parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {}
+    core.require_keys({'action_key': wanted}, parts, f'{self._path}, actions')
+    chosen = [parts[key] for key in self._action_keys] or [space]
+    if len(chosen) == 1 and isinstance(chosen[0], spaces.Discrete):
       core.reject_scaling(self._options, self._path)
-
-
-def export(
-  directory: str | os.PathLike,
-  destination: str | os.PathLike,
-  progress: Callable[[int, int], None],
-) -> dict:
-  """Writes a dataset as a Minari dataset of raw frames; see `formats`.
-
-  About 6 MB per episode of 501 frames: Minari's HDF5 has only lossy
-  compression. The export is atomic. A dataset without rewards is an error.
-  """
-  core.import_optional('minari')
-  metadata = dataset.read_metadata(directory, True)
-  if not dataset.has_rewards(metadata):
-    raise UserError(
-      f'{directory}: {dataset.REWARDS} is false in its {dataset.FILE}, and '
-      'Minari needs rewards; export it with --format dreamer.'
-    )
-  task = metadata['task']
-  listed = eps.list_episodes(directory)
-  if not listed:
-    raise UserError(f'{directory}: holds no episodes; collect some first.')
-  target = pathlib.Path(destination)
-  if target.is_file() or (target.is_dir() and any(target.iterdir())):
-    raise UserError(f'{target}: already exists; choose a new folder.')
-  unfinished = target.with_name(target.name + files.TEMPORARY)
-  shutil.rmtree(unfinished, ignore_errors=True)
-  files.make_folder(unfinished)
-  try:
-    writer = _Writer(unfinished / 'data', task, listed)
-    for done, file in enumerate(listed, 1):
-      writer.add(file.path)
-      progress(done, len(listed))
-    os.replace(unfinished, target)
-  except OSError as error:
-    raise UserError(
-      f'{target}: cannot be written ({error}); free disk space or fix the '
-      'permissions and run again.'
-    ) from error
-  return {'episodes': writer.written, 'lost': writer.lost}
-
-
-class _Writer:
-  """Writes episodes to a new Minari dataset; all must have the same shapes."""
-
-  def __init__(self, folder, task, listed):
-    minari, spaces = (
-      core.import_optional('minari'),
-      core.import_optional('gymnasium').spaces,
-    )
-    storages = core.import_optional('minari.dataset.minari_storage')
-    self._buffer = core.import_optional('minari.data_collector').EpisodeBuffer
-    self.written, self.lost = 0, []
-    self._keys = ['image', 'action']
-    num_with_state = sum(
-      'state' in files.read_npz(f.path, ('state',)) for f in listed
-    )
-    if num_with_state == len(listed):
-      self._keys.append('state')
-    elif num_with_state:
-      self.lost.append(
-        f"'state': only {num_with_state} of {len(listed)} episodes have it"
-      )
-    self._shapes = self._get_shapes(_load(listed[0].path))
-    observations = spaces.Box(0, 255, self._shapes['image'], np.uint8)
-    if 'state' in self._shapes:
-      state = spaces.Box(-np.inf, np.inf, self._shapes['state'], np.float32)
-      observations = spaces.Dict({'image': observations, 'state': state})
-    storage = storages.MinariStorage.new(
-      folder,
-      observation_space=observations,
-      action_space=spaces.Box(-1, 1, self._shapes['action'], np.float32),
-      data_format='hdf5',
-      jpeg_encoding=False,
-    )
-    storage.update_metadata(
-      {
-        'dataset_id': re.sub(r'\W', '_', task) + '-v0',
-        'minari_version': minari.__version__,
-        'task': task,
-      }
-    )
-    self._dataset = minari.MinariDataset(storage)
-
-  def add(self, path):
-    episode = _load(path)
-    shapes = self._get_shapes(episode)
-    if shapes != self._shapes:
-      raise UserError(
-        f'{path}: has the shapes {shapes}, the first episode {self._shapes}; '
-        'move it to another folder.'
-      )
-    if len(episode['reward']) == 1:
-      self.lost.append(f'{path.name}: one frame and no action')
+      self.metadata['num_actions'] = int(chosen[0].n)
+      self.metadata['first_action'] = int(chosen[0].start)
       return
-    terminal = episode['is_terminal']
-    if (episode['discount'] != 1 - terminal).any():
-      self.lost.append(f"{path.name}: 'discount', other than 0 at a terminal")
-    observations = episode['image']
-    if 'state' in shapes:
-      observations = {'image': observations, 'state': episode['state']}
-    success = episode.get('success')
-    buffer = self._buffer(
-      observations=observations,
-      actions=episode['action'][1:],
-      rewards=episode['reward'][1:],
-      terminations=terminal[1:],
-      truncations=(episode['is_last'] & ~terminal)[1:],
-      infos=None if success is None else {'success': success},
+    if not all(isinstance(part, spaces.Box) for part in chosen):
+      hint = 'choose another dataset'
+      if parts:
+        hint = f'choose Boxes, or one Discrete, of {core.quote(parts)} with '
+        hint += '--action-key, such as --action-key A,B'
+      raise UserError(
+        f'{self._path}: the actions are {space}, should be a Box or a '
+        f'Discrete; {hint}.'
+      )
+    if not any(np.isfinite([p.low, p.high]).any() for p in chosen):
+      core.reject_scaling(self._options, self._path)
+    bounds = [actions.box_bounds(part.low, part.high) for part in chosen]
+    low, high = (
+      np.concatenate([b.ravel() for b in side])
+      for side in zip(*bounds, strict=True)
     )
-    self._dataset.update_dataset_from_buffer([buffer])
-    self.written += 1
-
-  def _get_shapes(self, episode):
-    return {key: episode[key].shape[1:] for key in self._keys}
-
-
-def _load(path):
-  episode = eps.load(path)
-  eps.validate(episode, path)
-  return episode
+    self.metadata['action_low'] = low.tolist()
+    self.metadata['action_high'] = high.tolist()
 
 
 def _open(minari, path):

@@ -44,7 +44,7 @@ class Trajectories:
       self._bytes = self._path.stat().st_size
       self._archive = zipfile.ZipFile(self._path)
       try:
-        self._open(options.image_key or 'observations')
+        self._open(options)
       except BaseException:
         self._archive.close()
         raise
@@ -65,35 +65,51 @@ class Trajectories:
       rows = {
         k: v.read(start, self._stops[index]) for k, v in self._rows.items()
       }
-      image = convert.prepare_images(rows.pop('image'), self._options, where)
-      steps = convert.Steps(**rows)
-      return convert.build_episode(
-        image, steps, self._options, self.metadata, where
-      )
+      return self._build(rows, where)
+
+  def _build(self, rows, where):
+    names, options = self._names, self._options
+    image = convert.prepare_images(rows[names['image'][0]], options, where)
+    found = {
+      key: convert.join([rows[name] for name in names[key]], key, where)
+      for key in names
+      if key != 'image'
+    }
+    if 'state' in found:
+      found['state'] = convert.to_state(found['state'], len(image), True, where)
+    steps = convert.Steps(**found)
+    return convert.build_episode(image, steps, options, self.metadata, where)
 
   def close(self) -> None:
     for rows in self._rows.values():
       rows.close()
     self._archive.close()
 
-  def _open(self, image_key):
+  def _open(self, options):
     members = files.list_members(self._archive)
-    missing = {image_key, 'actions', 'terminals'} - set(members)
+    image_key = options.image_key or 'observations'
+    action = core.split_keys(options.names.action_key) or ('actions',)
+    missing = {image_key, *action, 'terminals'} - set(members)
     if missing:
       raise UserError(
-        f'{self._path}: missing {", ".join(map(repr, sorted(missing)))}, has '
-        f'{", ".join(map(repr, members))}; pass the npz of a visual dataset.'
+        f'{self._path}: missing {core.quote(sorted(missing))}, has '
+        f'{core.quote(members)}; pass the npz of a visual dataset, or choose '
+        'other arrays with --image-key or --action-key.'
       )
-    names = {'image': image_key, 'action': 'actions', 'reward': 'rewards'}
-    self._rows = {
-      k: RowReader(self._archive, members[name])
-      for k, name in names.items()
-      if name in members
+    core.require_keys(vars(options.names), members, self._path)
+    names = {
+      'image': (image_key,),
+      'action': action,
+      'reward': (options.names.reward_key or 'rewards',),
+      'state': core.split_keys(options.names.state_key),
     }
+    self._names = {k: n for k, n in names.items() if n and {*n} <= {*members}}
+    used = {name for listed in self._names.values() for name in listed}
+    self._rows = {k: RowReader(self._archive, members[k]) for k in used}
     core.record_dropped(
-      self.metadata, *sorted(set(members) - {*names.values(), 'terminals'})
+      self.metadata, *sorted(set(members) - used - {'terminals'})
     )
-    if 'reward' not in self._rows:
+    if 'reward' not in self._names:
       core.record_no_rewards(self.metadata)
     terminals = RowReader(self._archive, members['terminals'])
     readers = {**self._rows, 'terminals': terminals}

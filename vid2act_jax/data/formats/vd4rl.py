@@ -11,14 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vid2act_jax.data import limits
+from vid2act_jax.data import files, limits
 from vid2act_jax.data.formats import checks, convert, core
 from vid2act_jax.data.formats.core import Options
 from vid2act_jax.data.formats.dreamer import Folder
 from vid2act_jax.types import UserError
 
 _FIRST, _LAST = 0, 2
-_REQUIRED = ('action', 'reward', 'discount', 'step_type')
 
 
 class _Segment(NamedTuple):
@@ -38,8 +37,8 @@ def open_source(path: str, options: Options) -> core.Source:
       is needed and not installed.
   """
   folder = core.find_folder(path, 'V-D4RL files')
-  shards = sorted(p for e in ('hdf5', 'h5') for p in folder.rglob(f'*.{e}'))
-  episodes = next(folder.rglob('*.npz'), None)
+  shards = files.find_files(folder, '.hdf5', '.h5')
+  episodes = files.find_files(folder, '.npz')
   if shards and episodes:
     raise UserError(
       f'{path}: holds both *.npz and *.hdf5, likely the same in 64 and 84 '
@@ -67,10 +66,21 @@ class Shards:
     self.metadata = {'alignment': options.align or 'led', 'dropped': []}
     if self.metadata['alignment'] == 'at':
       core.record_dropped(self.metadata, core.DROPPED_LAST_ACTION)
-    self._keys = _REQUIRED
+    self._action = core.split_keys(options.names.action_key) or ('action',)
+    self._state = core.split_keys(
+      options.names.state_key
+    )  # The shards have none.
+    self._reward = options.names.reward_key or 'reward'
     if not any(map(self._has_rewards, paths)):
-      self._keys = tuple(key for key in _REQUIRED if key != 'reward')
+      if options.names.reward_key:
+        raise UserError(
+          f'{root}: no shard has {self._reward!r}; choose another array with '
+          '--reward-key, or leave it out.'
+        )
+      self._reward = None
       core.record_no_rewards(self.metadata)
+    self._keys = (*self._action, *self._state, 'discount')
+    self._keys += (self._reward,) if self._reward else ()
     self._segments: list[_Segment] = []
     for path in paths:
       try:
@@ -94,8 +104,7 @@ class Shards:
     where = f'{segment.path}[{segment.start}:{segment.stop}]'
     with core.wrap_errors(where):
       file, rows = self._open(segment.path), slice(segment.start, segment.stop)
-      keys = [key for key in self._keys if key != 'step_type']
-      arrays = {k: file[k] for k in (self._image_key, *keys)}
+      arrays = {k: file[k] for k in (self._image_key, *self._keys)}
       count = segment.stop - segment.start
       claimed = sum(
         count * math.prod(a.shape[1:]) * a.dtype.itemsize
@@ -104,16 +113,26 @@ class Shards:
       limits.check_size(claimed, segment.path.stat().st_size)
       image = arrays[self._image_key][rows]
       image = convert.prepare_images(image, self._options, where)
-      values = {key: arrays[key][rows] for key in keys}
-      steps = convert.Steps(**values)
-      return convert.build_episode(
-        image, steps, self._options, self.metadata, where
-      )
+      values = {key: arrays[key][rows] for key in self._keys}
+      return self._build(image, values, where)
 
   def close(self) -> None:
     if self._file is not None:
       self._file.close()
     self._file, self._path = None, None
+
+  def _build(self, image, values, where):
+    steps = convert.Steps(
+      action=convert.join([values[k] for k in self._action], 'action', where),
+      reward=values.get(self._reward),
+      discount=values['discount'],
+    )
+    if self._state:
+      state = convert.join([values[k] for k in self._state], 'state', where)
+      steps.state = convert.to_state(state, len(image), True, where)
+    return convert.build_episode(
+      image, steps, self._options, self.metadata, where
+    )
 
   def _open(self, path):
     if path != self._path:
@@ -126,7 +145,7 @@ class Shards:
     """Whether a shard has rewards; `_scan` reports a damaged one."""
     try:
       with core.wrap_errors(path):
-        return 'reward' in self._open(path)
+        return self._reward in self._open(path)
     except UserError:
       return False
 
@@ -134,12 +153,13 @@ class Shards:
     """The complete episodes of a shard."""
     with core.wrap_errors(path):
       file = self._open(path)
-      needed = (self._image_key, *self._keys)
+      needed = (self._image_key, *self._keys, 'step_type')
       missing = [key for key in needed if key not in file]
       if missing:
         raise UserError(
-          f'{path}: missing {", ".join(map(repr, missing))}, has '
-          f'{", ".join(map(repr, file))}; restore or remove it.'
+          f'{path}: missing {core.quote(missing)}, has {core.quote(file)}; '
+          'choose other arrays with --image-key, --action-key, --reward-key or '
+          '--state-key, or restore or remove it.'
         )
       arrays = {key: checks.find_array(file, key) for key in needed}
       lengths = {key: len(array) for key, array in arrays.items()}
@@ -150,9 +170,7 @@ class Shards:
         )
       _check(arrays, path)
       core.record_dropped(self.metadata, *sorted(set(file) - set(needed)))
-      step_types = convert.to_numbers(
-        file['step_type'][:], 'step_type', path, 1
-      )
+      step_types = convert.to_numbers(file['step_type'][:], 'step_type', path)
     bounds = find_episodes(step_types)
     segments = [_Segment(path, start, stop) for start, stop in bounds]
     incomplete = len(step_types) - sum(s.stop - s.start for s in segments)
