@@ -80,9 +80,9 @@ class TestAll:
 
   def test_unknown_and_missing(self, tmp_path, monkeypatch):
     with pytest.raises(
-      UserError, match='rlds: not a supported format.* dreamer, vd4rl'
+      UserError, match='zarr: not a supported format.* dreamer, vd4rl'
     ):
-      open_source('rlds', tmp_path)
+      open_source('zarr', tmp_path)
     with pytest.raises(
       UserError, match='ogbench: not a supp.* dreamer, minari'
     ):
@@ -100,12 +100,12 @@ class TestAll:
     original = importlib.import_module
 
     def absent(name, *args):
-      if name.split('.')[0] in ('h5py', 'minari', 'pyarrow'):
+      if name.split('.')[0] in ('h5py', 'minari', 'pyarrow', 'google_crc32c'):
         raise ModuleNotFoundError(f'No module named {name!r}')
       return original(name, *args)
 
     monkeypatch.setattr(importlib, 'import_module', absent)
-    for format in ('vd4rl', 'minari', 'lerobot'):
+    for format in ('vd4rl', 'minari', 'lerobot', 'rlds'):
       with pytest.raises(UserError, match=r'pip install "vid2act_jax\[formats'):
         open_source(format, path)
 

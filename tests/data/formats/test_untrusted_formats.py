@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+from tensorboardX.record_writer import masked_crc32c
 
 from tests import untrusted_data
 from tests.format_data import (
@@ -17,6 +18,13 @@ from tests.format_data import (
   write_lerobot,
   write_minari,
   write_shard,
+)
+from tests.rlds_data import (
+  encode_field,
+  frame_record,
+  rlds_features,
+  tensor,
+  write_rlds,
 )
 from tests.untrusted_data import GIB, header, write_bombs
 from vid2act_jax.data import limits
@@ -180,6 +188,65 @@ class TestTables:
     video.write_text('ffconcat version 1.0\nfile other.mp4\n')
     with pytest.raises(UserError, match=f'{path}.*Invalid data.*restore'):
       open_source('lerobot', path).read(0)
+
+
+class TestRlds:
+  def test_records(self, tmp_path, resource_limits):
+    """Claims of sizes: of a record, of the parts of an example, of arrays."""
+    pytest.importorskip('google_crc32c')
+    path = write_rlds(tmp_path, [solved(6, 1)])
+    (shard,) = path.glob('*.tfrecord*')
+    whole = shard.read_bytes()
+    length = struct.pack('<Q', 1 << 60)
+    size = struct.pack('<I', masked_crc32c(length))
+    nested = b''
+    for _ in range(3000):
+      nested = encode_field(1, nested)
+    for data, message in (
+      (length + size + whole, 'truncated'),
+      (frame_record(b'\x0a\xff\xff\xff\xff\x0f'), 'damaged'),
+      (frame_record(nested), 'holds no frames|damaged'),
+    ):
+      shard.write_bytes(data)
+      with pytest.raises(UserError, match=f'{path}.*({message}).*restore'):
+        open_source('rlds', path).read(0)
+
+  @pytest.mark.parametrize('side', [16, 100_000])
+  def test_zlib_bombs(self, tmp_path, resource_limits, side):
+    pytest.importorskip('google_crc32c')
+    feature = tensor('uint8', side, side, 3, encoding='zlib')
+    bomb = [zlib.compress(bytes(9_000_000))] * 6
+    path = write_rlds(
+      tmp_path,
+      [solved(6, 0), solved(6, 1)],
+      features={'observation/image': feature},
+      **{'observation/image': bomb},
+    )
+    message = 'claim to hold' if side > 16 else 'damaged'
+    with pytest.raises(UserError, match=f'{path}.*{message}.*restore'):
+      open_source('rlds', path).read(1)
+
+  def test_images_and_features(self, tmp_path, sentinel):
+    pytest.importorskip('google_crc32c')
+    program = (
+      f'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n({sentinel}) run'
+    )
+    images = {'observation/image': [program.encode()] * 6}
+    path = write_rlds(tmp_path, [solved(6, 0), solved(6, 1)], **images)
+    with pytest.raises(UserError, match=f'{path}.*Image.*restore'):
+      open_source('rlds', path).read(1)
+    nested = rlds_features({'/'.join('a' * 40): {}})
+    steps = {'sequence': {'feature': nested}}
+    document = {'featuresDict': {'features': {'steps': steps}}}
+    for text in (
+      json.dumps(document),
+      '{"featuresDict": ' * 10_000,
+      '{"featuresDict": []}',
+      '{"featuresDict": {"features": {"steps": {"sequence": 3}}}}',
+    ):
+      (path / 'features.json').write_text(text)
+      with pytest.raises(UserError, match='features.json: damaged.*restore'):
+        open_source('rlds', path)
 
 
 def _lerobot(path, video=False, **changes):

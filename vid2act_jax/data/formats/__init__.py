@@ -7,7 +7,7 @@ from collections.abc import Callable
 from vid2act_jax.data.formats.core import Options, Source, make_options
 from vid2act_jax.types import UserError
 
-FORMATS = ('dreamer', 'vd4rl', 'minari', 'lerobot', 'ogbench')
+FORMATS = ('dreamer', 'vd4rl', 'minari', 'lerobot', 'ogbench', 'rlds')
 EXPORTS = ('dreamer', 'minari')
 
 __all__ = [
