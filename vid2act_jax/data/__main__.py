@@ -1,6 +1,6 @@
 """Command line for datasets.
 
-  python -m vid2act_jax.data import --format dreamer SRC DST
+  python -m vid2act_jax.data import SRC DST
   python -m vid2act_jax.data export --format minari DATASET DST
   python -m vid2act_jax.data inspect DATASET
   python -m vid2act_jax.data validate DATASET
@@ -14,6 +14,7 @@ resumes when it is run again.
 """
 
 import argparse
+import io
 import os
 import pathlib
 import sys
@@ -37,7 +38,7 @@ def _import(args):
   options = formats.make_options(**{**values, 'flips': tuple(args.flips)})
   with _Line('import') as line:
     metadata = importing.import_dataset(
-      args.format,
+      args.format or formats.recognise(args.source),
       args.source,
       args.dataset,
       options,
@@ -142,7 +143,9 @@ class _Line(ProgressLine):
 
 
 def _add_import_options(command):
-  command.add_argument('--format', required=True, choices=formats.FORMATS)
+  command.add_argument(
+    '--format', choices=formats.FORMATS, help='default: recognised'
+  )
   command.add_argument(
     '--task', default='', help="default: the source's name, or the folder's"
   )
@@ -270,6 +273,10 @@ def main(arguments: list[str] | None = None) -> int:
   Returns:
     The exit status: 0, or 1 after an error that the user can fix.
   """
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      # A terminal without UTF-8 must not end a command for a path's name.
+      stream.reconfigure(errors='backslashreplace')
   args = _parser().parse_args(arguments)
   try:
     status = args.run(args) or 0

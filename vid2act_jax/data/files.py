@@ -63,12 +63,18 @@ def make_folder(folder: pathlib.Path) -> pathlib.Path:
 
 
 def find_files(folder: pathlib.Path, *suffixes: str) -> list[pathlib.Path]:
-  """The files below a folder with one of the suffixes, sorted by path.
+  """The files of `walk_files` with one of the suffixes, sorted by path."""
+  paths = walk_files(folder)
+  return sorted(path for path in paths if path.name.endswith(suffixes))
+
+
+def walk_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields the files below a folder.
 
   Symbolic links to folders are followed, each folder is read once. Links whose
   target is missing are listed: reading one is an error, not nothing.
   """
-  found, seen = [], set()
+  seen = set()
   for parent, folders, names in os.walk(folder, followlinks=True):
     real = os.path.realpath(parent)
     if real in seen:
@@ -76,9 +82,7 @@ def find_files(folder: pathlib.Path, *suffixes: str) -> list[pathlib.Path]:
       continue
     seen.add(real)
     folders.sort()
-    path = pathlib.Path(parent)
-    found += [path / name for name in names if name.endswith(suffixes)]
-  return sorted(found)
+    yield from (pathlib.Path(parent) / name for name in names)
 
 
 class Locked(UserError):

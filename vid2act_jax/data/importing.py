@@ -87,6 +87,11 @@ def import_dataset(
     sizes, left_out = _import_episodes(
       episodes, folder, source, sizes, on_first, progress
     )
+    if not sizes:
+      reasons = quarantine.read_reasons(folder)
+      reason = next(iter(reasons.values()), 'it is empty')
+      error = UserError(f'{source}: has no valid episode ({reason})')
+      raise formats.explain(format, source, error)
     return write_metadata(sizes, True, left_out, episodes.metadata)
 
 
@@ -124,13 +129,18 @@ def _identity(provenance):
 
 
 def _import_episodes(episodes, folder, source, sizes, on_first, progress):
-  """Imports the missing episodes; returns (size, A) and the skipped count."""
+  """Imports the missing episodes.
+
+  Returns:
+    (size, A), None if there is no valid episode, and the skipped count.
+  """
   present = {file.index for file in eps.list_episodes(folder)}
   indices = _read_indices(folder)
   from_disk, left_out = pathlib.Path(source).exists(), 0
   for number in range(len(episodes)):
     name = episodes.name(number)
     if indices.get(name) not in present:
+      counts = dict(episodes.metadata.get('counts', {}))
       try:
         episode = episodes.read(number)
         eps.validate(episode, f'{source}, {name}', *(sizes or ()))
@@ -140,6 +150,7 @@ def _import_episodes(episodes, folder, source, sizes, on_first, progress):
             f'{source}: disappeared at {name}; restore it and import again; '
             'episodes already imported are kept.'
           ) from error
+        episodes.metadata['counts'] = counts  # Without this episode.
         quarantine.write_reason(folder, name, str(error))
         left_out += 1
       else:
@@ -155,10 +166,6 @@ def _import_episodes(episodes, folder, source, sizes, on_first, progress):
         quarantine.remove_reason(folder, name)
     if progress:
       progress(number + 1, len(episodes))
-  if not sizes:
-    reasons = quarantine.read_reasons(folder)
-    reason = next(iter(reasons.values()), 'it is empty')
-    raise UserError(f'{source}: has no valid episode ({reason})')
   return sizes, left_out
 
 

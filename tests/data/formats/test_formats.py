@@ -164,7 +164,10 @@ class TestDreamer:
       ({'image': np.zeros((5, 4, 4, 3), 'f4')}, 'is float32, should be uint8'),
       ({'image': np.zeros((5, 4, 6, 3), 'u1')}, '4x6, should be square'),
       ({'image': np.zeros((5, 4, 4, 2), 'u1')}, 'choose another image'),
-      ({'image': np.zeros((3, 4, 4, 3), 'u1')}, 'the name should end in'),
+      (
+        {'image': np.zeros((3, 4, 4, 3), 'u1')},
+        'the number in the name should be',
+      ),
       ({'image': np.zeros((0, 4, 4, 3), 'u1')}, 'holds no frames'),
       ({'image': np.uint8(3)}, 'damaged or not of this format'),
       ({'reward': np.full(5, np.nan)}, "'reward' is not finite"),

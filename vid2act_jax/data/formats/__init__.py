@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 
 from vid2act_jax.data.formats.core import Options, Source, make_options
+from vid2act_jax.data.formats.recognise import explain, recognise
 from vid2act_jax.types import UserError
 
 FORMATS = ('dreamer', 'vd4rl', 'minari', 'lerobot', 'ogbench', 'rlds')
@@ -15,9 +16,11 @@ __all__ = [
   'FORMATS',
   'Options',
   'Source',
+  'explain',
   'export',
   'make_options',
   'open_source',
+  'recognise',
 ]
 
 
@@ -25,7 +28,7 @@ def open_source(format: str, path: str, options: Options) -> Source:
   """Opens a dataset of another program.
 
   Args:
-    format: one of `FORMATS`.
+    format: one of `FORMATS`; see also `recognise`.
     path: folder or file of the dataset; for Minari also a local dataset id.
     options: how to read it.
 
@@ -33,7 +36,11 @@ def open_source(format: str, path: str, options: Options) -> Source:
     UserError: the format is not supported, its optional package is not
       installed, or the path holds no dataset of this format.
   """
-  return _module(format, FORMATS).open_source(path, options)
+  module = _module(format, FORMATS)
+  try:
+    return module.open_source(path, options)
+  except UserError as error:
+    raise explain(format, path, error) from error
 
 
 def export(

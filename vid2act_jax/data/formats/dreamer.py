@@ -1,7 +1,7 @@
 """Folders of npz episodes of Dreamer and of the PyTorch code of Vid2Act.
 
-A file's name ends in the episode's length: the number of transitions, T - 1, in
-DreamerV2; the number of frames, T, in the PyTorch code.
+A file's name may end in the episode's length: the number of transitions, T - 1,
+in DreamerV2; the number of frames, T, in the PyTorch code.
 """
 
 import os
@@ -85,9 +85,10 @@ class Folder:
     frames = arrays[names.image]
     image = convert.prepare_images(frames, self._options, path)
     match = _LENGTH.search(path.name)
-    if not match or len(image) - int(match[1]) not in (0, 1):
+    if match and len(image) - int(match[1]) not in (0, 1):
       raise UserError(
-        f'{path}: the name should end in the length, {len(image) - 1} or '
+        f'{path}: the number in the name should be the length, '
+        f'{len(image) - 1} or '
         f'{len(image)}, such as 20230101T000000-1a2b3c-{len(image)}.npz; the '
         'file is damaged or has another format.'
       )
