@@ -302,6 +302,22 @@ class TestInspect:
     assert main(['inspect', str(folder)]) == 0
     assert 'problem: unfinished; run the command' in capsys.readouterr().out
 
+  def test_links(self, tmp_path, capsys):
+    """Episodes behind links; one of them leads nowhere."""
+    whole, folder = self.make(tmp_path / 'whole'), tmp_path / 'd'
+    folder.mkdir()
+    shutil.copy(whole / dataset.FILE, folder)
+    (folder / 'episodes').symlink_to(whole / 'episodes')
+    assert main(['inspect', str(folder)]) == 0
+    assert 'problem' not in capsys.readouterr().out
+    path = whole / 'episodes' / '000001-9.npz'
+    path.rename(tmp_path / 'away.npz')
+    path.symlink_to(tmp_path / 'gone.npz')
+    assert main(['inspect', str(folder)]) == 0
+    assert 'problem: 000001-9.npz: cannot be read' in capsys.readouterr().out
+    assert main(['validate', str(folder)]) == 0
+    assert '2 episodes are valid, 1 were moved' in capsys.readouterr().out
+
   def test_no_dataset(self, tmp_path, capsys):
     assert main(['inspect', str(tmp_path)]) == 1
     assert 'metadata.json: missing' in capsys.readouterr().err

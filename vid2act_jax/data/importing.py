@@ -48,6 +48,11 @@ def import_dataset(
     UserError: the source cannot be opened or has no valid episode, or the
       folder holds another import, is locked, or cannot be written.
   """
+  if action_repeat is not None and action_repeat < 1:
+    raise UserError(
+      f'--action-repeat is {action_repeat}: pass a number of at least 1, or '
+      'leave it out if it is not known.'
+    )
   folder = pathlib.Path(directory)
   provenance = {
     'method': 'import',

@@ -58,9 +58,14 @@ def inspect(directory: str | os.PathLike) -> dict:
     'action_high': np.max(highs, 0) if highs else np.zeros(0, np.float32),
     'successes': sum(success) if success else None,
     'bytes_held': sum(lengths) * store.record_bytes(columns),
-    'bytes_on_disk': sum(file.path.stat().st_size for file in listed),
+    'bytes_on_disk': sum(_size(file.path) for file in listed),
     'problems': problems,
   }
+
+
+def _size(path):
+  """Bytes of a file; 0 for a link whose target is missing, a problem."""
+  return path.stat().st_size if path.exists() else 0
 
 
 def describe(info: dict) -> str:

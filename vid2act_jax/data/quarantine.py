@@ -6,6 +6,7 @@ in `<file>.reason.txt`; nothing is deleted. Training does not read that folder.
 
 import os
 import pathlib
+import shutil
 from collections.abc import Callable
 
 from vid2act_jax.data import dataset, files, limits
@@ -117,7 +118,8 @@ def move(
     # The reason first: a file in quarantine always has one.
     write_reason(directory, path.name, reason)
     try:
-      os.replace(path, path.parents[1] / FOLDER / path.name)
+      # The episodes may be on another disk, behind a link.
+      shutil.move(path, path.parents[1] / FOLDER / path.name)
     except OSError as error:
       raise UserError(f'{path}: cannot be moved ({error.strerror}).') from error
   if invalid:

@@ -1,5 +1,7 @@
 """Tests of what importers accept: as much as environments do."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -209,6 +211,52 @@ class TestActions:
       open_source('minari', path, scale_actions=True).read(0)
     source = open_source('minari', path, scale_actions=True, clip_actions=True)
     assert source.read(0)['action'][1:3].tolist() == [[1, 1], [1 / 256] * 2]
+
+  def test_numbers_out_of_range(self, tmp_path):
+    for option in ('size', 'discrete_actions'):
+      flag = option.replace('_', '-')
+      with pytest.raises(UserError, match=f'--{flag} is 0'):
+        formats.make_options(**{option: 0})
+    with pytest.raises(UserError, match='--action-repeat is 0'):
+      importing.import_dataset(
+        'dreamer', 'a', tmp_path, formats.Options(), action_repeat=0
+      )
+    options = {'discrete_actions': 3, 'scale_actions': True}
+    path = write('lerobot', tmp_path / 'a', np.zeros(6, int))
+    stats = {'action': {'min': [0], 'max': [2]}}
+    (path / 'meta' / 'stats.json').write_text(json.dumps(stats))
+    with pytest.raises(UserError, match='leave --scale-actions out'):
+      open_source('lerobot', path, **options).read(0)
+
+
+class TestOptionalParts:
+  def test_rounding_of_discounts(self, tmp_path):
+    discount = np.full(6, 1.0000002)
+    path = write_dreamer(tmp_path, [{**EPISODE, 'discount': discount}])
+    assert open_source('dreamer', path).read(0)['discount'].max() == 1
+
+  def test_state_that_is_not_finite(self, tmp_path):
+    state = np.full((6, 2), np.nan)
+    path = write_dreamer(tmp_path, [{**EPISODE, 'state': state}])
+    source = open_source('dreamer', path)
+    assert 'state' not in source.read(0)
+    assert source.metadata['dropped'] == ['state']
+    with pytest.raises(UserError, match="'state' is not finite"):
+      open_source('dreamer', path, state_key='state').read(0)
+
+  def test_ends_that_are_not_known(self, tmp_path):
+    bare = {k: EPISODE[k] for k in ('image', 'action', 'reward')}
+    source = open_source('dreamer', write_dreamer(tmp_path, [bare]))
+    episode = source.read(0)
+    assert episode['discount'].all() and not episode['is_terminal'].any()
+    (text,) = notes.describe(source.metadata)
+    assert "neither 'discount' nor 'is_terminal'" in text
+
+  def test_grey_minari(self, tmp_path):
+    grey = EPISODE['image'][..., 1:2]
+    path = write_minari(tmp_path / 'a', [{**EPISODE, 'image': grey}])
+    image = open_source('minari', path).read(0)['image']
+    np.testing.assert_array_equal(image, np.repeat(grey, 3, -1))
 
 
 class TestImports:

@@ -105,6 +105,8 @@ def test_near_relatives(tmp_path, message):
 def test_others(tmp_path):
   (tmp_path / 'empty').mkdir()
   episode = write_dreamer(tmp_path / 'one', [make(6)]) / '2023-0-6.npz'
+  (tmp_path / 'og').mkdir()
+  write_ogbench(tmp_path / 'og' / '0.npz', [make(6)])
   shard = write_shard(tmp_path / 'two' / '0.hdf5', [make(6)])
   importing.import_dataset(
     'dreamer', str(tmp_path / 'one'), tmp_path / 'ours', formats.Options()
@@ -112,6 +114,7 @@ def test_others(tmp_path):
   for path, message in (
     ('gone', 'there is no such file or folder'),
     ('empty', 'no known dataset; choose its format with --format'),
+    ('og', 'pass one of them, such as .*0.npz, with --format ogbench'),
     ('ours', 'is a dataset of this program already'),
     (episode, 'a single episode; pass its folder'),
     (shard, 'a single file; pass its folder'),

@@ -38,6 +38,11 @@ def convert(
   if not value.ndim:
     raise UserError(f"{where}: 'action' is one number; restore or remove it.")
   count = metadata.get('num_actions') or options.discrete_actions
+  if count and options.scale_actions:
+    raise UserError(
+      f"{where}: 'action' is an index of {count} actions, which has no scale; "
+      'leave --scale-actions out.'
+    )
   if count:
     return _one_hot(value, count, metadata, where)
   flat = value.reshape(len(value), math.prod(value.shape[1:]))

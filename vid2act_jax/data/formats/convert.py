@@ -9,14 +9,12 @@ action, because no frame follows it.
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from vid2act_jax.data import episodes as eps
-from vid2act_jax.data import limits
 from vid2act_jax.data.formats import actions, notes
 from vid2act_jax.data.formats.core import Options
 from vid2act_jax.types import UserError
@@ -42,37 +40,6 @@ class Steps:
   is_last: Any = None  # [T]; None: the last frame
 
 
-def prepare_images(
-  frames: Iterable[np.ndarray], options: Options, where: Where
-) -> np.ndarray:
-  """Checks, resizes and flips frames, one at a time.
-
-  Args:
-    frames: each u8 [H, W, 3] or [3, H, W]; grey: [H, W] or [H, W, 1].
-    options: the size and the flips.
-    where: name of the episode for error messages.
-
-  Returns:
-    u8 [T, size, size, 3].
-
-  Raises:
-    UserError: there are no frames or too many, a frame is not an image of
-      uint8, or it is not square and no size is given.
-  """
-  prepared, num_bytes = [], 0
-  for frame in frames:
-    prepared.append(_prepare_frame(frame, options, where))
-    num_bytes += prepared[-1].nbytes
-    if num_bytes > limits.MAX_BYTES:
-      raise UserError(
-        f'{where}: its frames take more than {limits.MAX_BYTES / 1e9:.3g} GB;'
-        ' resize them with --size 64, or split it into shorter episodes.'
-      )
-  if not prepared:
-    raise UserError(f'{where}: holds no frames; restore or remove it.')
-  return np.stack(prepared)
-
-
 def build_episode(
   image: np.ndarray,
   steps: Steps,
@@ -83,7 +50,7 @@ def build_episode(
   """Builds a valid episode of the schema.
 
   Args:
-    image: u8 [T, H, W, 3], from `prepare_images`.
+    image: u8 [T, H, W, 3], from `frames.prepare_images`.
     steps: the rest of the source's episode, with the alignment of `metadata`.
     options: how to convert the actions.
     metadata: of the source: 'alignment' and what is known of the actions;
@@ -111,6 +78,8 @@ def build_episode(
     value = getattr(steps, key)
     if value is not None:
       value = _to_rows(value, key, where, rows)
+      if key == 'discount':
+        value = _round_off(value)
       episode[key] = _to_prev(value, frames, is_prev, first)
   for key in ('is_terminal', 'success'):
     value = getattr(steps, key)
@@ -184,7 +153,11 @@ def to_state(
   value = np.asarray(value)
   fits = value.dtype.kind in 'biuf' and value.size and len(value) == frames
   if fits:
-    return value.reshape(frames, -1).astype(np.float32)
+    with np.errstate(over='ignore'):
+      value = value.reshape(frames, -1).astype(np.float32)
+    if required or np.isfinite(value).all():
+      return value  # `validate` rejects it if it is not finite.
+    return None
   if required:
     raise UserError(
       f'{where}: the state is {value.dtype} of the shape {value.shape}, should '
@@ -224,38 +197,6 @@ def _check_numbers(value, key, where):
   return value
 
 
-def _prepare_frame(frame, options, where):
-  if frame.dtype != np.uint8:
-    raise UserError(
-      f"{where}: 'image' is {frame.dtype}, should be uint8; convert it first."
-    )
-  if frame.ndim == 3 and frame.shape[2] != 3 and frame.shape[0] in (1, 3):
-    frame = np.moveaxis(frame, 0, 2)
-  if frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] == 1):
-    frame = np.repeat(frame.reshape(*frame.shape[:2], 1), 3, 2)  # Grey.
-  if frame.ndim != 3 or frame.shape[2] != 3:
-    raise UserError(
-      f"{where}: a frame of 'image' has the shape {frame.shape}, should be "
-      '[H, W, 3]; choose another image with --image-key.'
-    )
-  height, width = frame.shape[:2]
-  if not frame.size or (height != width and options.size is None):
-    raise UserError(
-      f"{where}: 'image' is {height}x{width}, should be square; resize it "
-      'with --size 64, or crop it first.'
-    )
-  if options.size and (height, width) != (options.size, options.size):
-    # Box filter: small objects stay visible.
-    image = Image.fromarray(np.ascontiguousarray(frame))
-    size = (options.size, options.size)
-    frame = np.asarray(image.resize(size, Image.Resampling.BOX))
-  if 'vertical' in options.flips:
-    frame = frame[::-1]
-  if 'horizontal' in options.flips:
-    frame = frame[:, ::-1]
-  return frame
-
-
 def _to_rows(value, key, where, rows):
   value = to_numbers(value, key, where)
   if len(value) != rows:
@@ -273,6 +214,13 @@ def _to_prev(value, frames, is_prev, first=0):
   shifted = np.full((frames, *value.shape[1:]), first, value.dtype)
   shifted[1:] = value[: frames - 1]
   return shifted
+
+
+def _round_off(discount):
+  """Clips what leaves [0, 1] by a rounding error."""
+  clipped = discount.clip(0, 1)
+  near = np.abs(clipped - discount) <= eps.ACTION_SLACK
+  return np.where(near, clipped, discount)
 
 
 def _last_reward(episode, reward, options, metadata):

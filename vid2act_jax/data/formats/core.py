@@ -56,6 +56,16 @@ class Options:
   names: Names = Names()
   repairs: Repairs = Repairs()
 
+  def __post_init__(self):
+    """Raises UserError for numbers out of range."""
+    for key in ('size', 'discrete_actions'):
+      value = getattr(self, key)
+      if value is not None and value < 1:
+        raise UserError(
+          f'--{key.replace("_", "-")} is {value}: pass a number of at least 1, '
+          'or leave it out.'
+        )
+
   def to_dict(self) -> dict[str, Any]:
     """All options by name, those of `names` and `repairs` among them."""
     flat = {**vars(self), **vars(self.names), **vars(self.repairs)}

@@ -14,8 +14,9 @@ import numpy as np
 
 from vid2act_jax.data import dataset, files
 from vid2act_jax.data import episodes as eps
-from vid2act_jax.data.formats import convert, core
+from vid2act_jax.data.formats import convert, core, notes
 from vid2act_jax.data.formats.core import Options
+from vid2act_jax.data.formats.frames import prepare_images
 from vid2act_jax.types import UserError
 
 _LENGTH = re.compile(r'-(\d+)\.npz$')
@@ -83,7 +84,7 @@ class Folder:
     )
     steps['reward'] = arrays.get(names.reward)
     frames = arrays[names.image]
-    image = convert.prepare_images(frames, self._options, path)
+    image = prepare_images(frames, self._options, path)
     match = _LENGTH.search(path.name)
     if match and len(image) - int(match[1]) not in (0, 1):
       raise UserError(
@@ -112,7 +113,11 @@ class Folder:
     needed += names.state if self._options.names.state_key else []
     missing = [key for key in needed if key not in arrays]
     if 'discount' not in arrays and 'is_terminal' not in arrays:
-      missing.append('discount')
+      notes.warn(
+        self.metadata,
+        "episodes have neither 'discount' nor 'is_terminal': none of these "
+        'ends in a terminal state',
+      )
     if missing:
       raise UserError(
         f'{path}: missing {core.quote(missing)}, has '

@@ -9,6 +9,7 @@ import numpy as np
 
 from vid2act_jax.data.formats import checks, convert, core, lerobot_index
 from vid2act_jax.data.formats.core import Options
+from vid2act_jax.data.formats.frames import prepare_images
 from vid2act_jax.data.formats.video import Video
 from vid2act_jax.types import UserError
 
@@ -75,7 +76,7 @@ class Folder:
         )
       else:
         frames = (self._open_image(c, where) for c in table[self._camera])
-      image = convert.prepare_images(frames, self._options, where)
+      image = prepare_images(frames, self._options, where)
       action = [table[key] for key in self._action]
       steps = convert.Steps(
         action=convert.join(action, 'action', where),

@@ -6,6 +6,7 @@ import numpy as np
 
 from vid2act_jax.data.formats import actions, checks, convert, core
 from vid2act_jax.data.formats.core import Options
+from vid2act_jax.data.formats.frames import prepare_images
 from vid2act_jax.data.formats.minari_export import export
 from vid2act_jax.types import UserError
 
@@ -86,7 +87,7 @@ class Dataset:
     frames, state = source.observations, None
     if self._image_key is not None:
       frames = frames[self._image_key]
-    image = convert.prepare_images(frames, self._options, where)
+    image = prepare_images(frames, self._options, where)
     if self._state_keys:
       state = [source.observations[key] for key in self._state_keys]
       state = convert.join(state, 'state', where)
@@ -233,5 +234,7 @@ def _open(minari, path):
 def _is_image(space):
   shape = getattr(space, 'shape', None) or ()
   return (
-    len(shape) == 3 and 3 in (shape[0], shape[2]) and space.dtype == np.uint8
+    len(shape) == 3
+    and bool({1, 3} & {shape[0], shape[2]})  # Grey, or RGB.
+    and space.dtype == np.uint8
   )

@@ -14,6 +14,7 @@ import numpy as np
 from vid2act_jax.data import files, limits
 from vid2act_jax.data.formats import convert, core
 from vid2act_jax.data.formats.core import Options
+from vid2act_jax.data.formats.frames import prepare_images
 from vid2act_jax.types import UserError
 
 _SKIP_BYTES = 1 << 20  # read at a time when skipping rows
@@ -69,7 +70,7 @@ class Trajectories:
 
   def _build(self, rows, where):
     names, options = self._names, self._options
-    image = convert.prepare_images(rows[names['image'][0]], options, where)
+    image = prepare_images(rows[names['image'][0]], options, where)
     found = {
       key: convert.join([rows[name] for name in names[key]], key, where)
       for key in names

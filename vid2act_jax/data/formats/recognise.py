@@ -112,6 +112,12 @@ def _of_folder(folder):
     if any(map(_CHUNK.fullmatch, names)):
       # Its chunks begin and end anywhere in an episode.
       raise _unsupported(folder, 'the replay of DreamerV3, not in episodes')
+    first = files.find_files(folder, '.npz')[0]
+    if {*_list_arrays(first)} >= {'observations', 'actions'}:
+      raise Unsupported(
+        f'{folder}: holds files of OGBench; pass one of them, such as {first}, '
+        'with --format ogbench.'
+      )
     return 'dreamer'
   if {'.hdf5', '.h5'} & endings:
     return _of_hdf5(files.find_files(folder, '.hdf5', '.h5')[0])
@@ -123,9 +129,7 @@ def _of_folder(folder):
 
 def _of_file(path):
   if path.suffix == '.npz':
-    with core.wrap_errors(path), zipfile.ZipFile(path) as archive:
-      keys = {*files.list_members(archive)}
-    if keys >= {'image', 'action'}:
+    if {*_list_arrays(path)} >= {'image', 'action'}:
       raise Unsupported(
         f'{path}: a single episode; pass its folder, with --format dreamer.'
       )
@@ -136,6 +140,15 @@ def _of_file(path):
   if path.suffix in _OTHERS:
     raise _unsupported(path, _OTHERS[path.suffix])
   return None
+
+
+def _list_arrays(path):
+  """Names of the arrays of an npz; none if it is damaged."""
+  try:
+    with core.wrap_errors(path), zipfile.ZipFile(path) as archive:
+      return list(files.list_members(archive))
+  except UserError:
+    return []  # Reading it is the error.
 
 
 def _of_hdf5(path):

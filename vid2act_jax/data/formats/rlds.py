@@ -15,6 +15,7 @@ from vid2act_jax.data.formats import (
   tfrecord,
 )
 from vid2act_jax.data.formats.core import Options
+from vid2act_jax.data.formats.frames import prepare_images
 from vid2act_jax.types import UserError
 
 _FLAGS = ('is_first', 'is_last', 'is_terminal')
@@ -81,7 +82,7 @@ class Folder:
       frames = (rlds_features.decode_image(data, where) for data in encoded)
     else:
       frames = values(self._camera)
-    image = convert.prepare_images(frames, self._options, where)
+    image = prepare_images(frames, self._options, where)
     steps = convert.Steps(
       action=convert.join([*map(values, self._action)], 'action', where),
       reward=values(self._reward) if self._reward else None,

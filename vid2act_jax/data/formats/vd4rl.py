@@ -15,6 +15,7 @@ from vid2act_jax.data import files, limits
 from vid2act_jax.data.formats import checks, convert, core
 from vid2act_jax.data.formats.core import Options
 from vid2act_jax.data.formats.dreamer import Folder
+from vid2act_jax.data.formats.frames import prepare_images
 from vid2act_jax.types import UserError
 
 _FIRST, _LAST = 0, 2
@@ -112,7 +113,7 @@ class Shards:
       )
       limits.check_size(claimed, segment.path.stat().st_size)
       image = arrays[self._image_key][rows]
-      image = convert.prepare_images(image, self._options, where)
+      image = prepare_images(image, self._options, where)
       values = {key: arrays[key][rows] for key in self._keys}
       return self._build(image, values, where)
 
