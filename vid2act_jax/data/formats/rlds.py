@@ -73,7 +73,7 @@ class Folder:
 
   def _parse(self, record):
     data = tfrecord.read_record(record.path, record.offset)
-    return tfrecord.parse_example(data)
+    return tfrecord.parse_example(data, self._used)
 
   def _build(self, example, where):
     values = lambda key: self._decode(example, key)
@@ -144,6 +144,7 @@ class Folder:
     if 'is_terminal' not in known:
       used.add('discount')
     core.record_dropped(self.metadata, *sorted(set(known) - used))
+    self._used = [f'steps/{key}' for key in used if key in known]
 
   def _select_camera(self):
     images = [k for k, feature in self._features.items() if feature.is_image]

@@ -9,7 +9,7 @@ import functools
 import os
 import pathlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -60,8 +60,12 @@ def read_record(path: pathlib.Path, offset: int) -> bytes:
   return data
 
 
-def parse_example(data: bytes) -> dict[str, Any]:
+def parse_example(data: bytes, names: Collection[str]) -> dict[str, Any]:
   """Parses a tf.train.Example.
+
+  Args:
+    data: of the record.
+    names: of the features to convert; the others may be large.
 
   Returns:
     By name: i64 [N], f32 [N] or a list of bytes; None for an empty feature.
@@ -70,7 +74,10 @@ def parse_example(data: bytes) -> dict[str, Any]:
     google.protobuf.message.DecodeError: it is damaged.
   """
   features = _example_class().FromString(data).features.feature
-  return {name: _to_values(feature) for name, feature in features.items()}
+  # Looking up a feature that is missing would add it.
+  return {
+    name: _to_values(features[name]) for name in names if name in features
+  }
 
 
 def checksum(data: bytes) -> int:
