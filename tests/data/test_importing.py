@@ -163,6 +163,21 @@ class TestImport:
       run(source, tmp_path / 'to')
     assert len(load(tmp_path / 'to')) == 4
 
+  def test_metadata_of_other_types(self, source, tmp_path, capsys):
+    """What a dataset says about its import is not trusted."""
+    target = tmp_path / 'to'
+    metadata = run(source, target)
+    counts = {'clipped_actions': 'x', 'plain': [1], 'still': 2}
+    for about in ('x', [1], {'counts': 3}, {'counts': counts, 'warnings': [1]}):
+      metadata['collected']['about'] = about
+      (target / dataset.FILE).write_text(json.dumps(metadata))
+      assert main(['inspect', str(target)]) == 0
+      assert run(source, target)['episodes'] == 4
+    metadata['collected']['options'] = ['clip_actions']
+    (target / dataset.FILE).write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match='choose another folder'):
+      run(source, target)
+
   def test_without_rewards(self, tmp_path, capsys):
     source, target, other = (tmp_path / name for name in ('from', 'to', 'out'))
     source.mkdir()

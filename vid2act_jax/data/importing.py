@@ -128,8 +128,9 @@ def _read_earlier(folder, provenance, rewards):
 
 
 def _identity(provenance):
-  options = provenance['options'] or {}
-  options = {k: v for k, v in options.items() if k not in _WIDENING}
+  options = provenance['options']
+  if isinstance(options, dict):  # A dataset's metadata are not trusted.
+    options = {k: v for k, v in options.items() if k not in _WIDENING}
   return {**provenance, 'options': options}
 
 

@@ -28,9 +28,10 @@ def warn(metadata: dict[str, Any], text: str) -> None:
 
 def merge(metadata: dict[str, Any], earlier: Mapping | None) -> None:
   """Adds the notes of an earlier run of the same import."""
-  for key, number in ((earlier or {}).get('counts') or {}).items():
+  counts, texts = _read(earlier)
+  for key, number in counts.items():
     count(metadata, key, number)
-  for text in (earlier or {}).get('warnings') or ():
+  for text in texts:
     warn(metadata, text)
 
 
@@ -53,13 +54,12 @@ def describe(metadata: Mapping | None) -> list[str]:
   """The warnings of a source.
 
   Args:
-    metadata: of the source, or of an earlier version without counts.
+    metadata: of the source, or what a dataset says about it: not trusted.
   """
-  metadata = metadata or {}
-  counts = metadata.get('counts', {})
-  texts, episodes = list(metadata.get('warnings', [])), counts.get('episodes')
+  counts, texts = _read(metadata)
+  episodes = counts.get('episodes', 0)
   if number := counts.get('clipped_actions'):
-    total = counts['actions']
+    total = counts.get('actions', 0)
     many = '; that is many: scale the actions instead'
     texts.append(
       f'{number} of {total} values of the actions were clipped to [-1, 1]'
@@ -83,3 +83,16 @@ def describe(metadata: Mapping | None) -> list[str]:
       'another folder with --keep-last-reward'
     )
   return texts
+
+
+def _read(metadata):
+  """The counts and the warnings; those of other types are left out."""
+  if not isinstance(metadata, dict):
+    return {}, []
+  counts, texts = metadata.get('counts'), metadata.get('warnings')
+  counts = counts if isinstance(counts, dict) else {}
+  texts = texts if isinstance(texts, list) else []
+  return (
+    {key: n for key, n in counts.items() if type(n) is int},
+    [text for text in texts if isinstance(text, str)],
+  )

@@ -4,7 +4,7 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
-from vid2act_jax.data import files, limits
+from vid2act_jax.data import files
 from vid2act_jax.data.formats import core, notes, tfrecord
 from vid2act_jax.types import UserError
 
@@ -12,6 +12,7 @@ FEATURES, INFO = 'features.json', 'dataset_info.json'
 _SHARD = re.compile(
   r'.+-(?P<split>[^-]+)\.tfrecord(-(?P<index>\d+)-of-(?P<total>\d{1,6}))?'
 )
+_MAX_RECORDS = 2_000_000  # The largest datasets have some 100,000.
 
 
 class Record(NamedTuple):
@@ -60,7 +61,8 @@ def find_records(root: pathlib.Path) -> list[Record]:
       with core.wrap_errors(path):
         for offset in tfrecord.find_records(path):
           found.append(Record(path, len(found), offset))
-          limits.check_rows(len(found))
+          if len(records) + len(found) > _MAX_RECORDS:
+            raise ValueError('the dataset has too many records')
     except UserError as error:
       found.append(Record(path, len(found), error=error))
     records += found
