@@ -1,4 +1,4 @@
-"""Tests of links, and of how LeRobot's images and statistics are stored."""
+"""Tests of links, odd optional parts, and LeRobot's images and statistics."""
 
 import io
 import json
@@ -16,12 +16,15 @@ from tests.format_data import (
   solved,
   write_dreamer,
   write_lerobot,
+  write_minari,
   write_shard,
   write_video,
 )
+from vid2act_jax.data.formats import notes
 from vid2act_jax.types import UserError
 
 pytest.importorskip('h5py')
+pytest.importorskip('minari')
 pyarrow = pytest.importorskip('pyarrow')
 parquet = pytest.importorskip('pyarrow.parquet')
 
@@ -31,6 +34,45 @@ WRITERS = {
   'vd4rl': lambda path: write_shard(path / '0.hdf5', [EPISODE]).parent,
   'lerobot': lambda path: write_lerobot(path, [EPISODE], video=False),
 }
+
+
+class TestOptionalParts:
+  def test_rounding_of_discounts(self, tmp_path):
+    discount = np.full(6, 1.0000002)
+    path = write_dreamer(tmp_path, [{**EPISODE, 'discount': discount}])
+    assert open_source('dreamer', path).read(0)['discount'].max() == 1
+
+  def test_state_that_is_not_finite(self, tmp_path):
+    state = np.full((6, 2), np.nan)
+    path = write_dreamer(tmp_path, [{**EPISODE, 'state': state}])
+    source = open_source('dreamer', path)
+    assert 'state' not in source.read(0)
+    assert source.metadata['dropped'] == ['state']
+    with pytest.raises(UserError, match="'state' is not finite"):
+      open_source('dreamer', path, state_key='state').read(0)
+
+  def test_ends_that_are_not_known(self, tmp_path):
+    bare = {k: EPISODE[k] for k in ('image', 'action', 'reward')}
+    source = open_source('dreamer', write_dreamer(tmp_path, [bare]))
+    episode = source.read(0)
+    assert episode['discount'].all() and not episode['is_terminal'].any()
+    (text,) = notes.describe(source.metadata)
+    assert "neither 'discount' nor 'is_terminal'" in text
+
+  def test_shards_without_discounts(self, tmp_path):
+    write_shard(tmp_path / '0.hdf5', [EPISODE], discount=None)
+    write_shard(tmp_path / '1.hdf5', [EPISODE])
+    source = open_source('vd4rl', tmp_path)
+    for index in (0, 1):
+      assert source.read(index)['discount'].all()
+    assert "neither 'discount'" in notes.describe(source.metadata)[0]
+    source.close()
+
+  def test_grey_minari(self, tmp_path):
+    grey = EPISODE['image'][..., 1:2]
+    path = write_minari(tmp_path / 'a', [{**EPISODE, 'image': grey}])
+    image = open_source('minari', path).read(0)['image']
+    np.testing.assert_array_equal(image, np.repeat(grey, 3, -1))
 
 
 class TestLinks:

@@ -229,36 +229,6 @@ class TestActions:
       open_source('lerobot', path, **options).read(0)
 
 
-class TestOptionalParts:
-  def test_rounding_of_discounts(self, tmp_path):
-    discount = np.full(6, 1.0000002)
-    path = write_dreamer(tmp_path, [{**EPISODE, 'discount': discount}])
-    assert open_source('dreamer', path).read(0)['discount'].max() == 1
-
-  def test_state_that_is_not_finite(self, tmp_path):
-    state = np.full((6, 2), np.nan)
-    path = write_dreamer(tmp_path, [{**EPISODE, 'state': state}])
-    source = open_source('dreamer', path)
-    assert 'state' not in source.read(0)
-    assert source.metadata['dropped'] == ['state']
-    with pytest.raises(UserError, match="'state' is not finite"):
-      open_source('dreamer', path, state_key='state').read(0)
-
-  def test_ends_that_are_not_known(self, tmp_path):
-    bare = {k: EPISODE[k] for k in ('image', 'action', 'reward')}
-    source = open_source('dreamer', write_dreamer(tmp_path, [bare]))
-    episode = source.read(0)
-    assert episode['discount'].all() and not episode['is_terminal'].any()
-    (text,) = notes.describe(source.metadata)
-    assert "neither 'discount' nor 'is_terminal'" in text
-
-  def test_grey_minari(self, tmp_path):
-    grey = EPISODE['image'][..., 1:2]
-    path = write_minari(tmp_path / 'a', [{**EPISODE, 'image': grey}])
-    image = open_source('minari', path).read(0)['image']
-    np.testing.assert_array_equal(image, np.repeat(grey, 3, -1))
-
-
 class TestImports:
   def test_goes_on_with_clipping(self, tmp_path):
     """The remedy of the message can be followed in the same folder."""

@@ -1,7 +1,9 @@
 """Tests of recognising formats, and of naming those that cannot be read."""
 
+import io
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -129,26 +131,25 @@ def test_names_without_lengths(tmp_path):
   assert len(source.read(0)['image']) == 6
 
 
-def test_output_that_is_cut(tmp_path):
+def test_output_that_is_cut(tmp_path, monkeypatch):
   """`inspect | head` ends quietly, and draws the sheet all the same."""
-  source = write_dreamer(tmp_path / 'ä', [make(6)])
-  importing.import_dataset(
-    'dreamer', str(source), tmp_path / 'to', formats.Options()
-  )
-  command = [sys.executable, '-m', 'vid2act_jax.data', 'inspect', 'to']
-  root = os.path.dirname(os.path.dirname(formats.__file__))
-  environ = {**os.environ, 'PYTHONPATH': os.path.join(root, '..', '..')}
+  source, target = write_dreamer(tmp_path / 'ä', [make(6)]), tmp_path / 'to'
+  importing.import_dataset('dreamer', str(source), target, formats.Options())
+  root = pathlib.Path(formats.__file__).parents[3]
+  environ = {'PYTHONPATH': str(root), 'PYTHONUNBUFFERED': '1'}
   reader, writer = os.pipe()
   os.close(reader)
-  run = lambda **kwargs: subprocess.run(
-    command, cwd=tmp_path, stderr=subprocess.PIPE, **kwargs
+  done = subprocess.run(
+    [sys.executable, '-m', 'vid2act_jax.data', 'inspect', str(target)],
+    stdout=writer,
+    stderr=subprocess.PIPE,
+    env={**os.environ, **environ},
   )
-  done = run(stdout=writer, env={**environ, 'PYTHONUNBUFFERED': '1'})
   os.close(writer)
   assert (done.returncode, done.stderr) == (0, b'')
-  assert (tmp_path / 'to' / 'contact_sheet.png').exists()
-  done = run(
-    stdout=subprocess.PIPE, env={**environ, 'PYTHONIOENCODING': 'ascii'}
-  )
-  assert (done.returncode, done.stderr) == (0, b'')
-  assert b'dreamer from' in done.stdout and rb'\xe4' in done.stdout
+  assert (target / 'contact_sheet.png').exists()
+  # A terminal that cannot show the path.
+  shown = io.BytesIO()
+  monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(shown, 'ascii'))
+  assert main(['inspect', str(target)]) == 0
+  assert b'dreamer from' in shown.getvalue() and rb'\xe4' in shown.getvalue()

@@ -113,11 +113,7 @@ class Folder:
     needed += names.state if self._options.names.state_key else []
     missing = [key for key in needed if key not in arrays]
     if 'discount' not in arrays and 'is_terminal' not in arrays:
-      notes.warn(
-        self.metadata,
-        "episodes have neither 'discount' nor 'is_terminal': none of these "
-        'ends in a terminal state',
-      )
+      notes.warn(self.metadata, notes.NO_ENDS)
     if missing:
       raise UserError(
         f'{path}: missing {core.quote(missing)}, has '

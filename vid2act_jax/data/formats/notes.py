@@ -9,6 +9,10 @@ from typing import Any
 
 import numpy as np
 
+NO_ENDS = (
+  "episodes have neither 'discount' nor 'is_terminal': none of these ends in a "
+  'terminal state'
+)
 _CONTRAST = 16  # Of 255: grids of symbols have numbers up to about 10.
 _CHANGE = 8  # Of 255: the noise of a JPEG.
 

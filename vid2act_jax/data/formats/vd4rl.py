@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vid2act_jax.data import files, limits
-from vid2act_jax.data.formats import checks, convert, core
+from vid2act_jax.data.formats import checks, convert, core, notes
 from vid2act_jax.data.formats.core import Options
 from vid2act_jax.data.formats.dreamer import Folder
 from vid2act_jax.data.formats.frames import prepare_images
@@ -80,7 +80,7 @@ class Shards:
         )
       self._reward = None
       core.record_no_rewards(self.metadata)
-    self._keys = (*self._action, *self._state, 'discount')
+    self._keys = (*self._action, *self._state)
     self._keys += (self._reward,) if self._reward else ()
     self._segments: list[_Segment] = []
     for path in paths:
@@ -105,7 +105,8 @@ class Shards:
     where = f'{segment.path}[{segment.start}:{segment.stop}]'
     with core.wrap_errors(where):
       file, rows = self._open(segment.path), slice(segment.start, segment.stop)
-      arrays = {k: file[k] for k in (self._image_key, *self._keys)}
+      keys = self._list_keys(file)
+      arrays = {k: file[k] for k in (self._image_key, *keys)}
       count = segment.stop - segment.start
       claimed = sum(
         count * math.prod(a.shape[1:]) * a.dtype.itemsize
@@ -114,7 +115,7 @@ class Shards:
       limits.check_size(claimed, segment.path.stat().st_size)
       image = arrays[self._image_key][rows]
       image = prepare_images(image, self._options, where)
-      values = {key: arrays[key][rows] for key in self._keys}
+      values = {key: arrays[key][rows] for key in keys}
       return self._build(image, values, where)
 
   def close(self) -> None:
@@ -122,11 +123,18 @@ class Shards:
       self._file.close()
     self._file, self._path = None, None
 
+  def _list_keys(self, file):
+    """The arrays to read with the frames; a discount is optional."""
+    if 'discount' in file:
+      return (*self._keys, 'discount')
+    notes.warn(self.metadata, notes.NO_ENDS)
+    return self._keys
+
   def _build(self, image, values, where):
     steps = convert.Steps(
       action=convert.join([values[k] for k in self._action], 'action', where),
       reward=values.get(self._reward),
-      discount=values['discount'],
+      discount=values.get('discount'),
     )
     if self._state:
       state = convert.join([values[k] for k in self._state], 'state', where)
@@ -154,7 +162,7 @@ class Shards:
     """The complete episodes of a shard."""
     with core.wrap_errors(path):
       file = self._open(path)
-      needed = (self._image_key, *self._keys, 'step_type')
+      needed = (self._image_key, *self._list_keys(file), 'step_type')
       missing = [key for key in needed if key not in file]
       if missing:
         raise UserError(
