@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -132,17 +133,23 @@ class Devices:
     process_count: the number of processes.
   """
 
-  def __init__(self, data: int = -1, group: tuple[int, int] | None = None):
+  def __init__(
+    self,
+    data: int = -1,
+    group: tuple[int, int] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+  ):
     """Selects the first devices.
 
     Args:
       data: their number, over all hosts; -1: all. Several hosts use all.
       group: (first, number) of the devices to select from; None: all.
+      devices: of a topology, to compile for; None: those that are present.
 
     Raises:
       UserError: there are fewer devices.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else list(devices)
     if group:
       devices = devices[group[0] :][: group[1]]
     self.process_index = jax.process_index()
@@ -230,10 +237,20 @@ class Devices:
 
   def replicated_structs(self, shapes):
     """ShapeDtypeStructs of a state with the replicated sharding."""
-    struct = lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=self.replicated
-    )
-    return jax.tree.map(struct, shapes)
+    return self.structs(shapes, PartitionSpec())
+
+  def structs(self, shapes, batch_specs):
+    """ShapeDtypeStructs of a batch; batch_specs: from `specs`."""
+
+    def convert(spec, subtree):
+      sharding = NamedSharding(self.mesh, spec)
+      struct = lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=sharding
+      )
+      return jax.tree.map(struct, subtree)
+
+    is_spec = lambda x: isinstance(x, PartitionSpec)
+    return jax.tree.map(convert, batch_specs, shapes, is_leaf=is_spec)
 
   def device_put(self, tree, batch_specs, leading_axes: int = 0):
     """Moves this process's rows to its devices, as global arrays.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import kernels, seeds, update
+from benchmarks import seeds, update
 from experiments import base, debug
 from tests import small
 from vid2act_jax import learner
@@ -90,34 +90,3 @@ def test_parts_of_an_update():
   assert found['teachers'].target.shape == (2, 2, 6, s.agent.teacher.feat_dim)
   new, *_ = found['behavior']
   assert jax.tree.structure(new) == jax.tree.structure(s.state)
-
-
-_HLO = """HloModule jit_update, is_scheduled=true
-
-%body.1 (arg.1: (s32[], f32[4])) -> (s32[], f32[4]) {
-  %arg.1 = (s32[], f32[4]{0}) parameter(0)
-  %x.1 = f32[4]{0} get-tuple-element(%arg.1), index=1
-  %dot.1 = f32[4]{0} fusion(%x.1), kind=kCustom, calls=%product.1
-  %done.1 = ((f32[4]{0}), f32[4]{0}, u32[]) fusion-start(%dot.1), kind=kLoop
-  %y.1 = f32[4]{0} fusion-done(%done.1)
-  ROOT %out.1 = (s32[], f32[4]{0}) tuple(%arg.1, %y.1)
-}
-
-%called.1 (arg.2: f32[4]) -> f32[4] {
-  %arg.2 = f32[4]{0} parameter(0)
-  ROOT %neg.1 = f32[4]{0} fusion(%arg.2), kind=kLoop, calls=%negate.1
-}
-
-ENTRY %main.1 (x.2: f32[4]) -> f32[4] {
-  %x.2 = f32[4]{0} parameter(0)
-  %start.1 = (s32[], f32[4]{0}) tuple(%x.2, %x.2)
-  %loop.1 = (s32[], f32[4]{0}) while(%start.1), condition=%c.1, body=%body.1, \
-backend_config={"known_trip_count":{"n":"5"}}
-  %conv.1 = (f32[4]{0}, u8[0]{0}) custom-call(%loop.1), custom_call_target="c"
-  ROOT %call.1 = f32[4]{0} call(%conv.1), to_apply=%called.1
-}
-"""
-
-
-def test_kernels_are_counted_in_hlo():
-  assert kernels.count(_HLO) == {'kernels': 5 * 2 + 2, 'in_loops': 10}
