@@ -85,7 +85,10 @@ def test_quick_checks_as_text(tmp_path, capsys):
   assert len(columns) == 1
   names = [line.split()[1] for line in heads]
   assert names[:2] == ['python', 'packages']
-  assert names[-2:] == ['disk', 'disk/write']
+  assert names[-6:-4] == ['disk', 'disk/write']
+  assert names[-4:] == [
+    f'disk/{x}' for x in ('locks', 'fsync', 'links', 'mmap')
+  ]
   assert not list(tmp_path.iterdir())
 
 

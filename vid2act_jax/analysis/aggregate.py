@@ -99,7 +99,7 @@ def published_curves(task: str, metric: str, steps: float) -> list[dict]:
   protocol, which differs from ours. A modified task ('@') has none.
   """
   out = []
-  for curve in json.loads(_PUBLISHED.read_text()):
+  for curve in json.loads(_PUBLISHED.read_text(encoding='utf-8')):
     count = sum(x <= _PUBLISHED_REACH * steps for x in curve['env_steps'])
     if (curve['task'], curve['metric']) == (task, metric) and count:
       cut = {key: curve[key][:count] for key in ('env_steps', 'mean', 'std')}

@@ -98,7 +98,8 @@ def find(folders: list[pathlib.Path]) -> tuple[list[pathlib.Path], list[str]]:
     paths = _search(folder, _DEPTH, problems)
     if not paths:
       problems.append(f'{folder}: no run in it, nor {_DEPTH} levels below')
-    found |= {path.resolve(): path for path in paths}
+    for path in paths:  # A linked run counts once.
+      found.setdefault(path.resolve(), path)
   return list(found.values()), problems
 
 
@@ -109,12 +110,21 @@ def _search(folder, depth, problems):
   if depth == 0 or (folder / dataset.FILE).is_file():
     return []
   try:
-    inner = sorted(x for x in folder.iterdir() if x.is_dir())
+    inside = sorted(folder.iterdir())
+    lost = [x for x in inside if x.is_symlink() and not x.exists()]
+    inner = [x for x in inside if x.is_dir() and not _leads_back(x)]
   except OSError as error:
     problems.append(f'{folder}: cannot be read ({error.strerror})')
     return []
+  problems += [f'{x}: links to {x.readlink()}, which is missing' for x in lost]
   inner = [x for x in inner if x.name != 'agent' and x.name[0] != '.']
   return [run for x in inner for run in _search(x, depth - 1, problems)]
+
+
+def _leads_back(folder):
+  """Whether it is a link to a folder that it lies in."""
+  parent = folder.parent.resolve()
+  return folder.is_symlink() and folder.resolve() in (parent, *parent.parents)
 
 
 def load(path: pathlib.Path) -> Run:

@@ -48,5 +48,5 @@ def find(config: Mapping) -> dict | None:
   if config.get('variant') == 'dreamerv2':
     return None
   own = digest(config)
-  curves = json.loads(PATH.read_text())
+  curves = json.loads(PATH.read_text(encoding='utf-8'))
   return next((curve for curve in curves if curve['digest'] == own), None)

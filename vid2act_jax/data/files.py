@@ -1,7 +1,6 @@
 """Atomic writes, folder locks, and safe reading of npz files."""
 
 import contextlib
-import fcntl
 import math
 import os
 import pathlib
@@ -16,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vid2act_jax.data import limits
+from vid2act_jax.data import limits, storage
 from vid2act_jax.types import UserError
 
 TEMPORARY = '.tmp'  # Suffix of unfinished files.
@@ -55,8 +54,11 @@ def make_folder(folder: pathlib.Path) -> pathlib.Path:
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
+    reason = error.strerror
+    if folder.is_symlink():
+      reason = f'it is a link to {folder.readlink()}, which is no folder'
     raise UserError(
-      f'{folder}: cannot create this folder ({error.strerror}); choose another '
+      f'{folder}: cannot create this folder ({reason}); choose another '
       'location or fix its permissions.'
     ) from error
   return folder
@@ -93,31 +95,38 @@ class Locked(UserError):
 def lock(folder: pathlib.Path) -> Iterator[None]:
   """Creates and locks a folder; the lock ends with the block or the process.
 
+  On a file system without locks it only warns.
+
   Raises:
     Locked: another process holds the lock.
     UserError: the folder cannot be created or written.
   """
   path = make_folder(folder) / LOCK
-  try:
-    file = open(path, 'a+')
-  except OSError as error:
-    raise UserError(
-      f'{path}: cannot be written ({error.strerror}); choose another location '
-      'or fix its permissions.'
-    ) from error
-  with file:
+  with contextlib.ExitStack() as stack:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      file = stack.enter_context(open(path, 'a+', encoding='utf-8'))
+      storage.lock(file)
+      file.truncate(0)
+      file.write(f'process {os.getpid()} on {platform.node()}\n')
+      file.flush()
     except BlockingIOError as error:
-      file.seek(0)
       raise Locked(
-        f'{folder}: another process is writing here ({file.read().strip()}); '
-        'wait for it, or choose another folder.'
+        f'{folder}: another process is writing here ({_owner(path)}); wait for '
+        'it, or choose another folder.'
       ) from error
-    file.truncate(0)
-    file.write(f'process {os.getpid()} on {platform.node()}\n')
-    file.flush()
+    except OSError as error:
+      raise UserError(
+        f'{path}: cannot be written ({error.strerror}); choose another location'
+        f' or {storage.hint(error)}.'
+      ) from error
     yield
+
+
+def _owner(path):
+  try:
+    return path.read_text(encoding='utf-8', errors='replace').strip()
+  except OSError:
+    return 'unknown'
 
 
 def atomic_write(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -139,22 +148,38 @@ def atomic_write(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
     with open(temporary, 'wb') as file:
       write(file)
       file.flush()
-      os.fsync(file.fileno())
+      storage.sync(file, path)
     os.replace(temporary, path)
     # The rename is durable once the folder is synced.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-      os.fsync(folder)
-    finally:
-      os.close(folder)
+    storage.sync_folder(path.parent)
   except OSError as error:
     # Removing can fail for the same reason.
     with contextlib.suppress(OSError):
       temporary.unlink(missing_ok=True)
-    raise UserError(
-      f'{path}: cannot be written ({error.strerror or error}); free disk space '
-      'or fix the permissions and run again; files already written are kept.'
-    ) from error
+    raise _write_error(path, error) from error
+
+
+def append_line(path: pathlib.Path, text: str, durable: bool = False) -> None:
+  """Appends a line to a file; durable: after the return it survives a crash.
+
+  Raises:
+    UserError: the file cannot be written, or the disk is full.
+  """
+  try:
+    with open(path, 'a', encoding='utf-8') as file:
+      file.write(text + '\n')
+      file.flush()
+      if durable:
+        storage.sync(file, path)
+  except OSError as error:
+    raise _write_error(path, error) from error
+
+
+def _write_error(path, error):
+  return UserError(
+    f'{path}: cannot be written ({error.strerror or error}); '
+    f'{storage.hint(error)} and run again; files already written are kept.'
+  )
 
 
 def write_npz(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:

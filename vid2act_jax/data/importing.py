@@ -192,14 +192,5 @@ def _read_indices(folder):
 
 
 def _append_index(folder, name, index):
-  path = folder / _INDEX_FILE
-  try:
-    with open(path, 'a') as file:
-      file.write(json.dumps({'index': index, 'name': name}) + '\n')
-      file.flush()
-      os.fsync(file.fileno())
-  except OSError as error:
-    raise UserError(
-      f'{path}: cannot be written ({error.strerror}); free disk space and '
-      'import again; episodes already imported are kept.'
-    ) from error
+  line = json.dumps({'index': index, 'name': name})
+  files.append_line(folder / _INDEX_FILE, line, durable=True)

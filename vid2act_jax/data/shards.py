@@ -10,7 +10,7 @@ import pathlib
 import shutil
 
 from vid2act_jax.data import episodes as eps
-from vid2act_jax.data import files
+from vid2act_jax.data import files, storage
 from vid2act_jax.types import UserError
 
 
@@ -58,7 +58,7 @@ def reshard(
   for process in range(processes):
     # An interrupted call may have left files.
     target = folder_of(root, process, processes) / eps.FOLDER
-    shutil.rmtree(target, ignore_errors=True)
+    storage.remove_tree(target)
     files.make_folder(target)
   for number, (_, _, file) in enumerate(episodes):
     process, index = number % processes, number // processes
@@ -78,7 +78,7 @@ def _link(source, target):
 def clean(root: pathlib.Path, processes: int) -> None:
   """Removes the folders of other numbers of processes."""
   if processes > 1:
-    shutil.rmtree(root / eps.FOLDER, ignore_errors=True)
+    storage.remove_tree(root / eps.FOLDER)
   for folder in root.glob('*-of-*'):
     if not folder.name.endswith(f'-of-{processes}'):
-      shutil.rmtree(folder)
+      storage.remove_tree(folder)

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 
+from vid2act_jax.data import storage
 from vid2act_jax.doctor.results import describe, grade, note, ok, problem
 
 GB = 1e9  # As in config.replay.
@@ -100,7 +101,7 @@ def _number(path, key, default):
 
 def _read(path):
   try:
-    return pathlib.Path(path).read_text()
+    return pathlib.Path(path).read_text(errors='replace')
   except OSError:
     return ''
 
@@ -117,7 +118,7 @@ def allocator(_):
 
 
 def disk(folder: str):
-  """Space for runs, whether it can be written to, and how fast."""
+  """Space for runs, how fast it is written, and what its file system lacks."""
   path = pathlib.Path(folder).absolute()
   if not path.is_dir():
     fix = f'mkdir -p {path}, or name another one: --folder DIR'
@@ -141,6 +142,44 @@ def disk(folder: str):
   text, need = f'{speed / 1e6:.0f} MB/s', 'slow for the frames that are sampled'
   fix = 'keep them on a local disk: --config.replay.scratch=DIR'
   yield grade('disk/write', text, speed, 0, 20e6, need, fix)
+  yield from _file_system(path)
+
+
+def _file_system(path):
+  """What the file system of a folder lacks."""
+  elsewhere = 'keep runs on another file system: --workdir=DIR'
+  missing = storage.missing(path)
+  for name, report, fails, fix in (
+    (
+      'locks',
+      note,
+      'runs go on without: two processes may write to one folder',
+      f'start each run once, or mount Lustre with -o flock, or {elsewhere}',
+    ),
+    (
+      'fsync',
+      note,
+      'runs go on without: the newest files may be lost in a power cut',
+      elsewhere,
+    ),
+    (
+      'links',
+      note,
+      'copies take their place when the number of processes changes',
+      elsewhere,
+    ),
+    (
+      'mmap',
+      problem,
+      'the buffers of the replay need memory maps',
+      'keep them on a local disk: --config.replay.scratch=DIR',
+    ),
+  ):
+    if name in missing:
+      text = f'fails: {missing[name].strerror}; {fails}'
+      yield report(f'disk/{name}', text, fix)
+    else:
+      yield ok(f'disk/{name}', 'works')
 
 
 def _write_speed(path):
@@ -150,5 +189,5 @@ def _write_speed(path):
     start = time.perf_counter()
     file.write(block)
     file.flush()
-    os.fsync(file.fileno())
+    storage.sync(file, path)
     return _WRITTEN / (time.perf_counter() - start)

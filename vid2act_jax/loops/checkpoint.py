@@ -11,21 +11,22 @@ import logging
 import math
 import os
 import pathlib
-import shutil
 import warnings
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from vid2act_jax import sharding, types
-from vid2act_jax.data import files, limits
+from vid2act_jax.data import files, limits, storage
 
 _DONE = 'DONE.json'
 _REPLACED = 'replaced-'  # Prefix of the folder of a step to be replaced.
 _MAX_BYTES = 64 << 30  # Of a state; 0.1 GB at the default sizes.
 _ARRAY = 'array of type'  # Key that marks an array.
 _MAX_LISTED = 30  # Mismatches in a message; the others are counted.
+_relaxed: dict[str, Any] = {}  # Changed options of TensorStore.
 
 
 class Checkpoint:
@@ -44,6 +45,7 @@ class Checkpoint:
     self._keep = keep
     self._warn = warn
     self._damaged = set()
+    self._missing = None  # What the file system lacks; not known yet.
     logging.getLogger('absl').addFilter(_filter_orbax)
 
   def save(self, step, state, extra):
@@ -64,6 +66,7 @@ class Checkpoint:
     try:
       self.directory.mkdir(parents=True, exist_ok=True)
       self.recover()
+      self._adapt_to_storage()
       aside = self._set_aside(step)
       with self._open(read_only=False) as manager:
         manager.save(
@@ -74,8 +77,10 @@ class Checkpoint:
           ),
           force=True,
         )
+      if 'file_io_sync' in _relaxed and jax.process_index() == 0:
+        storage.sync_tree(self.directory / str(step))
       for path in aside:
-        shutil.rmtree(path)
+        storage.remove_tree(path)
     except types.UserError:
       raise
     except Exception as error:  # A full disk raises many types.
@@ -94,7 +99,7 @@ class Checkpoint:
       for old in self.directory.glob(f'{_REPLACED}*'):
         path = self.directory / old.name.removeprefix(_REPLACED)
         if path.exists():
-          shutil.rmtree(old)
+          storage.remove_tree(old)
         else:
           os.replace(old, path)
     sharding.barrier('recover')
@@ -206,12 +211,20 @@ class Checkpoint:
     for old in steps if jax.process_index() == 0 else ():
       if old >= step or old in self._damaged:
         path = self.directory / f'{_REPLACED}{old}'
-        shutil.rmtree(path, ignore_errors=True)
+        storage.remove_tree(path)
         os.replace(self.directory / str(old), path)
         aside.append(path)
     self._damaged.clear()
     sharding.barrier('set aside')
     return aside
+
+  def _adapt_to_storage(self):
+    """Tries what the folder's file system lacks, before the first write."""
+    if self._missing is not None:
+      return
+    self._missing = storage.missing(self.directory)
+    if {'locks', 'fsync'} & set(self._missing):
+      _relax_tensorstore(self._missing)
 
   def _read_newest(self, read):
     """Returns read(manager, step) of the newest step that is readable."""
@@ -258,11 +271,12 @@ class Checkpoint:
     """
     folder, declared = self.directory / str(step), 0
     for leaf in jax.tree.leaves(saved):
-      storage = getattr(leaf, 'storage', None)
-      chunk = (storage and storage.chunk_shape) or ()
+      layout = getattr(leaf, 'storage', None)
+      chunk = (layout and layout.chunk_shape) or ()
       sizes = (math.prod(leaf.shape), math.prod(chunk))
       declared += max(sizes) * np.dtype(leaf.dtype).itemsize
-    stored = sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
+    parts = filter(pathlib.Path.is_file, files.walk_files(folder))
+    stored = sum(path.stat().st_size for path in parts)
     try:
       limits.check_size(declared, stored, _MAX_BYTES)
     except ValueError as error:
@@ -294,6 +308,23 @@ class Checkpoint:
       + '\nThe sizes in the config are not those it was trained with: set '
       'them back, or use another folder.'
     )
+
+
+def _relax_tensorstore(missing):
+  """Lets TensorStore do without what a file system lacks, in this process.
+
+  Its locks are for several writers of one file, which Orbax does not have. If
+  it cannot sync folders, it must not sync files either; `save` does so.
+  """
+  from orbax.checkpoint._src.serialization import tensorstore_utils
+
+  if 'locks' in missing:
+    _relaxed['file_io_locking'] = {'mode': 'none'}
+  if 'fsync' in missing:
+    _relaxed['file_io_sync'] = False
+  # Orbax has no public option for them.
+  for name in '_BASE_TS_CONTEXT', '_DEFAULT_OCDBT_TS_CONTEXT':
+    getattr(tensorstore_utils, name).update(_relaxed)
 
 
 def _pack(value):

@@ -9,7 +9,6 @@ import json
 import math
 import pathlib
 import re
-import shutil
 import sys
 import time
 
@@ -19,7 +18,7 @@ from PIL import Image
 from tensorboardX.proto.summary_pb2 import Summary
 
 from vid2act_jax import types
-from vid2act_jax.data import files, limits
+from vid2act_jax.data import files, limits, storage
 from vid2act_jax.loops import progress
 
 METRICS = 'metrics.jsonl'
@@ -180,8 +179,8 @@ class Logger:
     for name, value in values.items():
       record[name] = value if math.isfinite(value) else None
     # Opened at each call: another stage's logger may replace the file.
-    with open(self.workdir / METRICS, 'a', encoding='utf-8') as file:
-      file.write(json.dumps(record, allow_nan=False) + '\n')
+    line = json.dumps(record, allow_nan=False)
+    files.append_line(self.workdir / METRICS, line)
     self.lines += 1
     for name, value in values.items():
       self._tensorboard.add_scalar(f'{self.stage}/{name}', value, int(step))
@@ -271,9 +270,7 @@ class Logger:
       if step > last:
         path.unlink()
     if resume_step is None:
-      shutil.rmtree(
-        self.workdir / 'tensorboard' / self.stage, ignore_errors=True
-      )
+      storage.remove_tree(self.workdir / 'tensorboard' / self.stage)
       for path in self.workdir.glob(f'strips/{self.stage}-*.png'):
         path.unlink()
     return seconds

@@ -126,7 +126,9 @@ def open_profiler(
     profiler.close()
   if profile:
     text = json.dumps(profiler.seconds())
-    (files.make_folder(folder) / PARTS).write_text(text + '\n')
+    (files.make_folder(folder) / PARTS).write_text(
+      text + '\n', encoding='utf-8'
+    )
     print(f'{stage}: where the time went\n{profiler.table()}')
     text = f'{stage}: this table and a trace of some updates are in {folder}'
     print(text, flush=True)

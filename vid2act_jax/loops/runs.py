@@ -97,7 +97,9 @@ def cache_compilations() -> None:
   base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   # Code compiled for one kind of CPU may not run on another.
   info = pathlib.Path('/proc/cpuinfo')
-  text = info.read_text() if info.exists() else platform.platform()
+  text = (
+    info.read_text(errors='replace') if info.exists() else platform.platform()
+  )
   flags = re.findall('(?m)^(?:flags|Features).*', text) or [text]
   kind = hashlib.blake2b(flags[0].encode(), digest_size=6).hexdigest()
   folder = pathlib.Path(base).expanduser() / 'vid2act_jax' / 'compiled' / kind
@@ -123,8 +125,7 @@ def record_start(workdir: pathlib.Path, arguments: list[str]) -> None:
       for name in ('jax', 'flax', 'optax')
     },
   }
-  with open(workdir / STARTS, 'a', encoding='utf-8') as file:
-    file.write(json.dumps(record) + '\n')
+  files.append_line(workdir / STARTS, json.dumps(record))
 
 
 def commit() -> str:
@@ -139,7 +140,8 @@ def commit() -> str:
 
 def read_starts(workdir: pathlib.Path) -> list[dict]:
   """Reads the entries of `record_start`, one for each start of the run."""
-  lines = (pathlib.Path(workdir) / STARTS).read_text().splitlines()
+  text = (pathlib.Path(workdir) / STARTS).read_text(encoding='utf-8')
+  lines = text.splitlines()
   return [json.loads(line) for line in lines]
 
 
