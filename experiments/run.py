@@ -6,6 +6,11 @@ Every key of the config can be overridden, as in
 --config.task=dmc_quadruped_run. Run again in the same folder, it resumes.
 """
 
+from vid2act_jax import startup
+
+if __name__ == '__main__':
+  startup.install()
+
 import contextlib
 import pathlib
 import sys

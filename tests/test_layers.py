@@ -18,6 +18,7 @@ _ORDER = (
   'losses',
   'learner',
   'data',
+  'startup',
   'envs',
   'behaviours',
   'loops',

@@ -11,6 +11,11 @@ resumed. Several machines that share the folder can run the same command and
 split the jobs between them. See docs/studies.md.
 """
 
+from vid2act_jax import startup
+
+if __name__ == '__main__':
+  startup.install()
+
 import argparse
 import collections
 import pathlib

@@ -126,8 +126,8 @@ def test_list_names_all_checks(capsys):
   assert doctor.main(['--list']) == 0
   lines = capsys.readouterr().out.splitlines()
   assert [line.split()[0] for line in lines] == [
-    'packages', 'devices', 'memory', 'allocator', 'disk', 'gl', 'suites',
-    'update',
+    'packages', 'variables', 'devices', 'memory', 'allocator', 'disk', 'gl',
+    'suites', 'update',
   ]  # fmt: skip
   assert all(len(line.split()) > 3 for line in lines)
 

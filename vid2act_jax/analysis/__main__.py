@@ -8,6 +8,11 @@ python -m vid2act_jax.analysis evaluate RUN --episodes 100
 python -m vid2act_jax.analysis summary RUN
 """
 
+from vid2act_jax import startup
+
+if __name__ == '__main__':
+  startup.install()
+
 import argparse
 import json
 import pathlib

@@ -5,6 +5,11 @@
     --env-steps 400000 --out DIR
 """
 
+from vid2act_jax import startup
+
+if __name__ == '__main__':
+  startup.install()
+
 import argparse
 import pathlib
 import sys

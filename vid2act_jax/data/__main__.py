@@ -13,6 +13,11 @@ An entry point: it may import every part of the package. An interrupted command
 resumes when it is run again.
 """
 
+from vid2act_jax import startup
+
+if __name__ == '__main__':
+  startup.install()
+
 import argparse
 import io
 import os

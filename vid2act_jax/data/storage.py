@@ -32,6 +32,8 @@ _UNSUPPORTED = {
 _HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+# Errors of a disk or its permissions, not of a program.
+FAILURES = {*_NO_SPACE, *_REFUSED, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG}
 _warned: set[str] = set()
 
 

@@ -5,6 +5,11 @@ python -m vid2act_jax.doctor --only gl suites
 python -m vid2act_jax.doctor --json --folder /scratch/runs
 """
 
+from vid2act_jax import startup
+
+if __name__ == '__main__':
+  startup.install()
+
 import argparse
 import json
 import os

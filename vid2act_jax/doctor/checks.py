@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from vid2act_jax.doctor import environments, machine, packages
+from vid2act_jax.doctor import environments, machine, packages, variables
 from vid2act_jax.doctor.results import CheckResult, describe
 
 _ANSWER = '\nANSWER '  # Libraries may print, too.
@@ -48,6 +49,7 @@ _GL_FIX += ' install libegl1 libgl1'
 _UPDATE_FIX = "the fixes of 'packages' and 'devices', or JAX_PLATFORMS=cpu"
 CHECKS = {
   'packages': Check(packages.packages),
+  'variables': Check(variables.variables),
   'devices': Check(machine.devices, 120, _DEVICES_FIX),
   'memory': Check(machine.memory),
   'allocator': Check(machine.allocator),
@@ -101,6 +103,11 @@ def run(name: str, folder: str) -> list[CheckResult]:
 def _failure(name, text):
   check = CHECKS[name]
   fix = f"pip install -e '.[dmc]'; if --only {name} fails again, report it"
+  variable = re.search(r'^(\w+)=|\b(XLA_FLAGS)\b', text)
+  if variable and (found := variable[1] or variable[2]) in os.environ:
+    return CheckResult(
+      check.status, name, text, f'unset {found}, or correct it'
+    )
   return CheckResult(check.status, name, text, check.fix or fix)
 
 

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import textwrap
 
+from vid2act_jax import startup
+
 STATUSES = ('ok', 'note', 'problem')
 
 
@@ -24,7 +26,7 @@ class CheckResult:
 
   def __str__(self):
     """Aligned; a fix is never broken, so that it can be copied."""
-    head, margin = f'{self.status:<8}{self.name:<18}', ' ' * 26
+    head, margin = f'{self.status:<8}{self.name:<17} ', ' ' * 26
     options = {'subsequent_indent': margin, 'break_on_hyphens': False}
     lines = textwrap.wrap(head + self.text, 80, **options)
     return '\n'.join(lines + ([f'{margin}-> {self.fix}'] if self.fix else []))
@@ -44,5 +46,7 @@ def describe(error: BaseException) -> str:
   """An error in one line, with its type unless it is written for users."""
   if type(error).__name__ == 'UserError':  # Its module imports JAX.
     return ' '.join(str(error).split())
+  if text := startup.explain(error):
+    return text
   lines = str(error).strip().splitlines()
   return ': '.join([type(error).__name__, *lines[:1]])[:300]

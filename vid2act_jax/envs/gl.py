@@ -19,6 +19,18 @@ renderer.render()
 renderer.close()
 """
 _INSTALL = 'apt-get install libegl1 libgl1 (or libosmesa6)'
+BACKENDS = 'egl', 'osmesa', 'glfw'
+# Variables that make a working backend fail.
+_MISLEADING = (
+  'PYOPENGL_PLATFORM',
+  'MUJOCO_EGL_DEVICE_ID',
+  '__EGL_VENDOR_LIBRARY_FILENAMES',
+  '__EGL_VENDOR_LIBRARY_DIRS',
+  'EGL_PLATFORM',
+  'GALLIUM_DRIVER',
+  'LIBGL_DRIVERS_PATH',
+  'MESA_LOADER_DRIVER_OVERRIDE',
+)
 
 
 def select_backend() -> str:
@@ -29,14 +41,24 @@ def select_backend() -> str:
   child processes do not try again.
 
   Raises:
-    UserError: no backend works, or the requested one does not.
+    UserError: no backend works, or the requested one does not; names the
+      environment variable that is the cause, if one is.
   """
-  backend = os.environ.get('MUJOCO_GL', '')
-  if backend and backend == os.environ.get(_VERIFIED):
-    return backend
+  requested = os.environ.get('MUJOCO_GL', '')
+  if requested and requested == os.environ.get(_VERIFIED):
+    return requested
+  backend = requested.strip().lower()  # As MuJoCo, but not dm_control, does.
   if backend:
+    if backend not in BACKENDS:
+      raise UserError(
+        f'MUJOCO_GL={requested}: set it to {" or ".join(BACKENDS)}, or unset'
+        ' it: then the first one that works is chosen'
+      )
     error = _test_backend(backend)
     if error:
+      _check_variables(backend)
+      if backend == 'glfw' and not os.environ.get('DISPLAY'):
+        error = f'there is no display; {error}'
       raise UserError(
         f'MUJOCO_GL={backend} does not work ({error}): unset it, or '
         f'install what it needs: {_INSTALL}'
@@ -65,19 +87,49 @@ def _find_backend():
     if not error:
       return backend
     errors.append(f'{backend}: {error}')
+    if os.environ.get('MUJOCO_EGL_DEVICE_ID') and backend == 'egl':
+      _check_variables(backend)  # A device was chosen: no other backend has it.
+  for backend in backends:
+    _check_variables(backend)
   raise UserError(
     f'no GL library to render with ({"; ".join(errors)}): {_INSTALL}'
   )
 
 
-def _test_backend(backend):
-  """Returns an error message, or '' if rendering works."""
+def _check_variables(backend):
+  """Raises a UserError if a backend fails because of variables.
+
+  Which ones is found by trying without them.
+  """
+  names = [name for name in _MISLEADING if os.environ.get(name)]
+  if not names or _test_backend(backend, without=names):
+    return
+  for name in names:
+    if not _test_backend(backend, without=[name]):
+      names = [name]
+      break
+  values = ', '.join(f'{name}={os.environ[name]}' for name in names)
+  raise UserError(
+    f'{values}: with this, MuJoCo cannot render with {backend}, and without it'
+    f' can; unset {" and ".join(names)}'
+    + (', or set it to the number of a device' if 'DEVICE' in values else '')
+  )
+
+
+def _test_backend(backend, without=()):
+  """Returns an error message, or '' if rendering works.
+
+  Args:
+    backend: of `BACKENDS`.
+    without: variables that are left out of the environment.
+  """
+  env = {k: v for k, v in os.environ.items() if k not in without}
   try:
     completed = subprocess.run(
       [sys.executable, '-c', _TEST_SCRIPT],
       text=True,
       timeout=60,
-      env={**os.environ, 'MUJOCO_GL': backend},
+      env={**env, 'MUJOCO_GL': backend},
       capture_output=True,
       stdin=subprocess.DEVNULL,
     )

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vid2act_jax import learner, sharding
-from vid2act_jax.data import files, limits
+from vid2act_jax.data import files, limits, storage
 from vid2act_jax.loops import config_keys, progress, schedule
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
@@ -90,10 +91,29 @@ def cache_compilations() -> None:
   """Sets up JAX's persistent compilation cache.
 
   JAX_COMPILATION_CACHE_DIR names another folder, and
-  JAX_ENABLE_COMPILATION_CACHE=false disables the cache.
+  JAX_ENABLE_COMPILATION_CACHE=false disables the cache. A folder that cannot be
+  written only causes a warning.
   """
-  if jax.config.jax_compilation_cache_dir:
+  if not jax.config.jax_enable_compilation_cache:
     return
+  try:
+    folder = jax.config.jax_compilation_cache_dir or str(_cache_folder())
+    if '://' not in folder:  # A bucket is left to JAX.
+      os.makedirs(folder, exist_ok=True)
+      tempfile.TemporaryFile(dir=folder).close()
+  except (OSError, RuntimeError) as error:
+    storage.warn_once(
+      'cache',
+      f'compiled code is not cached ({error}), so each start compiles again;'
+      ' set XDG_CACHE_HOME or JAX_COMPILATION_CACHE_DIR to a folder that can be'
+      ' written',
+    )
+    folder = None
+  jax.config.update('jax_compilation_cache_dir', folder)
+
+
+def _cache_folder():
+  """The default folder of the cache; RuntimeError without a home folder."""
   base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   # Code compiled for one kind of CPU may not run on another.
   info = pathlib.Path('/proc/cpuinfo')
@@ -102,8 +122,7 @@ def cache_compilations() -> None:
   )
   flags = re.findall('(?m)^(?:flags|Features).*', text) or [text]
   kind = hashlib.blake2b(flags[0].encode(), digest_size=6).hexdigest()
-  folder = pathlib.Path(base).expanduser() / 'vid2act_jax' / 'compiled' / kind
-  jax.config.update('jax_compilation_cache_dir', str(folder))
+  return pathlib.Path(base).expanduser() / 'vid2act_jax' / 'compiled' / kind
 
 
 def record_start(workdir: pathlib.Path, arguments: list[str]) -> None:
