@@ -11,9 +11,10 @@ import pathlib
 import sys
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageSequence
+from PIL import Image, ImageDraw, ImageFont
 
 from vid2act_jax.learner.open_loop import CONTEXT
+from vid2act_jax.loops import video as video_lib
 
 OUT = pathlib.Path(__file__).parent.parent / 'docs' / 'images'
 _SIZE = 64  # Pixels a side of an image in the run.
@@ -34,12 +35,10 @@ def read_frames(run: pathlib.Path, name: str) -> np.ndarray:
   Returns:
     u8 [T, H, W, 3], at the size before the logger doubled it.
   """
-  paths = sorted(run.glob(f'videos/finetune-{name}-*.gif'))
+  paths = sorted(run.glob(f'videos/finetune-{name}-*'))
   if not paths:
     raise SystemExit(f'error: {run} has no finetuning video named {name!r}')
-  frames = ImageSequence.Iterator(Image.open(paths[-1]))
-  video = np.stack([np.asarray(frame.convert('RGB')) for frame in frames])
-  return video[:, ::2, ::2]
+  return video_lib.read(paths[-1])[:, ::2, ::2]
 
 
 def split_sequences(video: np.ndarray) -> np.ndarray:

@@ -22,7 +22,14 @@ from ml_collections import config_flags
 from vid2act_jax import sharding
 from vid2act_jax.analysis import summary
 from vid2act_jax.data import files
-from vid2act_jax.loops import flag_errors, progress, runs, seeds, stages
+from vid2act_jax.loops import (
+  backends,
+  flag_errors,
+  progress,
+  runs,
+  seeds,
+  stages,
+)
 from vid2act_jax.loops.config_checks import check_config
 from vid2act_jax.loops.execution import Execution
 from vid2act_jax.loops.preemption import (
@@ -88,9 +95,12 @@ def run(config, workdir: pathlib.Path, execution: Execution = stages.ALONE):
       runs.init_workdir(workdir, config)
       runs.record_start(workdir, sys.argv[1:])
       progress.report(f'run folder: {workdir}')
-    for stage in config.stages:
-      execution.preemption.check()
-      stages.STAGES[stage](config, workdir, execution)
+    try:
+      for stage in config.stages:
+        execution.preemption.check()
+        stages.STAGES[stage](config, workdir, execution)
+    finally:
+      backends.finish(workdir)
     if is_first:
       path = summary.write_summary(workdir, summary.title(config))
       progress.report(f'summary: {path}')

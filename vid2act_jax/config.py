@@ -82,6 +82,11 @@ def get_config() -> ConfigDict:
         # (float16).
         'embeddings': 'float16',
       },
+      'logger': {
+        # Where metrics and videos go: 'jsonl', which is always needed,
+        # 'tensorboard', and 'wandb' (needs the extra wandb).
+        'backends': ('jsonl', 'tensorboard'),
+      },
       'mesh': {
         'data': -1,  # devices for data parallelism; -1: all devices, or with
         # `seeds` those that are left for each group of seeds

@@ -28,7 +28,7 @@ def _run(folder, sources=(), success=False, strip=False):
       values = {'eval/return': step, 'eval/return_std': 5}
       log.scalars(step, {**values, **({'eval/success': 1} if success else {})})
     if strip:
-      log.strip('openloop', np.full((192, 256, 3), 200, np.uint8))
+      log.strip(0, 'openloop', np.full((192, 256, 3), 200, np.uint8))
 
 
 def _check_page(path):

@@ -28,6 +28,7 @@ from vid2act_jax.loops import (
   preemption,
   runs,
   sources,
+  video,
 )
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.execution import Execution
@@ -95,9 +96,9 @@ def test_run_writes_all_outputs(finished):
       assert total == pytest.approx(1, abs=1e-5)
   for pattern in (
     'summary.png',
-    'videos/pretrain-open_loop-*.gif',
-    'videos/finetune-open_loop-*.gif',
-    'videos/finetune-eval-*.gif',
+    f'videos/pretrain-open_loop-*{video.default_suffix()}',
+    f'videos/finetune-open_loop-*{video.default_suffix()}',
+    f'videos/finetune-eval-*{video.default_suffix()}',
     'strips/pretrain-open_loop.png',
     'tensorboard/finetune/events*',
   ):
@@ -498,16 +499,16 @@ def test_prefill_statistics_are_logged(finished):
 
 
 def test_evaluation_of_a_finished_run(finished, tmp_path, capsys):
-  video = tmp_path / 'episode.gif'
+  path = tmp_path / 'episode.gif'
   command = ['evaluate', str(finished), '--episodes', '3']
   outputs = []
-  for options in ([], ['--video', str(video)], ['--seed', '1']):
+  for options in ([], ['--video', str(path)], ['--seed', '1']):
     assert __main__.main(command + options) == 0
     outputs.append(json.loads(capsys.readouterr().out))
   assert outputs[0] == outputs[1] != outputs[2]
   assert outputs[0]['episodes'] == 3 and outputs[0]['updates'] >= 1
   assert outputs[0]['task'] == config_with().task
-  with Image.open(video) as image:
+  with Image.open(path) as image:
     assert image.n_frames > 1
   assert __main__.main([*command, '--task', 'probe_terminal']) == 0
   assert json.loads(capsys.readouterr().out)['success'] == 1

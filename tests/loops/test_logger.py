@@ -10,7 +10,7 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from vid2act_jax import types
-from vid2act_jax.loops import logger, progress
+from vid2act_jax.loops import logger, progress, video
 
 
 def _frames(length, size=64):
@@ -97,7 +97,7 @@ def test_new_start_removes_only_its_stage(tmp_path):
   assert len(list((tmp_path / 'tensorboard' / 'finetune').iterdir())) == 1
   logger.Logger(tmp_path, 'finetune').close()
   names = [p.name for p in (tmp_path / 'videos').iterdir()]
-  assert names == ['pretrain-eval-000000900.gif']
+  assert [x.split('.')[0] for x in names] == ['pretrain-eval-000000900']
 
 
 def test_the_largest_step_removes_nothing(tmp_path):
@@ -119,7 +119,8 @@ def test_unwritable_folder_is_named(tmp_path):
     logger.Logger(tmp_path / 'file' / 'run', 'collect')
 
 
-def test_videos_are_gifs_and_the_newest_are_kept(tmp_path):
+def test_videos_are_gifs_and_the_newest_are_kept(tmp_path, monkeypatch):
+  monkeypatch.setattr(video, 'default_suffix', lambda: '.gif')
   with logger.Logger(tmp_path, 'finetune') as log:
     log.video(1, 'eval_random', _frames(2))
     for step in range(8):
@@ -145,7 +146,7 @@ def test_videos_are_gifs_and_the_newest_are_kept(tmp_path):
 def test_strip_is_written_unchanged(tmp_path):
   image = _frames(1)[0]
   with logger.Logger(tmp_path, 'pretrain') as log:
-    path = log.strip('openloop', image)
+    path = log.strip(3, 'openloop', image)
   assert path == tmp_path / 'strips' / 'pretrain-openloop.png'
   np.testing.assert_array_equal(np.asarray(Image.open(path)), image)
 

@@ -126,7 +126,7 @@ def _parser():
   text = "a task other than the run's, with as many actions"
   add[_evaluate]('--task', default='', help=text)
   add[_evaluate]('--seed', type=int, default=0, help='of the episodes')
-  text = 'FILE.gif to write one episode to'
+  text = 'FILE.mp4 or FILE.gif to write one episode to'
   add[_evaluate]('--video', type=path, help=text)
   return parser
 

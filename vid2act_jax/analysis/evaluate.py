@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 
 from vid2act_jax import envs
 from vid2act_jax.data import files
-from vid2act_jax.loops import acting, logger, runs, setup
+from vid2act_jax.loops import acting, runs, setup
+from vid2act_jax.loops import video as video_lib
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
@@ -29,7 +30,7 @@ def evaluate(
     episodes: their number.
     task: one other than the run's, such as a shifted one, with as many actions.
     seed: of the episodes; a seed always gives the same numbers.
-    video: the .gif file to write one episode to, or None.
+    video: the .mp4 or .gif file to write one episode to, or None.
 
   Returns:
     {run, task, seed, env_steps and updates (of the training), return,
@@ -43,6 +44,7 @@ def evaluate(
     raise UserError(f'{episodes} episodes: there must be at least 1')
   config = ConfigDict(runs.read_config_dict(run))
   if video:  # Before the episodes are played: their results would be lost.
+    video_lib.check_suffix(video)
     files.make_folder(video.absolute().parent)
   agent, state = runs.load_agent(run)
   _, metadata, _ = Checkpoint(run / runs.STUDENT).restore_raw()
@@ -61,7 +63,7 @@ def evaluate(
     evaluator = acting.Evaluator(env, episodes, policy)
     values, frames = evaluator(state, 0)
   if video:
-    data = logger.encode_gif(frames)
+    data = video_lib.encode(frames, video.suffix)
     files.atomic_write(video, lambda file: file.write(data))
   return {
     'run': str(run),

@@ -6,7 +6,14 @@ from vid2act_jax import behaviours, learner
 from vid2act_jax import envs as environments
 from vid2act_jax.data import dataset
 from vid2act_jax.learner import open_loop
-from vid2act_jax.loops import embedding, policies, runs, sources, stages
+from vid2act_jax.loops import (
+  backends,
+  embedding,
+  policies,
+  runs,
+  sources,
+  stages,
+)
 from vid2act_jax.types import UserError
 
 _PERIODS = 'updates_per_call', 'log_every', 'save_every'
@@ -27,6 +34,7 @@ def check_config(config, workdir: pathlib.Path) -> None:
   if unknown:
     known = ', '.join(stages.STAGES)
     raise UserError(f'config.stages has {unknown}; stages are {known}')
+  backends.check(config.logger.backends)
   _check_tasks(config, workdir)
   _check_learner(config)
   if config.env.size != 64:

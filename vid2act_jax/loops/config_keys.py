@@ -19,6 +19,7 @@ from vid2act_jax.learner.variants import FIELDS
 RUNTIME = (
   'name',
   'stages',
+  'logger',
   'mesh',
   'skip_limit',
   'evaluate',
@@ -94,6 +95,7 @@ _ADDED = {
   'replay.device_gb': -1.0,
   'learner.generator': GENERATOR,
   'seeds': [],
+  'logger': {'backends': ['jsonl', 'tensorboard']},
 }
 _MAX_DEPTH = 8  # Of a config; a deeper one is damaged.
 

@@ -1,4 +1,4 @@
-"""Logger of a run: metrics.jsonl, TensorBoard, videos, strips, progress.
+"""Logger of a run: metrics.jsonl, its backends, videos, strips, progress.
 
 One `Logger` per stage. Every record has a step, so that a stage resumed from a
 checkpoint at step S removes the records after S.
@@ -13,17 +13,15 @@ import sys
 import time
 
 import numpy as np
-import tensorboardX
 from PIL import Image
-from tensorboardX.proto.summary_pb2 import Summary
 
 from vid2act_jax import types
-from vid2act_jax.data import files, limits, storage
-from vid2act_jax.loops import progress
+from vid2act_jax.data import files, limits
+from vid2act_jax.loops import backends, progress
+from vid2act_jax.loops import video as video_lib
 
 METRICS = 'metrics.jsonl'
 _KEEP_VIDEOS = 5  # The newest of each name; older ones are deleted.
-_FPS = 15
 
 
 def read_metrics(workdir, stage=None):
@@ -65,36 +63,6 @@ def read_metrics(workdir, stage=None):
   return records
 
 
-def encode_gif(frames, fps=_FPS, scale=1):
-  """Encodes frames as the bytes of an endless GIF.
-
-  Args:
-    frames: u8 [T, H, W, 3].
-    fps: frames a second.
-    scale: integer factor of the size.
-  """
-  frames = np.asarray(frames, np.uint8)
-  length, height, width, _ = frames.shape
-  # One palette for all frames: one for each takes up to ten times as long.
-  tiled = Image.fromarray(frames.reshape(-1, width, 3)).quantize()
-  images = [
-    tiled.crop((0, i * height, width, (i + 1) * height)).resize(
-      (width * scale, height * scale), Image.Resampling.NEAREST
-    )
-    for i in range(length)
-  ]
-  buffer = io.BytesIO()
-  images[0].save(
-    buffer,
-    format='GIF',
-    save_all=True,
-    append_images=images[1:],
-    duration=round(1000 / fps),
-    loop=0,
-  )
-  return buffer.getvalue()
-
-
 class NullLogger:
   """Logs nothing, on all hosts but the first; has `Logger`'s interface."""
 
@@ -115,38 +83,48 @@ class NullLogger:
 class Logger:
   """Logs one stage of a run; use it as a context manager."""
 
-  def __init__(self, workdir, stage, resume_step=None, resume_lines=None):
+  def __init__(
+    self,
+    workdir,
+    stage,
+    resume_step=None,
+    resume_lines=None,
+    backend_names=backends.DEFAULT,
+    config=None,
+  ):
     """Opens the log of a stage.
 
     Args:
       workdir: the run's folder, created if it is missing.
       stage: 'collect', 'pretrain' or 'finetune'; prefix of every tag.
       resume_step: the step that the stage resumes from. Later records are
-        removed, so sys.maxsize removes nothing. None: a new start of the stage,
-        which removes all its records.
+        removed. None: the stage starts from its beginning, which removes all
+        its records.
       resume_lines: number of the stage's lines of metrics at the checkpoint;
         some lines of step `resume_step` may be from after it. None: all lines
         of that step are kept.
+      backend_names: where to log to, with 'jsonl'; see `backends.BACKENDS`.
+      config: the run's, as a dictionary, for backends that show it.
 
     Raises:
-      UserError: the folder cannot be written, or its metrics are damaged.
+      UserError: the folder cannot be written, its metrics are damaged, or a
+        backend cannot be opened.
     """
     self.workdir = pathlib.Path(workdir)
     self.stage = stage
-    purge_step = None
-    if resume_step is not None:  # An event's step has 63 bits.
-      purge_step = min(int(resume_step) + 1, sys.maxsize)
     self._progress = progress.ProgressLine(stage)
     self.lines = 0  # Of metrics, written by this stage.
+    self._all_lines = 0  # Also by other stages.
+    self._suffix = video_lib.default_suffix()
     try:
       self.workdir.mkdir(parents=True, exist_ok=True)
       seconds = self._truncate(resume_step, resume_lines)
-      # A folder per stage: purge_step hides later events of the whole folder.
-      self._tensorboard = tensorboardX.SummaryWriter(
-        str(self.workdir / 'tensorboard' / stage),
-        purge_step=purge_step,
-        flush_secs=10,
-      )
+      log = backends.StageLog(self.workdir, stage, resume_step, config or {})
+      self._backends = [
+        backends.BACKENDS[name](log)
+        for name in backend_names
+        if name != backends.JSONL
+      ]
     except OSError as error:
       raise types.UserError(
         f'cannot write into the run folder {self.workdir}: {error}; '
@@ -161,10 +139,10 @@ class Logger:
     self.close()
 
   def scalars(self, step, values):
-    """Writes one line of metrics, and the same TensorBoard scalars.
+    """Writes one line of metrics, and the same scalars to the backends.
 
     A value that is not finite becomes null in the file, as JSON has no NaN.
-    TensorBoard gets it unchanged.
+    Backends get it unchanged.
 
     Args:
       step: int, in the unit of the stage.
@@ -182,11 +160,12 @@ class Logger:
     line = json.dumps(record, allow_nan=False)
     files.append_line(self.workdir / METRICS, line)
     self.lines += 1
-    for name, value in values.items():
-      self._tensorboard.add_scalar(f'{self.stage}/{name}', value, int(step))
+    self._all_lines += 1
+    for backend in self._backends:
+      backend.scalars(int(step), self._all_lines, values)
 
   def video(self, step, name, frames):
-    """Writes a GIF into videos/ and TensorBoard; keeps the newest few.
+    """Writes a file into videos/, as `video.encode`; keeps the newest few.
 
     Args:
       step: int, in the unit of the stage.
@@ -194,37 +173,27 @@ class Logger:
       frames: u8 [T, H, W, 3]; small ones are doubled in size.
 
     Returns:
-      The path of the GIF.
+      The path of the video.
     """
-    height, width = np.shape(frames)[1:3]
-    scale = 2 if height < 200 else 1
-    data = encode_gif(frames, scale=scale)
-    folder = self.workdir / 'videos'
-    folder.mkdir(exist_ok=True)
-    path = folder / f'{self.stage}-{name}-{int(step):09d}.gif'
+    data = video_lib.encode(frames, self._suffix)
+    folder = files.make_folder(self.workdir / 'videos')
+    path = folder / f'{self.stage}-{name}-{int(step):09d}{self._suffix}'
     files.atomic_write(path, lambda file: file.write(data))
     for _, old in sorted(self._videos(name))[:-_KEEP_VIDEOS]:
       old.unlink()
-    image = Summary.Image(
-      height=height * scale,
-      width=width * scale,
-      colorspace=3,
-      encoded_image_string=data,
-    )
-    self._tensorboard.file_writer.add_summary(
-      Summary(value=[Summary.Value(tag=f'{self.stage}/{name}', image=image)]),
-      int(step),
-    )
+    for backend in self._backends:
+      backend.video(int(step), self._all_lines, name, path, frames)
     return path
 
-  def strip(self, name, image):
+  def strip(self, step, name, image):
     """Writes u8 [H, W, 3] to strips/<stage>-<name>.png; returns the path."""
-    folder = self.workdir / 'strips'
-    folder.mkdir(exist_ok=True)
+    folder = files.make_folder(self.workdir / 'strips')
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(image, np.uint8)).save(buffer, format='PNG')
     path = folder / f'{self.stage}-{name}.png'
     files.atomic_write(path, lambda file: file.write(buffer.getbuffer()))
+    for backend in self._backends:
+      backend.image(int(step), self._all_lines, name, path)
     return path
 
   def progress(self, step, total, unit, estimate=None, **text):
@@ -244,9 +213,10 @@ class Logger:
     self._progress.message(text)
 
   def close(self):
-    """Stops the live line and flushes TensorBoard."""
+    """Stops the live line and flushes the backends."""
     self._progress.close()
-    self._tensorboard.close()
+    for backend in self._backends:
+      backend.close()
 
   def _truncate(self, resume_step, resume_lines):
     """Removes records after resume_step; returns the seconds logged by then."""
@@ -265,20 +235,20 @@ class Logger:
       self.workdir / METRICS,
       lambda file: file.write(''.join(kept).encode()),
     )
+    self._all_lines = len(kept)
     # A video of a later step would count as newer than those to come.
     for step, path in self._videos('.+', literal=False):
       if step > last:
         path.unlink()
     if resume_step is None:
-      storage.remove_tree(self.workdir / 'tensorboard' / self.stage)
       for path in self.workdir.glob(f'strips/{self.stage}-*.png'):
         path.unlink()
     return seconds
 
   def _videos(self, name, literal=True):
     name = re.escape(name) if literal else name
-    pattern = re.compile(rf'{re.escape(self.stage)}-{name}-(\d+)\.gif')
-    for path in self.workdir.glob('videos/*.gif'):
+    pattern = re.compile(rf'{re.escape(self.stage)}-{name}-(\d+)\.(?:mp4|gif)')
+    for path in self.workdir.glob('videos/*'):
       if match := pattern.fullmatch(path.name):
         yield int(match[1]), path
 

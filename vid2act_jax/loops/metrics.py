@@ -131,4 +131,4 @@ def log_open_loop(logger, step: int, video: np.ndarray):
   logger.video(step, 'open_loop', tiled)
   indices = np.linspace(0, length - 1, min(length, _STRIP_FRAMES)).astype(int)
   strip = video[0, indices].transpose(1, 0, 2, 3)
-  logger.strip('open_loop', strip.reshape(height, -1, 3))
+  logger.strip(step, 'open_loop', strip.reshape(height, -1, 3))

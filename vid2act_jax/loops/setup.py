@@ -149,7 +149,7 @@ def setup_pretrain(
   )
   with (
     open_log(
-      workdir, 'pretrain', int(state.step) if extra else None, extra
+      config, workdir, 'pretrain', int(state.step) if extra else None, extra
     ) as logger,
     open_profiler(workdir, 'pretrain', execution.profile) as profiler,
   ):
@@ -262,7 +262,9 @@ def _build_finetune(config, workdir, profiler, execution, replay_dir, stack):
   )
   replay = _open_replay(config, replay_dir, devices, extra, options)
   env_steps = schedule.env_steps_done(counters) if extra else None
-  logger = stack.enter_context(open_log(workdir, 'finetune', env_steps, extra))
+  logger = stack.enter_context(
+    open_log(config, workdir, 'finetune', env_steps, extra)
+  )
   act_key, step_key, video_key = jax.random.split(jax.random.key(seed), 3)
   # Hosts share the key of the updates; each has another key to act with.
   act_key = jax.random.fold_in(act_key, devices.process_index)
@@ -420,11 +422,16 @@ def _train_step(config, workdir, stage, key, compiled, arrays_fn):
 
 
 def open_log(
-  workdir: pathlib.Path, stage: str, resume_step: int | None, extra: dict
+  config,
+  workdir: pathlib.Path,
+  stage: str,
+  resume_step: int | None,
+  extra: dict,
 ) -> Logger | NullLogger:
   """Opens the log of a stage on the first process; the others log nothing.
 
   Args:
+    config: the run's.
     workdir: the run's folder.
     stage: its name.
     resume_step: see `Logger`.
@@ -432,4 +439,11 @@ def open_log(
   """
   if jax.process_index():
     return NullLogger()
-  return Logger(workdir, stage, resume_step, extra.get('lines'))
+  return Logger(
+    workdir,
+    stage,
+    resume_step,
+    extra.get('lines'),
+    config.logger.backends,
+    runs.as_dict(config),
+  )

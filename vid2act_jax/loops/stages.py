@@ -67,7 +67,7 @@ def run_collect(config, workdir: pathlib.Path, execution: Execution = ALONE):
     # Several datasets share one log: this removes nothing from it.
     with (
       _COLLECTING,
-      setup.open_log(workdir, 'collect', sys.maxsize, {}) as logger,
+      setup.open_log(config, workdir, 'collect', sys.maxsize, {}) as logger,
     ):
       _collect_by_policy(config, task, folder, policy, logger, execution)
 
