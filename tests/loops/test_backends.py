@@ -216,19 +216,26 @@ def test_wandb_without_a_network(tmp_path, wandb):
     assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
 
 
-def test_wandb_without_a_key(tmp_path, wandb):
+@pytest.mark.parametrize(
+  'changes,message',
+  [
+    ({}, 'there is no API key'),
+    ({'WANDB_MODE': 'nowhere'}, "Input should be 'online', 'offline'"),
+  ],
+)
+def test_wandb_that_cannot_log(tmp_path, wandb, changes, message):
   """In a process of its own: the package remembers a key."""
   code = (
     'from vid2act_jax.loops import backends\n'
     'try:\n  backends.check(["jsonl", "wandb"])\n'
     'except Exception as error:\n  print(type(error).__name__, error)\n'
   )
-  env = {'HOME': str(tmp_path), 'PATH': '', 'PYTHONPATH': ':'.join(sys.path)}
+  env = {'HOME': str(tmp_path), 'PYTHONPATH': ':'.join(sys.path), **changes}
   done = subprocess.run(
     [sys.executable, '-c', code], env=env, capture_output=True, text=True
   )
   assert done.stdout.startswith('UserError config.logger.backends has wandb')
-  assert 'WANDB_MODE=offline' in done.stdout
+  assert message in done.stdout and 'WANDB_MODE=offline' in done.stdout
 
 
 def test_a_damaged_id(tmp_path, wandb):

@@ -121,8 +121,8 @@ class Wandb(Backend):
 
   It stays open from stage to stage until `finish`, since without a network
   each opening makes a file of its own. The id is in wandb.json, so that a
-  resumed run goes on. What it logs again has the same line numbers, which the
-  service leaves out. Project, mode and key are those of the WANDB_ variables.
+  resumed run goes on. Its steps are the lines of metrics.jsonl: what is logged
+  again has the same numbers. Project, mode, key: see the WANDB_ variables.
   """
 
   package = extra = 'wandb'
@@ -149,11 +149,11 @@ class Wandb(Backend):
   def check(cls):
     import wandb
 
-    if os.environ.get('WANDB_MODE') in ('offline', 'disabled', 'dryrun'):
-      return
     try:
-      known = wandb.login(prompt=False)
-    except wandb.errors.Error as error:
+      mode = wandb.setup().settings.mode
+      offline = mode in ('offline', 'disabled', 'dryrun')
+      known = offline or wandb.login(prompt=False)
+    except (wandb.errors.Error, ValueError) as error:  # A wrong variable.
       raise UserError(_explain(error)) from error
     if not known:
       raise UserError(_explain('there is no API key'))
@@ -185,7 +185,7 @@ class Wandb(Backend):
           console='off', disable_git=True, disable_code=True, silent=True
         ),
       )
-    except self._wandb.errors.Error as error:
+    except (self._wandb.errors.Error, ValueError) as error:
       raise UserError(_explain(error)) from error
     progress.report(f'wandb: {run.dir if run.offline else run.url}')
     text = json.dumps({'id': run.id}) + '\n'
@@ -261,8 +261,9 @@ def finish(workdir: pathlib.Path) -> None:
 
 
 def _explain(error):
+  reason = ' '.join(str(error).split())
   return (
-    f'{_KEY} has wandb, but it cannot log ({" ".join(str(error).split())}):'
-    ' run wandb login, or set WANDB_MODE=offline and upload later with wandb'
-    ' sync'
+    f'{_KEY} has wandb, but it cannot log ({reason}): run wandb login and check'
+    ' the WANDB_ variables, or set WANDB_MODE=offline and upload later with'
+    ' wandb sync'
   )

@@ -65,7 +65,8 @@ def announced(fn: Callable, message: Callable[[str], None] | None) -> Callable:
     if called:
       return fn(*args)
     called = True
-    with announce_compilation(message, 'the update'):
+    cached = bool(jax.config.jax_compilation_cache_dir)
+    with announce_compilation(message, 'the update', cached):
       return fn(*args)
 
   return call

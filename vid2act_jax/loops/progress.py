@@ -69,10 +69,17 @@ class Estimator:
 
 @contextlib.contextmanager
 def announce_compilation(
-  message: Callable[[str], None], what: str
+  message: Callable[[str], None], what: str, cached: bool = True
 ) -> Iterator[None]:
-  """Says that the block compiles `what`, and how long it took."""
-  message(f'compiling {what}; it is cached for the next start')
+  """Says that the block compiles `what`, and how long it took.
+
+  Args:
+    message: prints a line.
+    what: is compiled.
+    cached: whether the next start finds it compiled.
+  """
+  hint = '; it is cached for the next start' if cached else ''
+  message(f'compiling {what}{hint}')
   start = time.monotonic()
   yield
   message(f'compiled {what} in {_duration(time.monotonic() - start)}')
