@@ -307,16 +307,16 @@ def test_missing_package(monkeypatch):
 def test_gl_errors(monkeypatch):
   monkeypatch.delenv('VID2ACT_GL_TRIED', raising=False)
   monkeypatch.setenv('MUJOCO_GL', 'nonsense')
-  with pytest.raises(UserError, match='MUJOCO_GL=nonsense does not work'):
+  with pytest.raises(UserError, match='MUJOCO_GL=nonsense: set it to egl'):
     gl.select_backend()
   monkeypatch.delenv('MUJOCO_GL')
   with pytest.raises(UserError, match='mujoco was imported before'):
     gl.select_backend()
   monkeypatch.delitem(gl.sys.modules, 'mujoco')
-  monkeypatch.setattr(gl, '_test_backend', lambda backend: 'library not found')
+  monkeypatch.setattr(gl, '_test_backend', lambda *_, **__: 'library not found')
   with pytest.raises(UserError, match='egl: library.*apt-get install libegl1'):
     gl.select_backend()
   monkeypatch.setattr(
-    gl, '_test_backend', lambda backend: '' if backend == 'osmesa' else 'no'
+    gl, '_test_backend', lambda name, **_: '' if name == 'osmesa' else 'no'
   )
   assert gl.select_backend() == 'osmesa'
