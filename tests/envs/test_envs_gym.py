@@ -10,6 +10,7 @@ from gymnasium import spaces
 from tests import gym_tasks
 from vid2act_jax import envs
 from vid2act_jax.envs import gl, gym, registry
+from vid2act_jax.envs.spaces import action_spec
 from vid2act_jax.types import UserError
 
 LAB = 'tests.gym_tasks'
@@ -76,7 +77,7 @@ def test_action_bounds(make):
     (0, [2, 0, 6, 8, 0, 0]),
     (1, [4, 1, 7, 9, 1, 1]),
   ):
-    action = env._simulator._to_action(np.full(6, value, np.float32))
+    action = env.actions.to_native(np.full(6, value, np.float32))
     np.testing.assert_array_equal(action, np.reshape(row, (2, 3)))
     assert action.dtype == np.float32
   assert env.step(np.ones(6))['reward'] == 23
@@ -84,9 +85,10 @@ def test_action_bounds(make):
 
 
 def test_integer_box():
-  _, size, convert = gym._action_adapter('t', spaces.Box(0, 3, (2,), np.int64))
-  action = convert(np.array([-0.5, 0.9], np.float32))
-  assert size == 2 and action.tolist() == [1, 3] and action.dtype == np.int64
+  spec = action_spec('t', spaces.Box(0, 3, (2,), np.int64))
+  action = spec.to_native(np.array([-0.5, 0.9], np.float32))
+  assert spec.dim == 2 and action.tolist() == [1, 3]
+  assert action.dtype == np.int64
 
 
 @pytest.mark.parametrize(

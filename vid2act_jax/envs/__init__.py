@@ -7,7 +7,7 @@ registered with gymnasium (see `vid2act_jax.envs.gym`), and
 Modifiers after an '@' change a task (see `vid2act_jax.envs.shift`).
 """
 
-from vid2act_jax.envs.core import Env, Settings
+from vid2act_jax.envs.core import Env, EnvWarning, Settings
 from vid2act_jax.envs.registry import check, has_states, make, scripted_policy
 from vid2act_jax.envs.shift import base_name, pad_or_truncate
 from vid2act_jax.envs.vector import VectorEnv
@@ -15,6 +15,7 @@ from vid2act_jax.envs.workers import Limits
 
 __all__ = [
   'Env',
+  'EnvWarning',
   'Limits',
   'Settings',
   'VectorEnv',

@@ -5,9 +5,14 @@ from typing import Protocol
 
 import numpy as np
 
+from vid2act_jax.envs.actions import ActionSpec
 from vid2act_jax.types import UserError
 
 QUALITIES = ('standard', 'fast')
+
+
+class EnvWarning(UserWarning):
+  """An environment works, but probably not as intended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Simulator(Protocol):
   description: dict  # the suite's part of the metadata, JSON-serializable
   state: np.ndarray | None  # f32 [S], the input of scripted policies
   model: object | None  # MuJoCo's MjModel, if any
+  # Optional: `actions`, an ActionSpec, and `image_key`, as in `Env`.
 
   def reset(self, seed: int | None = None) -> None:
     """Starts an episode; a seed, 0 to 2**32 - 1, reseeds the generator."""
@@ -102,6 +108,20 @@ class Env:
     self._simulator = simulator
     self._steps = 0
     self._done = True
+
+  @property
+  def actions(self) -> ActionSpec:
+    """The environment's own actions, which [-1, 1] is mapped to."""
+    own = getattr(self._simulator, 'actions', None)
+    return own or ActionSpec.normalized(self.action_dim)
+
+  @property
+  def image_key(self) -> str | None:
+    """The entry of gymnasium's observations that is the image.
+
+    '' if the observation itself is the image, None if it is rendered.
+    """
+    return getattr(self._simulator, 'image_key', None)
 
   @property
   def state(self) -> np.ndarray | None:

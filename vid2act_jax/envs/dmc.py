@@ -7,6 +7,7 @@ import numpy as np
 from dm_control import suite
 
 from vid2act_jax.envs import core, render
+from vid2act_jax.envs.actions import ActionSpec
 
 # Published results use camera 0. The quadruped's camera 0 is too far away: at
 # 64 x 64 its legs are single pixels.
@@ -47,7 +48,8 @@ class Simulator:
     unlimited = spec.maximum >= mujoco.mjMAXVAL
     self._low = np.where(unlimited, -1, spec.minimum)
     self._high = np.where(unlimited, 1, spec.maximum)
-    self.action_dim = spec.shape[0]
+    self.actions = ActionSpec.box(self._low, self._high)
+    self.action_dim = self.actions.dim
     self.description = {
       'camera': camera,
       'flips': [],

@@ -21,15 +21,7 @@ def check(name: str):
 
 def build(name: str, settings: core.Settings, seed: int) -> gym.Simulator:
   """Calls the function; raises UserError if its result is unsupported."""
-  function = _find_function(name)
-  with gym.user_import_errors(name):
-    env = function()
-    if not isinstance(env, gymnasium.Env):
-      raise UserError(
-        f'task {name!r} returns {type(env).__name__!r}: it must return a '
-        'gymnasium.Env.'
-      )
-    return gym.Simulator(name, env, settings, seed)
+  return gym.build_custom(name, _find_function(name), settings, seed)
 
 
 def _find_function(name) -> Callable[[], gymnasium.Env]:

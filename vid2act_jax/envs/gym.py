@@ -4,11 +4,13 @@ gym_Pendulum-v1        an id that gymnasium registers
 gym_ALE/Pong-v5        Atari games; needs ale-py
 gym_my_lab:Reach-v0    imports the module my_lab first, which registers the id
 
-Images: the observations, if they are frames u8 [H, W, 3], or a Dict with one
+Images: the observations, if they are pictures u8 [H, W, 3], or a Dict with one
 such entry or one named 'image' or 'pixels'; otherwise the result of `render`
-with render_mode 'rgb_array'. The whole frame is resized to a square without
-cropping, which changes the aspect ratio of other shapes; the original shape is
-the description's 'frame'. The camera and quality settings have no effect.
+with render_mode 'rgb_array'. Grids of symbols have the shape of a picture: a
+tiny one, or one whose numbers are all nearly equal, is not taken for a picture
+if there is a `render`. The whole frame is resized to a square without cropping,
+which changes the aspect ratio of other shapes; the original shape is the
+description's 'frame'. The camera and quality settings have no effect.
 
 Actions: [-1, 1] is scaled to the bounds of a Box, and unchanged without bounds.
 A Discrete space with n actions takes n numbers; the argmax is the action. The
@@ -16,12 +18,12 @@ description's 'actions' is 'box' or 'discrete'.
 """
 
 import atexit
-import contextlib
 import difflib
 import importlib
 import importlib.util
 import os
 import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from importlib import metadata
@@ -29,17 +31,15 @@ from types import ModuleType
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
-from PIL import Image
 
-from vid2act_jax.data.formats.actions import box_bounds
-from vid2act_jax.envs import core, gl
+from vid2act_jax.envs import core, foreign, frames, gl
+from vid2act_jax.envs.spaces import action_spec, image_key
 from vid2act_jax.types import UserError
 
 # Modules that register the ids of a namespace.
 _NAMESPACE_MODULES = {'ALE': 'ale_py'}
-_IMAGE_KEYS = ('image', 'pixels')
-_SUCCESS_KEYS = ('success', 'is_success')
+_SUCCESS = frozenset(foreign.SUCCESS_KEYS)
+_MIN_SIDE = 16  # Of a picture, in pixels; smaller ones are grids of symbols.
 
 
 def check(name: str):
@@ -51,30 +51,43 @@ def build(name: str, settings: core.Settings, seed: int) -> 'Simulator':
   """Makes a task; raises UserError for unsupported images or actions."""
   task = f'gym_{name}'
   spec = _find_spec(name)
-  with user_import_errors(task):
-    return Simulator(task, _make(spec), settings, seed)
+  _avoid_display()
+  with foreign.user_errors(task, f'making {spec.id}', 'fix its constructor'):
+    env = _make(spec)
+  return Simulator(task, env, settings, seed)
 
 
-@contextlib.contextmanager
-def user_import_errors(task: str):
-  """Raises a UserError in place of an import error of the task's code."""
-  # Pygame would otherwise need a display.
-  os.environ.setdefault('SDL_VIDEODRIVER', 'dummy')
-  try:
-    yield
-  except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+def build_custom(
+  task: str, function: Callable, settings: core.Settings, seed: int
+) -> 'Simulator':
+  """Calls a function that makes the environment of a task.
+
+  Raises:
+    UserError: it fails, or its result is not a supported environment.
+  """
+  _avoid_display()
+  name = f'{getattr(function, "__name__", task)}()'
+  rule = 'it must take no arguments and return a gymnasium.Env'
+  with foreign.user_errors(task, name, rule):
+    env = function()
+  if not isinstance(env, gymnasium.Env):
     raise UserError(
-      f'task {task!r} needs something that cannot be imported ({error}): '
-      'install it, or start in a folder where Python finds it.'
-    ) from error
+      f'task {task!r} returns {type(env).__name__!r}: it must return a '
+      'gymnasium.Env.'
+    )
+  return Simulator(task, env, settings, seed)
+
+
+def _avoid_display():
+  os.environ.setdefault('SDL_VIDEODRIVER', 'dummy')  # Of pygame.
 
 
 def import_module(name: str, task: str) -> ModuleType:
   """Imports a module that may import MuJoCo, also from the current folder.
 
   Raises:
-    UserError: the module or one of its imports is missing, or it imports
-      MuJoCo and no GL backend works.
+    UserError: the module or one of its imports is missing, it fails, or it
+      imports MuJoCo and no GL backend works.
   """
   if os.getcwd() not in sys.path:
     sys.path.append(os.getcwd())
@@ -84,7 +97,8 @@ def import_module(name: str, task: str) -> ModuleType:
       gl.select_backend()  # MuJoCo reads MUJOCO_GL only when imported.
     except UserError as error:
       gl_error = error  # Raised only if the module imports MuJoCo.
-  with user_import_errors(task):
+  _avoid_display()
+  with foreign.user_errors(task, f'importing {name}'):
     imported = importlib.import_module(name)
   if gl_error and 'mujoco' in sys.modules:
     raise gl_error
@@ -96,6 +110,10 @@ class Simulator:
 
   Success is read from info['success'] or info['is_success']; the info of the
   first step determines whether the task defines it.
+
+  Attributes:
+    actions: the environment's own actions.
+    image_key: where the picture is; see `foreign.CheckedEnv.frame`.
   """
 
   state = None
@@ -107,41 +125,34 @@ class Simulator:
     settings: core.Settings,
     seed: int,
   ):
-    """Wraps an environment and takes one step in it to inspect its info.
+    """Wraps an environment and takes one step in it to inspect what it returns.
 
     Raises:
-      UserError: a camera was set, there is no image, or the action space is
-        neither a Box nor a Discrete.
+      UserError: a camera was set, there is no image, the action space is
+        neither a Box nor a Discrete, or a returned value is not valid.
     """
     if settings.camera:
       raise UserError(
         f'task {task!r} has no camera {settings.camera!r}: leave '
         'the camera empty.'
       )
+    self._task, self._size, self._seed = task, settings.size, seed
     self._env = env
-    self.close = weakref.finalize(self, _close, env)
-    self._size = settings.size
-    kind, self.action_dim, self._to_action = _action_adapter(
-      task, env.action_space
-    )
-    self._obs_key = _image_key(env.observation_space)
-    if self._obs_key is None and env.render_mode != 'rgb_array':
-      raise UserError(
-        f'task {task!r} has no image: its observations are not one frame '
-        f'u8 [H, W, 3] and its render_mode is {env.render_mode!r}; make it '
-        "with render_mode='rgb_array'."
-      )
-    self._seed = seed
-    self.reset()
-    info = self._step(np.zeros(self.action_dim, np.float32))[-1]
-    self._success_key = next((key for key in _SUCCESS_KEYS if key in info), '')
+    self._checked = foreign.CheckedEnv(task, env)
+    self.close = weakref.finalize(self, _close, self._checked)
+    self.actions = action_spec(task, getattr(env, 'action_space', None))
+    self.action_dim = self.actions.dim
+    info = self._find_image()
+    keys = foreign.SUCCESS_KEYS
+    self._success_key = next((key for key in keys if key in info), '')
     self.has_success = bool(self._success_key)
+    self._warned = False  # Of a success that is not in every info.
     self.description = {
       'camera': '',
       'flips': [],
       'versions': {'gymnasium': metadata.version('gymnasium')},
-      'actions': kind,
-      'frame': list(_check_frame(task, self._frame()).shape),
+      'actions': self.actions.kind,
+      'frame': list(self._frame().shape),
     }
     self._seed = seed  # The step above must not change the episodes.
     # At exit `finalize` alone may run too late, after MuJoCo has closed EGL.
@@ -155,35 +166,76 @@ class Simulator:
   def reset(self, seed: int | None = None):
     seed, self._seed = self._seed if seed is None else seed, None
     _make_context_current(self._env)
-    self._obs, _ = self._env.reset(seed=seed)
+    self._obs = self._checked.reset(seed)
 
   def step(self, action: np.ndarray) -> core.StepResult:
-    reward, terminal, truncated, info = self._step(action)
+    step = self._step(action)
+    success = False
+    if self.has_success:
+      success = self._checked.success(step.info, self._success_key)
+    elif not self._warned and not _SUCCESS.isdisjoint(step.info):
+      self._warned = True
+      warnings.warn(
+        f'task {self._task!r}: its info has a success now, but had none at the '
+        'first step, so it is not recorded; put it into the info of each step.',
+        core.EnvWarning,
+        stacklevel=2,
+      )
     return core.StepResult(
-      float(reward),
-      bool(terminal),
-      bool(truncated and not terminal),
-      bool(info.get(self._success_key, False)),
+      step.reward,
+      step.terminated,
+      step.truncated and not step.terminated,
+      success,
     )
 
   def image(self) -> np.ndarray:
-    frame = self._frame()
-    size = (self._size, self._size)
-    if frame.shape[:2] == size:
-      return frame.copy()
-    resized = Image.fromarray(frame).resize(size, Image.Resampling.BOX)
-    return np.array(resized)
+    return frames.resize(self._frame(), self._size)
 
   def _step(self, action):
     _make_context_current(self._env)
-    self._obs, *rest = self._env.step(self._to_action(action))
-    return rest
+    step = self._checked.step(self.actions.to_native(action))
+    self._obs = step.obs
+    return step
 
   def _frame(self):
-    if self._obs_key is None:
+    if self.image_key is None:
       _make_context_current(self._env)
-      return self._env.render()
-    return self._obs[self._obs_key] if self._obs_key else self._obs
+    return self._checked.frame(self._obs, self.image_key)
+
+  def _find_image(self):
+    """Sets `image_key` from the first two frames; returns the step's info."""
+    space = getattr(self._env, 'observation_space', None)
+    mode = getattr(self._env, 'render_mode', None)
+    self.image_key = image_key(space)
+    if self.image_key is None and mode != 'rgb_array':
+      raise UserError(
+        f'task {self._task!r} has no image: its observations are not one frame '
+        f'u8 [H, W, 3] and its render_mode is {mode!r}; make it '
+        "with render_mode='rgb_array'."
+      )
+    self.reset()
+    first = self._frame().copy()
+    info = self._step(np.zeros(self.action_dim, np.float32)).info
+    shown = frames.has_contrast(first) or frames.has_contrast(self._frame())
+    is_symbols = min(first.shape[:2]) < _MIN_SIDE or not shown
+    if self.image_key is not None and is_symbols and mode == 'rgb_array':
+      self.image_key = None
+      shown = frames.has_contrast(self._frame())
+    if not shown:
+      self._warn_constant(mode)
+    return info
+
+  def _warn_constant(self, mode):
+    hint = 'check its camera and render()'
+    if self.image_key is not None:
+      hint = 'if its observations are symbols, '
+      hint += "make it with render_mode='rgb_array'"
+    warnings.warn(
+      f'task {self._task!r}: its first frames are nearly one colour, so an '
+      f'agent cannot see anything in them; {hint}.',
+      core.EnvWarning,
+      stacklevel=2,
+    )
 
 
 def _find_spec(name):
@@ -234,60 +286,6 @@ def _make_context_current(env):
     viewer.make_context_current()
 
 
-def _close(env):
-  _make_context_current(env)
-  env.close()
-
-
-def _action_adapter(
-  task: str, space: spaces.Space
-) -> tuple[str, int, Callable[[np.ndarray], np.ndarray]]:
-  """Returns the kind, A and a map from f32 [A] in [-1, 1] to the space."""
-  if isinstance(space, spaces.Discrete):
-    return 'discrete', int(space.n), lambda a: space.start + a.argmax()
-  if not isinstance(space, spaces.Box):
-    raise UserError(
-      f'task {task!r} has the action space {space}: wrap it so that it is a '
-      'Box or a Discrete.'
-    )
-  low, high = box_bounds(space.low, space.high)
-
-  def scale(action):
-    scaled = low + (action.reshape(space.shape) + 1) / 2 * (high - low)
-    if np.issubdtype(space.dtype, np.integer):
-      scaled = np.rint(scaled)
-    return scaled.astype(space.dtype)
-
-  return 'box', int(np.prod(space.shape)), scale
-
-
-def _image_key(space):
-  """Returns '' for the observation itself, the key of an entry, or None."""
-  if _is_image(space):
-    return ''
-  if not isinstance(space, spaces.Dict):
-    return None
-  keys = [key for key, entry in space.items() if _is_image(entry)]
-  preferred = [key for key in _IMAGE_KEYS if key in keys]
-  if preferred or len(keys) == 1:
-    return (preferred or keys)[0]
-  return None
-
-
-def _is_image(space):
-  return (
-    isinstance(space, spaces.Box)
-    and space.dtype == np.uint8
-    and len(space.shape) == 3
-    and space.shape[-1] == 3
-  )
-
-
-def _check_frame(task, frame):
-  array = np.asarray(frame)
-  if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
-    raise UserError(
-      f'task {task!r} renders no frame: with render_mode '
-      "'rgb_array' render() must return u8 [H, W, 3]."
-    )
-  return array
+def _close(checked):
+  _make_context_current(checked.env)
+  checked.close()

@@ -23,6 +23,7 @@ import sys
 import numpy as np
 
 from vid2act_jax.envs import core
+from vid2act_jax.envs.actions import ActionSpec
 from vid2act_jax.types import UserError
 
 SEPARATOR = '@'
@@ -174,6 +175,10 @@ class ActionDimWrapper:
     # Discrete actions are an argmax, so missing ones need the lowest value.
     discrete = simulator.description.get('actions') == 'discrete'
     self._fill = -1.0 if discrete else 0.0
+    if discrete:
+      self.actions = ActionSpec.discrete(action_dim)
+    else:
+      self.actions = ActionSpec.normalized(action_dim)
 
   def step(self, action: np.ndarray) -> core.StepResult:
     action = pad_or_truncate(action, self._simulator.action_dim, self._fill)

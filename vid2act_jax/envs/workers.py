@@ -11,10 +11,11 @@ import multiprocessing
 import multiprocessing.util
 import signal
 import traceback
+import warnings
 
 import numpy as np
 
-from vid2act_jax.envs import registry
+from vid2act_jax.envs import core, registry
 from vid2act_jax.types import UserError
 
 # Seconds.
@@ -74,8 +75,11 @@ class Worker:
     shape = (settings.size, settings.size, 3)
     memory = context.RawArray('B', math.prod(shape))
     self._frame = np.frombuffer(memory, np.uint8).reshape(shape)
+    quiet = index > 0  # The environments of all workers would warn alike.
     self._process = context.Process(
-      target=_run_worker, args=(child_pipe, memory, task, settings), daemon=True
+      target=_run_worker,
+      args=(child_pipe, memory, task, settings, quiet),
+      daemon=True,
     )
     self._process.start()
     # Otherwise the pipe stays open when the worker dies, and `receive` blocks.
@@ -129,12 +133,14 @@ class Worker:
     )
 
 
-def _run_worker(pipe, memory, task, settings):
+def _run_worker(pipe, memory, task, settings, quiet):
   """The worker's main loop: makes the environment and executes commands."""
   # These signals reach the whole process group. The parent handles them and
   # needs its environments meanwhile.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_ORPHAN_TIMEOUT))
+  if quiet:
+    warnings.simplefilter('ignore', core.EnvWarning)
   env = None
   try:
     env = registry.make(task, settings, 0)

@@ -13,6 +13,7 @@ import os
 import pathlib
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
@@ -240,6 +241,8 @@ def _get_collector(plan, folder):
   """The collector of this worker process."""
   # The parent may hold the accelerator, and one environment needs none.
   jax.config.update('jax_platforms', 'cpu')
+  # The parent has made the same environment before.
+  warnings.simplefilter('ignore', environments.EnvWarning)
   return _Collector(plan, folder)
 
 
