@@ -37,6 +37,8 @@ from vid2act_jax.types import (
   Params,
 )
 
+_FROZEN = ('encoder', 'rssm')  # Groups of a teacher that the state keeps.
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Agent:
@@ -168,8 +170,9 @@ class Agent:
       key: for the parameters.
       teacher: parameters of the pretrained model, required if the variant uses
         one; of separate teachers from `teachers.stack_separate`. The state
-        keeps `encoder` and `rssm` of a frozen teacher. A pretrained generator
-        is in `generator`.
+        has copies of `encoder` and `rssm` of a frozen teacher, so that these
+        arrays stay valid when it is donated. A pretrained generator is in
+        `generator`.
     """
     keys = jax.random.split(key, 6)
     feat = jnp.zeros((1, self.student.feat_dim))
@@ -177,7 +180,8 @@ class Agent:
     frozen = {}
     if self.teacher:
       assert teacher is not None
-      frozen = {k: teacher[k] for k in ('encoder', 'rssm')}
+      # Donated buffers must not be the caller's.
+      frozen = {k: jax.tree.map(jnp.copy, teacher[k]) for k in _FROZEN}
       model['transfer'] = self._init_transfer(keys[1:4], feat, teacher)
     size = self.student.feat_dim
     if self.reads_guidance:

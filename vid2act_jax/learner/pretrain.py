@@ -243,13 +243,14 @@ class Pretrainer:
     """Parameters of the teacher for `Agent.init`.
 
     With those of the generator; without the reward head if it is not trained.
+    They are copies: the state may be donated to further updates.
     """
     params = dict(state.params['model'])
     if not self.learns_reward:
       del params['reward']
     if self.transfer:
       params['generator'] = state.params['generator']
-    return params
+    return jax.tree.map(jnp.copy, params)
 
   @with_precision
   def open_loop(

@@ -38,8 +38,8 @@ def start_from(
   latent_dim = teacher.feat_dim - teacher.sizes.deter
   action_rows = fresh['rssm']['inp']['kernel'][latent_dim:]
   out |= unlabel(teacher, teacher_params, action_rows)
-  # Donated buffers must not alias.
-  return {**fresh, **jax.tree.map(jnp.array, out)}
+  # Donated buffers must not be the caller's.
+  return jax.tree.map(jnp.array, {**fresh, **out})
 
 
 def unlabel(
