@@ -7,18 +7,28 @@ registered with gymnasium (see `vid2act_jax.envs.gym`), and
 Modifiers after an '@' change a task (see `vid2act_jax.envs.shift`).
 """
 
-from vid2act_jax.envs.core import Env, EnvWarning, Settings
-from vid2act_jax.envs.registry import check, has_states, make, scripted_policy
+from vid2act_jax.envs.actions import ActionSpec
+from vid2act_jax.envs.core import Env, EnvWarning, Interface, Settings
+from vid2act_jax.envs.registry import (
+  as_gymnasium,
+  check,
+  has_states,
+  make,
+  scripted_policy,
+)
 from vid2act_jax.envs.shift import base_name, pad_or_truncate
 from vid2act_jax.envs.vector import VectorEnv
 from vid2act_jax.envs.workers import Limits
 
 __all__ = [
+  'ActionSpec',
   'Env',
   'EnvWarning',
+  'Interface',
   'Limits',
   'Settings',
   'VectorEnv',
+  'as_gymnasium',
   'base_name',
   'check',
   'has_states',

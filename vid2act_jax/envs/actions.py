@@ -50,7 +50,7 @@ class ActionSpec:
     """Inverts `dataclasses.asdict`, also after JSON.
 
     Raises:
-      TypeError: the values are not those of a spec.
+      TypeError, AttributeError: the values are not those of a spec.
     """
     as_tuple = lambda x: tuple(x) if isinstance(x, list) else x
     return cls(**{key: as_tuple(value) for key, value in values.items()})

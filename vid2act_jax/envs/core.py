@@ -58,6 +58,33 @@ class StepResult:
   success: bool = False  # read only where the simulator has_success
 
 
+@dataclasses.dataclass(frozen=True)
+class Interface:
+  """How to act in an environment without this package.
+
+  actions: its own actions.
+  image_key: the entry of its observations that is the image; '': the
+    observation itself; None: neither, the image is rendered.
+  resizes: whether images of any size are resized; otherwise they are rendered
+    at their size.
+  """
+
+  actions: ActionSpec
+  image_key: str | None = None
+  resizes: bool = False
+
+  @classmethod
+  def from_dict(cls, values: dict) -> 'Interface':
+    """Inverts `dataclasses.asdict`, also after JSON.
+
+    Raises:
+      KeyError, TypeError, AttributeError: the values are not those of an
+        interface.
+    """
+    actions = ActionSpec.from_dict(values['actions'])
+    return cls(**{**values, 'actions': actions})
+
+
 class Simulator(Protocol):
   """The interface that a suite implements and `Env` wraps."""
 
@@ -66,7 +93,7 @@ class Simulator(Protocol):
   description: dict  # the suite's part of the metadata, JSON-serializable
   state: np.ndarray | None  # f32 [S], the input of scripted policies
   model: object | None  # MuJoCo's MjModel, if any
-  # Optional: `actions`, an ActionSpec, and `image_key`, as in `Env`.
+  # Optional: `actions`, `image_key` and `resizes`, as in `Interface`.
 
   def reset(self, seed: int | None = None) -> None:
     """Starts an episode; a seed, 0 to 2**32 - 1, reseeds the generator."""
@@ -116,12 +143,11 @@ class Env:
     return own or ActionSpec.normalized(self.action_dim)
 
   @property
-  def image_key(self) -> str | None:
-    """The entry of gymnasium's observations that is the image.
-
-    '' if the observation itself is the image, None if it is rendered.
-    """
-    return getattr(self._simulator, 'image_key', None)
+  def interface(self) -> Interface:
+    """How to act in the environment without this package."""
+    image_key = getattr(self._simulator, 'image_key', None)
+    resizes = getattr(self._simulator, 'resizes', False)
+    return Interface(self.actions, image_key, resizes)
 
   @property
   def state(self) -> np.ndarray | None:

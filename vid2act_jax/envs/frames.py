@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image
 
+MIN_SIDE = 16  # Of a picture, in pixels; smaller ones are grids of symbols.
 # Grids of symbols hold numbers up to about ten; a picture has more contrast.
 _MIN_CONTRAST = 16
 

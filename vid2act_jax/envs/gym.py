@@ -39,7 +39,6 @@ from vid2act_jax.types import UserError
 # Modules that register the ids of a namespace.
 _NAMESPACE_MODULES = {'ALE': 'ale_py'}
 _SUCCESS = frozenset(foreign.SUCCESS_KEYS)
-_MIN_SIDE = 16  # Of a picture, in pixels; smaller ones are grids of symbols.
 
 
 def check(name: str):
@@ -117,6 +116,7 @@ class Simulator:
   """
 
   state = None
+  resizes = True
 
   def __init__(
     self,
@@ -217,7 +217,7 @@ class Simulator:
     first = self._frame().copy()
     info = self._step(np.zeros(self.action_dim, np.float32)).info
     shown = frames.has_contrast(first) or frames.has_contrast(self._frame())
-    is_symbols = min(first.shape[:2]) < _MIN_SIDE or not shown
+    is_symbols = min(first.shape[:2]) < frames.MIN_SIDE or not shown
     if self.image_key is not None and is_symbols and mode == 'rgb_array':
       self.image_key = None
       shown = frames.has_contrast(self._frame())

@@ -39,6 +39,7 @@ SUITES = {
   'gym': Suite('vid2act_jax.envs.gym', 'gymnasium', 'gym'),
 }
 CUSTOM = Suite('vid2act_jax.envs.factory', 'gymnasium', 'gym')
+DEFAULT_SETTINGS = core.Settings()
 
 
 def make(task: str, settings: core.Settings, seed: int) -> core.Env:
@@ -66,6 +67,38 @@ def make(task: str, settings: core.Settings, seed: int) -> core.Env:
     simulator.close()
     raise
   return core.Env(task, settings, shifted)
+
+
+def as_gymnasium(
+  task: str,
+  settings: core.Settings = DEFAULT_SETTINGS,
+  render_mode: str | None = 'rgb_array',
+):
+  """Makes a task as a `gymnasium.Env`, for other people's loops.
+
+  Observations are frames u8 [size, size, 3]. Actions are the environment's own:
+  a Box with its bounds, [-1, 1] where it has none, or a Discrete. One step
+  repeats an action as often as the settings say, and sums the rewards; the
+  info has `success` where the task defines it. `render` returns the last frame.
+  `reset(seed=)` takes any seed.
+
+  Args:
+    task: as in `make`, also with modifiers.
+    settings: how the task is rendered and stepped.
+    render_mode: 'rgb_array', or None.
+
+  Raises:
+    UserError: as in `make`; gymnasium is not installed, or there is no such
+      render mode.
+  """
+  _check_installed(task, CUSTOM)
+  if render_mode not in ('rgb_array', None):
+    raise UserError(
+      f"task {task!r} has no render_mode {render_mode!r}: set it to 'rgb_array'"
+      ' or None.'
+    )
+  module = importlib.import_module('vid2act_jax.envs.gymnasium_env')
+  return module.PixelEnv(task, settings, render_mode)
 
 
 def scripted_policy(task: str) -> Callable[[core.Env], np.ndarray]:
@@ -140,11 +173,15 @@ def _parse(task):
       f'<suite>_<name>, with one of the suites {", ".join(SUITES)}, or '
       '<module>:<function> for a custom task.'
     )
+  _check_installed(task, suite)
+  if change.has_dynamics and not suite.has_models:
+    raise shift.no_model_error(task)
+  return suite, name, change
+
+
+def _check_installed(task, suite):
   if suite.package and importlib.util.find_spec(suite.package) is None:
     raise UserError(
       f'task {task!r} needs the package {suite.package}, which is not '
       f'installed: pip install "vid2act_jax[{suite.extra}]"'
     )
-  if change.has_dynamics and not suite.has_models:
-    raise shift.no_model_error(task)
-  return suite, name, change

@@ -25,6 +25,7 @@ class VectorEnv:
     num: number of environments.
     action_dim: A.
     description: the task and its settings, for a dataset's metadata.
+    interface: the environments' own actions and images, an `Interface`.
     faults: messages about replaced workers; the reader clears the list.
   """
 
@@ -71,7 +72,7 @@ class VectorEnv:
     except BaseException:
       self.close()
       raise
-    self.action_dim, self.description = specs[0]
+    self.action_dim, self.description, self.interface = specs[0]
     self._num_replaced = [0] * num  # Since the last complete episode.
     self._stream: tuple[int, ...] = ()
     self._pending = False

@@ -1,7 +1,7 @@
 """Workers of a `VectorEnv`, in this process or in a subprocess.
 
-A worker first sends its spec (action_dim, description), then an observation for
-every command, ('reset', seed) or ('step', action).
+A worker first sends its spec (action_dim, description, interface), then an
+observation for every command, ('reset', seed) or ('step', action).
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class LocalWorker:
   def __init__(self, index, task, settings, limits):
     del index, limits
     self._env = registry.make(task, settings, 0)
-    self._result = self._env.action_dim, self._env.description
+    self._result = _spec(self._env)
 
   def send(self, command):
     self._result = _execute(self._env, *command)
@@ -144,7 +144,7 @@ def _run_worker(pipe, memory, task, settings, quiet):
   env = None
   try:
     env = registry.make(task, settings, 0)
-    pipe.send(('spec', (env.action_dim, env.description)))
+    pipe.send(('spec', _spec(env)))
     while True:
       command = pipe.recv()
       if command[0] == 'close':
@@ -163,6 +163,10 @@ def _run_worker(pipe, memory, task, settings, quiet):
     if env is not None:
       env.close()
     pipe.close()
+
+
+def _spec(env):
+  return env.action_dim, env.description, env.interface
 
 
 def _execute(env, command, argument):
