@@ -1,4 +1,4 @@
-"""The first example of docs/python-api.md, and the README's experiments."""
+"""Examples of docs/python-api.md with a run, and the README's experiments."""
 
 import pathlib
 import re
@@ -9,7 +9,7 @@ from experiments import debug, run
 
 ROOT = pathlib.Path(__file__).parent.parent
 API = (ROOT / 'docs' / 'python-api.md').read_text()
-EXAMPLE = re.findall(r'```python\n(.*?)```', API, re.S)[0]
+EXAMPLE, LOOPS = re.findall(r'```python\n(.*?)```', API, re.S)[:2]
 
 
 @pytest.fixture(scope='module')
@@ -29,6 +29,14 @@ def test_loading_a_run_and_acting(finished):
   exec(EXAMPLE.replace('runs/quickstart-0', str(finished)), names)
   assert names['action'].shape == (1, 2)
   assert abs(names['action']).max() <= 1
+
+
+@pytest.mark.slow
+def test_acting_in_other_loops(finished):
+  assert (finished / 'environment.json').exists()
+  names = {}
+  exec(LOOPS.replace('runs/quickstart-0', str(finished)), names)
+  assert names['truncated'].shape == (2,) and names['ended']
 
 
 def test_every_experiment_is_listed():

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 API = (ROOT / 'docs' / 'python-api.md').read_text()
-EXAMPLE = re.findall(r'```python\n(.*?)```', API, re.S)[1]
+EXAMPLE = re.findall(r'```python\n(.*?)```', API, re.S)[2]
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 import vid2act_jax

@@ -42,6 +42,19 @@ def initial_carry(agent: Agent, num: int) -> Carry:
   )
 
 
+def acting_part(state: LearnerState) -> LearnerState:
+  """The part of a state, or of its shapes, that `policy` reads."""
+  model = dict(state.params['model'])
+  world = dict(model['world_model'])
+  for name in ('decoder', 'reward', 'discount'):
+    world.pop(name, None)
+  params = {
+    'model': {**model, 'world_model': world},
+    'actor': state.params['actor'],
+  }
+  return state.replace(params=params, opt={}, slow_critic={}, similarity=None)
+
+
 def policy(
   agent: Agent,
   state: LearnerState,

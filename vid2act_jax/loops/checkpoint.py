@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 
 from vid2act_jax import sharding, types
 from vid2act_jax.data import files, limits, storage
@@ -108,13 +109,15 @@ class Checkpoint:
     """The newest step (int), or None without checkpoints."""
     return max(self._steps(), default=None)
 
-  def restore(self, target):
+  def restore(self, target, partial=False):
     """Reads the newest checkpoint that is not damaged.
 
     Args:
       target: a tree of arrays or jax.ShapeDtypeStructs with the names, shapes,
         dtypes and optional shardings to restore with; a leaf without a
         sharding goes to the first device.
+      partial: whether the checkpoint may have more arrays, which are not read;
+        the target then has no lists or tuples.
 
     Returns:
       state (structured as target), extra (dict), step (int).
@@ -126,11 +129,13 @@ class Checkpoint:
     """
     target = jax.tree.map(_to_target, target)
 
+    read_state = self._read_part if partial else self._read
+
     def read(manager, step):
       saved = manager.item_metadata(step)['state']
       self._check_size(step, saved)
-      self._check(step, saved, target)
-      return self._read(manager, step, target)
+      self._check(step, saved, target, partial)
+      return read_state(manager, step, target)
 
     return self._read_newest(read)
 
@@ -151,6 +156,19 @@ class Checkpoint:
       self._check_size(step, saved)
       target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), saved)
       return self._read(manager, step, target)
+
+    return self._read_newest(read)
+
+  def restore_extra(self):
+    """Reads the extra dictionary of the newest checkpoint that has one.
+
+    Raises:
+      UserError: there is no checkpoint, or all are damaged.
+    """
+
+    def read(manager, step):
+      args = ocp.args.Composite(extra=ocp.args.JsonRestore())
+      return _unpack(manager.restore(step, args=args)['extra'])
 
     return self._read_newest(read)
 
@@ -182,6 +200,8 @@ class Checkpoint:
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     for args in (ocp.args.StandardSave, ocp.args.StandardRestore):
       registry.add('state', args)
+    # Reads a part of what the other handler writes.
+    registry.add('state', ocp.args.PyTreeRestore)
     for args in (ocp.args.JsonSave, ocp.args.JsonRestore):
       registry.add('extra', args)
     return ocp.CheckpointManager(
@@ -253,6 +273,26 @@ class Checkpoint:
       'again'
     ) from first
 
+  def _read_part(self, manager, step, target):
+    """Like `_read`, for a target without some arrays of the checkpoint."""
+    flat, treedef = jax.tree_util.tree_flatten_with_path(target)
+    names = [_name(path) for path, _ in flat]
+    # Orbax wants no empty dictionaries where the checkpoint has arrays.
+    leaves = dict(zip(names, (leaf for _, leaf in flat), strict=True))
+    tree = traverse_util.unflatten_dict(leaves, sep='/')
+    args = ocp.args.Composite(
+      state=ocp.args.PyTreeRestore(
+        tree,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
+        partial_restore=True,
+      ),
+      extra=ocp.args.JsonRestore(),
+    )
+    restored = manager.restore(step, args=args)
+    state = traverse_util.flatten_dict(restored['state'], sep='/')
+    state = jax.tree.unflatten(treedef, [state[name] for name in names])
+    return state, _unpack(restored['extra']), step
+
   def _read(self, manager, step, target):
     restored = manager.restore(
       step,
@@ -285,11 +325,11 @@ class Checkpoint:
         'or use another folder'
       ) from error
 
-  def _check(self, step, saved, target):
+  def _check(self, step, saved, target, partial):
     """Raises a UserError that lists every mismatch of saved and target."""
     saved, target = _by_name(saved), _by_name(target)
     missing = [n for n in target if n not in saved]
-    unknown = [n for n in saved if n not in target]
+    unknown = [n for n in saved if n not in target and not partial]
     mismatches = [f'missing in the checkpoint: {n}' for n in missing]
     mismatches += [f'unknown to this run: {n}' for n in unknown]
     for name in target:
@@ -360,11 +400,13 @@ def _to_target(leaf):
 def _by_name(tree):
   """{'params/encoder/kernel': 'f32 [3, 4]'} of a tree's leaves."""
   return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): (
-      f'{leaf.dtype} {list(leaf.shape)}'
-    )
+    _name(path): f'{leaf.dtype} {list(leaf.shape)}'
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
+
+
+def _name(path):
+  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def _first_line(error):

@@ -1,5 +1,6 @@
 """Run folders: their config and starts, checkpoints, and loading an agent."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -19,12 +20,15 @@ from ml_collections import ConfigDict
 
 from vid2act_jax import learner, sharding
 from vid2act_jax.data import files, limits, storage
+from vid2act_jax.envs import Interface
+from vid2act_jax.learner import policy
 from vid2act_jax.loops import config_keys, progress, schedule
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
 CONFIG = 'config.json'
 STARTS = 'starts.jsonl'
+INTERFACE = 'environment.json'
 TEACHER = 'teacher'
 STUDENT = 'student'
 # Key of a checkpoint's metadata; absent if all sources have rewards.
@@ -251,11 +255,42 @@ def variant_of(config) -> learner.Variant:
   return learner.parse(config.variant, config.sources, transfer)
 
 
-def load_agent(workdir: str | pathlib.Path):
+def write_interface(workdir: pathlib.Path, interface: Interface) -> None:
+  """Records how to act in the run's environments, for `read_interface`.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  text = json.dumps(dataclasses.asdict(interface), indent=2) + '\n'
+  path = workdir / INTERFACE
+  files.atomic_write(path, lambda file: file.write(text.encode()))
+
+
+def read_interface(workdir: pathlib.Path) -> Interface | None:
+  """Reads how to act in the run's environments; None if not recorded.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  path = workdir / INTERFACE
+  try:
+    return Interface.from_dict(limits.read_json(path))
+  except FileNotFoundError:
+    return None  # A run of an older version.
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise UserError(
+      f'{path} cannot be read ({error}); remove it: it is written when the run '
+      'is resumed'
+    ) from error
+
+
+def load_agent(workdir: str | pathlib.Path, act_only: bool = False):
   """Loads the agent of a run, to act with.
 
   Args:
     workdir: the run's folder, with a checkpoint of the finetuning.
+    act_only: load only what `Agent.policy` reads, which is faster; the state
+      cannot be trained.
 
   Returns:
     The `Agent` and its LearnerState.
@@ -266,7 +301,7 @@ def load_agent(workdir: str | pathlib.Path):
   workdir = pathlib.Path(workdir)
   config = ConfigDict(read_config_dict(workdir))
   checkpoint = Checkpoint(workdir / STUDENT)
-  _, metadata, _ = checkpoint.restore_raw()
+  metadata = checkpoint.restore_extra()
   dims = tuple(metadata['source_action_dims'])
   agent = learner.build_agent(
     config.learner,
@@ -276,5 +311,7 @@ def load_agent(workdir: str | pathlib.Path):
     num_updates=schedule.finetune_schedule(config).num_updates,
   )
   target = jax.eval_shape(agent.init_random, jax.random.key(0))
-  state, _, _ = checkpoint.restore(target)
+  if act_only:
+    target = policy.acting_part(target)
+  state, _, _ = checkpoint.restore(target, partial=act_only)
   return agent, state

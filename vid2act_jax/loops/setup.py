@@ -233,6 +233,8 @@ def _build_finetune(config, workdir, profiler, execution, replay_dir, stack):
   devices.rows(c.batch, 'config.finetune.batch')  # Fails before envs are made.
   metadata = sources.source_metadata(config, workdir)
   envs = stack.enter_context(_open_envs(config, config.env.num, 0))
+  if devices.is_main_process:
+    runs.write_interface(workdir, envs.interface)
   agent = learner.build_agent(
     config.learner,
     envs.action_dim,
