@@ -43,7 +43,7 @@ class Rendered(gymnasium.Env):
   metadata = {'render_modes': ['rgb_array']}
   observation_space = spaces.Box(-1, 1, (2,))
   action_space = spaces.Discrete(3, start=5)
-  frame = np.zeros((16, 16, 3), np.uint8)
+  frame = np.arange(768, dtype=np.uint16).reshape(16, 16, 3).astype(np.uint8)
 
   def __init__(self, render_mode=None):
     self.render_mode = render_mode
