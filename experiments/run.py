@@ -26,11 +26,11 @@ from vid2act_jax.loops import (
   backends,
   flag_errors,
   progress,
+  run_checks,
   runs,
   seeds,
   stages,
 )
-from vid2act_jax.loops.config_checks import check_config
 from vid2act_jax.loops.execution import Execution
 from vid2act_jax.loops.preemption import (
   EXIT_STATUS,
@@ -82,13 +82,15 @@ def run(config, workdir: pathlib.Path, execution: Execution = stages.ALONE):
     UserError: an error that the user can fix.
     Preempted: the run was asked to stop; run again, it resumes.
   """
-  if named := seeds.parse(config):
-    for seed in named:  # All, before the first one starts.
-      folder = seeds.folder_of(workdir, seed)
-      check_config(seeds.config_of(config, seed), folder)
-    seeds.run(config, workdir, execution, run)
-    return
-  check_config(config, workdir)
+  run_checks.check_run(config, workdir, execution)
+  if config.seeds:
+    seeds.run(config, workdir, execution, _run_one)
+  else:
+    _run_one(config, workdir, execution)
+
+
+def _run_one(config, workdir, execution):
+  """Runs the stages of a single seed, whose config has been checked."""
   is_first = jax.process_index() == 0
   with files.lock(workdir) if is_first else contextlib.nullcontext():
     if is_first:

@@ -191,11 +191,14 @@ class Devices:
     if batch % self.num:
       least, most = batch // self.num or 1, -(-batch // self.num)
       each = f', {batch} rows of each source,' if sources > 1 else ''
+      fewer = ''
+      if self.process_count == 1:  # Several use all devices.
+        num = max(n for n in range(1, self.num) if batch % n == 0)
+        fewer = f'set --config.mesh.data={num}, or in a new folder '
       raise UserError(
         f'{key}={batch * sources}{each} cannot be split over {self.num}'
-        f' devices; set it to {least * self.num * sources} or'
-        f' {most * self.num * sources}, or use fewer devices'
-        ' (config.mesh.data)'
+        f' devices; {fewer}set it to {least * self.num * sources} or'
+        f' {most * self.num * sources}'
       )
     each = batch // self.process_count
     return slice(self.process_index * each, (self.process_index + 1) * each)

@@ -3,6 +3,8 @@
 B batch, L sequence length, N source domains, A action size, F = stoch + deter.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import flax.struct
@@ -15,8 +17,36 @@ Metrics = dict[str, jax.Array]
 class UserError(Exception):
   """An error that the user can fix; its message says what to change.
 
-  `experiments.run` prints it in one line and exits with status 1.
+  With several arguments it is a list of problems. `experiments.run` prints it
+  and exits with status 1.
   """
+
+  def __str__(self) -> str:
+    if len(self.args) < 2:
+      return super().__str__()
+    items = (f'\n- {text}'.replace('\n', '\n  ') for text in self.args)
+    return f'{len(self.args)} problems:' + ''.join(items)
+
+
+class Problems(list[str]):
+  """The texts of user errors, each once, to report all of them at once."""
+
+  def add(self, *texts: str) -> None:
+    """Adds the texts that are not in the list yet."""
+    self.extend(text for text in dict.fromkeys(texts) if text not in self)
+
+  @contextlib.contextmanager
+  def collect(self) -> Iterator[None]:
+    """Adds the `UserError` that ends the block; the caller goes on."""
+    try:
+      yield
+    except UserError as error:
+      self.add(*map(str, error.args))
+
+  def raise_all(self) -> None:
+    """Raises a `UserError` with all problems, if there are any."""
+    if self:
+      raise UserError(*self)
 
 
 class Batch(flax.struct.PyTreeNode):

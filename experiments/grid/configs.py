@@ -6,9 +6,7 @@ import shlex
 from absl import flags
 from ml_collections import config_flags
 
-from vid2act_jax.data import dataset
-from vid2act_jax.loops import flag_errors, runs, sources
-from vid2act_jax.loops.checkpoint import Checkpoint
+from vid2act_jax.loops import flag_errors, sources, stages
 from vid2act_jax.types import UserError
 
 
@@ -49,21 +47,14 @@ def is_finished(config, workdir: pathlib.Path) -> bool:
   """
   stage = config.stages[-1] if config.stages else None
   if stage == 'finetune':
-    done = Checkpoint(workdir / runs.STUDENT).finished()
-    return bool(done) and done['env_steps'] >= config.finetune.env_steps
+    return bool(stages.finetuned(config, workdir))
   if not sources.uses_sources(config):
     return True
   if stage == 'pretrain' and not config.teacher_from:
-    done = Checkpoint(workdir / runs.TEACHER).finished()
-    return bool(done) and done['step'] >= config.pretrain.steps
+    return bool(stages.pretrained(config, workdir))
   if stage == 'collect':
     folders = [
       sources.source_folder(config, workdir, task) for task in config.sources
     ]
-    return all(map(_is_complete, folders))
+    return all(map(sources.finished_dataset, folders))
   return True
-
-
-def _is_complete(folder):
-  exists = (folder / dataset.FILE).exists()
-  return exists and dataset.read_metadata(folder, partial=True)['complete']

@@ -430,10 +430,13 @@ CONFIG_ERRORS = {
   ),
   'no episodes': (
     {'evaluate__episodes': -1},
-    'config.evaluate.episodes=-1.*or to 0 for no evaluations',
+    'config.evaluate.episodes=-1.*or 0 for no evaluations',
   ),
   'never': ({'finetune__update_every': 0}, 'config.finetune.update_every=0'),
-  'no time': ({'env__timeout': 0.0}, 'config.env.timeout must be positive'),
+  'no time': (
+    {'env__timeout': 0.0},
+    'env.timeout=0.0: it must be positive',
+  ),
   'task': ({'task': 'dmc_walker_wlak'}, 'dmc_walker_walk'),
   'suite': ({'task': 'atari_pong'}, 'unknown suite'),
   'sources': ({'sources': ()}, 'config.sources is empty'),

@@ -51,6 +51,7 @@ def test_a_folder_of_an_older_version_fits(tmp_path):
 
 def test_runtime_keys_may_change_in_a_folder(tmp_path):
   runs.init_workdir(tmp_path, debug.get_config())
+  (tmp_path / runs.STUDENT / '5').mkdir(parents=True)
   config = debug.get_config()
   config.learner.update(conv='native', unroll=5, cpu_chunk=0)
   config.finetune.update(log_every=7, env_steps=100_000)
@@ -63,3 +64,28 @@ def test_runtime_keys_may_change_in_a_folder(tmp_path):
     f'finetune.update_every: {debug.get_config().finetune.update_every} in the'
     ' folder, 9 now',
   ]
+
+
+def test_keys_may_change_while_nothing_depends_on_them(tmp_path):
+  runs.init_workdir(tmp_path, debug.get_config())
+  changes = {
+    'env.time_limit': 9,  # of the datasets
+    'replay.cross_episodes': True,  # of the teacher
+    'finetune.length': 8,  # of the student
+  }
+  config = debug.get_config()
+  config.update_from_flattened_dict(changes)
+
+  def differ():
+    return {line.split(':')[0] for line in runs.config_diff(tmp_path, config)}
+
+  assert differ() == set()
+  folder = tmp_path / runs.SOURCES / 'probe_wide'
+  folder.mkdir(parents=True)
+  (folder / 'metadata.json').touch()
+  assert differ() == {'env.time_limit'}
+  (tmp_path / runs.TEACHER / '3').mkdir(parents=True)
+  assert differ() == {'env.time_limit', 'replay.cross_episodes'}
+  # A checkpoint that is being replaced counts.
+  (tmp_path / runs.STUDENT / 'replaced-5').mkdir(parents=True)
+  assert differ() == set(changes)

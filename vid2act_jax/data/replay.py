@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +49,50 @@ class ReplayOptions:
   held_out: float = 0.0
 
 
+class TooShort(UserError):
+  """No episode is long enough for a chunk.
+
+  longest: frames of the longest chunk that could be sampled.
+  total: frames of all episodes.
+  """
+
+  def __init__(self, text: str, longest: int, total: int):
+    """text: the message."""
+    super().__init__(text)
+    self.longest, self.total = longest, total
+
+
+def check_lengths(
+  directory: str | os.PathLike,
+  lengths: Sequence[int],
+  length: int,
+  cross_episodes: bool,
+) -> None:
+  """Checks that chunks can be sampled from episodes of these lengths.
+
+  Args:
+    directory: of the episodes, for the message.
+    lengths: frames of each episode, at least one.
+    length: L, frames per chunk.
+    cross_episodes: whether a chunk may continue into the next episode.
+
+  Raises:
+    TooShort: they cannot.
+  """
+  total = sum(lengths)
+  longest = total if cross_episodes else max(lengths)
+  if longest < length:
+    have = f'all together have {total}'
+    if not cross_episodes:
+      have = f'the longest has {longest}'
+    raise TooShort(
+      f'{directory}: no episode is long enough for chunks of {length} frames,'
+      f' {have}',
+      longest,
+      total,
+    )
+
+
 _DEFAULTS = ReplayOptions()
 
 
@@ -58,6 +102,14 @@ class _HeldEpisode(NamedTuple):
   file: eps.EpisodeFile
   position: int  # of its first record
   episode_return: float
+
+
+def count_fitting(
+  listed: Sequence[eps.EpisodeFile], capacity_frames: int
+) -> int:
+  """Number of the newest episodes that fit a replay, at least 1."""
+  frames = np.cumsum([file.length for file in reversed(listed)])
+  return max(1, int(np.searchsorted(frames, capacity_frames, 'right')))
 
 
 class Replay:
@@ -248,7 +300,8 @@ class Replay:
       column [B, L, ...], which may replace the images.
 
     Raises:
-      UserError: no episode is long enough.
+      TooShort: no episode is long enough.
+      UserError: there is no episode.
     """
     positions = self.positions(index, batch, length, stream, rows)
     if out is None:
@@ -279,10 +332,16 @@ class Replay:
       i64 [B'], positions of their first records in the ring buffer.
 
     Raises:
-      UserError: no episode is long enough.
+      TooShort: no episode is long enough.
+      UserError: there is no episode.
     """
+    if not self._held:
+      raise UserError(
+        f'{self.directory}: no episode has ended yet, nothing to sample.'
+      )
     if not self.num_starts(length):
-      raise UserError(self._too_short(length))
+      lengths = [held.file.length for held in self._held]
+      check_lengths(self.directory, lengths, length, self._cross)
     cumulative = self._cumulative_starts(length)
     random = np.random.Generator(
       # Distinct for every seed, index and stream.
@@ -328,9 +387,7 @@ class Replay:
       return
     if not (self._size and self.action_dim):
       self._validate(eps.load(listed[0].path), listed[0].path)
-    capacity = self.capacity
-    frames = np.cumsum([file.length for file in reversed(listed)])
-    num_fitting = max(1, int(np.searchsorted(frames, capacity, 'right')))
+    num_fitting = count_fitting(listed, self.capacity)
     self._evicted = listed[:-num_fitting]
     for file in listed[-num_fitting:]:
       episode = eps.load(file.path)
@@ -376,8 +433,9 @@ class Replay:
     if file.length > capacity:
       raise UserError(
         f'{file.path}: {file.length} frames are more than the replay '
-        f'capacity, {capacity} ({self._capacity_bytes:.3g} bytes); raise it in '
-        'config.replay.'
+        f'capacity, {capacity} ({self._capacity_bytes:.3g} bytes); set '
+        f'config.replay.{"online_gb" if self._owner else "source_gb"} higher, '
+        'in a new folder if this one has results.'
       )
     if not self._ring:
       self._ring = store.RingBuffer(
@@ -411,13 +469,3 @@ class Replay:
         starts = np.maximum(lengths - length + 1, 0)
       self._starts = (length, np.cumsum(starts))
     return self._starts[1]
-
-  def _too_short(self, length: int) -> str:
-    if not self._held:
-      return f'{self.directory}: no episode has ended yet, nothing to sample.'
-    longest = max(held.file.length for held in self._held)
-    return (
-      f'{self.directory}: no episode is long enough for chunks of {length} '
-      f'frames, the longest has {longest}; lower the batch length, collect '
-      'longer episodes, or set config.replay.cross_episodes.'
-    )

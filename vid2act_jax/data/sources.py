@@ -6,8 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vid2act_jax.data import dataset
-from vid2act_jax.data.replay import DerivedColumn, Replay, ReplayOptions
+from vid2act_jax.data import dataset, splits, store
+from vid2act_jax.data.replay import (
+  DerivedColumn,
+  Replay,
+  ReplayOptions,
+  check_lengths,
+  count_fitting,
+)
 from vid2act_jax.types import UserError
 
 
@@ -45,26 +51,66 @@ def load_sources(
   for directory, embed in zip(directories, embeds, strict=True):
     metadata = dataset.read_metadata(directory)
     size = size or metadata['size']
-    if metadata['size'] != size:
-      found = metadata['size']
-      raise UserError(
-        f'{directory}: its frames are {found}x{found}, should be '
-        f'{size}x{size}; import it with --size {size} into another folder, or '
-        'collect it again.'
-      )
+    _check_size(directory, metadata, size)
     own_options = dataclasses.replace(
       options, action_dim=metadata['action_dim'], size=size, embed=embed
     )
     replay = Replay(directory, capacity_bytes, seed, own_options)
-    if replay.episodes_on_disk != metadata['episodes']:
-      raise UserError(
-        f'{directory}: {dataset.FILE} says {metadata["episodes"]} episodes, '
-        f'there are {replay.episodes_on_disk}; restore the missing ones, or '
-        'collect it again in another folder.'
-      )
+    _check_count(directory, metadata, replay.episodes_on_disk)
     replays.append(replay)
     all_metadata.append(metadata)
   return replays, all_metadata
+
+
+def check_source(
+  directory: str | os.PathLike,
+  capacity_bytes: float,
+  seed: int,
+  options: ReplayOptions,
+  lengths: Sequence[int],
+) -> None:
+  """Checks a source without reading its episodes.
+
+  Args:
+    directory: the dataset folder.
+    capacity_bytes: capacity of its replay.
+    seed: of the batches.
+    options: of the replay, with the size.
+    lengths: of the chunks that will be sampled.
+
+  Raises:
+    UserError: as in `load_sources`, as far as metadata and file names show it;
+      `TooShort` if no episode is long enough for a chunk.
+  """
+  metadata = dataset.read_metadata(directory)
+  _check_size(directory, metadata, options.size)
+  listed = dataset.find_episodes(directory)
+  _check_count(directory, metadata, len(listed))
+  kept, _ = splits.split_episodes(listed, options.held_out, seed)
+  columns = store.frame_columns(metadata['size'], metadata['action_dim'])
+  capacity = int(capacity_bytes // store.record_bytes(columns))
+  kept = kept[-count_fitting(kept, capacity) :]
+  for length in lengths:
+    frames = [file.length for file in kept]
+    check_lengths(directory, frames, length, options.cross_episodes)
+
+
+def _check_size(directory, metadata, size):
+  found = metadata['size']
+  if found != size:
+    raise UserError(
+      f'{directory}: its frames are {found}x{found}, should be {size}x{size};'
+      f' import it with --size {size} into another folder, or collect it again.'
+    )
+
+
+def _check_count(directory, metadata, found):
+  if found != metadata['episodes']:
+    raise UserError(
+      f'{directory}: {dataset.FILE} says {metadata["episodes"]} episodes, '
+      f'there are {found}; restore the missing ones, or collect it again in '
+      'another folder.'
+    )
 
 
 def sample_sources(

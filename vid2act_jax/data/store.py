@@ -152,6 +152,6 @@ class RingBuffer:
   def _error_text(self, error):
     return (
       f'{self._folder}: cannot store the frames ({error.strerror or error}); '
-      'free disk space, lower config.replay, or set config.replay.scratch to a '
-      'folder on another disk.'
+      'free disk space, or set config.replay.scratch to a folder on another '
+      'disk.'
     )

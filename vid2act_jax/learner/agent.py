@@ -79,10 +79,7 @@ class Agent:
   @property
   def jump_starts_prefill(self) -> bool:
     """Whether generated actions are of use before the first update."""
-    guidance = self.variant.guidance
-    early = guidance.updates > 0 and guidance.jump_start_share > 0
-    acts = self.variant.guides_by('jump_start') and early
-    return acts and self.variant.generator.pretrained
+    return self.variant.jump_starts_prefill
 
   @property
   def reads_guidance(self) -> bool:

@@ -20,7 +20,7 @@ from vid2act_jax.learner.variants import Variant
 from vid2act_jax.nets.world_model import Compute, Sizes, WorldModel
 from vid2act_jax.ops import conv
 from vid2act_jax.rng import NoiseFns
-from vid2act_jax.types import UserError
+from vid2act_jax.types import Problems, UserError
 
 DEFAULT_NOISE_FNS, DEFAULT_VARIANT = NoiseFns(), Variant()
 DTYPES = ('float32', 'bfloat16')
@@ -132,24 +132,33 @@ def check_settings(config, variant: Variant) -> None:
   Raises:
     UserError: as in `build_agent`.
   """
-  _compute(config)
+  problems = Problems()
+  with problems.collect():
+    _compute(config)
   if config.behavior.horizon < 2:
-    raise UserError(
+    problems.add(
       f'config.learner.behavior.horizon={config.behavior.horizon}: a return'
       ' needs at least 2 states; set it to 2 or more'
     )
   discount_scale = config.scales.discount
   if not 0 <= discount_scale < float('inf'):
-    raise UserError(
+    problems.add(
       f'config.learner.scales.discount={discount_scale} is not valid; set it to'
       ' 0 (no discount head) or to the positive weight of the discount loss'
     )
   if variant.start == 'teacher' and config.student != config.teacher:
-    raise UserError(
-      'config.learner.transfer.start=teacher (as in config.variant=finetune and'
-      ' vid2act_guided) initialises the student from the teacher; set'
-      ' config.learner.student and config.learner.teacher to the same sizes'
+    ways_out = (
+      f'--config.learner.student.{key}={size}'
+      for key, size in config.teacher.items()
+      if config.student[key] != size
     )
+    problems.add(
+      'config.learner.transfer.start=teacher (as in config.variant=finetune and'
+      ' vid2act_guided) initialises the student from the teacher, so both need'
+      f' the same sizes; set {" ".join(ways_out)}, or'
+      ' config.learner.teacher to those of the student'
+    )
+  problems.raise_all()
 
 
 def _mixture(config, source_action_dims, variant, platform):
@@ -172,14 +181,15 @@ def _compute(config, platform=None):
   conv_impl = config.conv
   if conv_impl == 'auto':
     conv_impl = 'subpixel' if on_cpu else 'native'
+  problems = Problems()
   if conv_impl not in conv.IMPLS:
     known = ', '.join(('auto', *conv.IMPLS))
-    raise UserError(
+    problems.add(
       f'config.learner.conv={conv_impl!r} is unknown; set it to one of {known}'
     )
   if config.dtype not in DTYPES:
     known = ', '.join(DTYPES)
-    raise UserError(
+    problems.add(
       f'config.learner.dtype={config.dtype!r} is unknown; set it to one of'
       f' {known}'
     )
@@ -190,10 +200,11 @@ def _compute(config, platform=None):
       f' set it to one of {known}'
     )
   if config.unroll < -1:
-    raise UserError(
+    problems.add(
       f'config.learner.unroll={config.unroll} is not valid; set it to -1, 0 or'
       ' more'
     )
+  problems.raise_all()
   auto = 0 if on_cpu else _UNROLL
   return Compute(
     dtype=config.dtype,

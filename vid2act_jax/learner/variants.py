@@ -7,9 +7,10 @@ preset's value.
 """
 
 import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
 
-from vid2act_jax.types import UserError
+from vid2act_jax.types import Problems, UserError
 
 KEY = 'config.learner.transfer'
 GUIDANCE = 'feature', 'prior', 'jump_start', 'residual'
@@ -107,6 +108,13 @@ class Variant:
   def guides_by(self, kind: str) -> bool:
     """Whether generated actions are used in this way, one of `GUIDANCE`."""
     return self.teacher and kind in self.guidance.kinds
+
+  @property
+  def jump_starts_prefill(self) -> bool:
+    """Whether generated actions are of use before the first update."""
+    early = self.guidance.updates > 0 and self.guidance.jump_start_share > 0
+    acts = self.guides_by('jump_start') and early
+    return acts and self.generator.pretrained
 
   @property
   def trains_generator(self) -> bool:
@@ -249,8 +257,10 @@ def _preset(name):
     return {'weights': name}
   if name not in VARIANTS:
     known = ', '.join((*VARIANTS, f'{_SINGLE}<source task>'))
+    matches = difflib.get_close_matches(name, VARIANTS, 1)
+    hint = f'did you mean {matches[0]}? ' if matches else ''
     raise UserError(
-      f'config.variant={name!r} is unknown; set it to one of {known}'
+      f'config.variant={name!r} is unknown; {hint}set it to one of {known}'
     )
   return VARIANTS[name]
 
@@ -289,37 +299,43 @@ def _kinds(guidance) -> tuple[str, ...]:
 
 
 def _check_values(fields):
-  """Raises a UserError if the value of a single field is not valid."""
+  """Raises a UserError if the values of single fields are not valid."""
+  problems = Problems()
   for key, choices in _CHOICES.items():
     if fields[key] not in choices:
-      raise _unknown(key, fields[key], choices)
+      problems.add(str(_unknown(key, fields[key], choices)))
   weights = fields['weights']
   if weights not in _WEIGHTS and not weights.startswith(_SINGLE):
     choices = (*_WEIGHTS, f'{_SINGLE}<source task>')
-    raise _unknown('weights', weights, choices)
+    problems.add(str(_unknown('weights', weights, choices)))
+  for parse_value, key in ((_horizon, 'states'), (_kinds, 'guidance')):
+    with problems.collect():
+      parse_value(fields[key])
   for key in _SHARES:
     if not 0 <= fields[key] <= 1:
-      raise UserError(f'{KEY}.{key}={fields[key]} is a share; set it to 0 to 1')
+      problems.add(f'{KEY}.{key}={fields[key]} is a share; set it to 0 to 1')
   if not 0 <= fields['rehearsal'] < 1:
-    raise UserError(
+    problems.add(
       f'{KEY}.rehearsal={fields["rehearsal"]} is a share of the batch; set it'
       ' to 0 or more, and less than 1'
     )
   for key in ('importance_floor', 'prior_scale', 'guidance_updates'):
     if not fields[key] >= 0:
-      raise UserError(f'{KEY}.{key}={fields[key]}: set it to 0 or more')
+      problems.add(f'{KEY}.{key}={fields[key]}: set it to 0 or more')
   if not fields['temperature'] > 0:
-    raise UserError(
+    problems.add(
       f'{KEY}.temperature={fields["temperature"]}: set it to more than 0 nats'
     )
+  problems.raise_all()
 
 
 def _check_combination(fields):
   """Raises a UserError if the fields do not go together."""
+  problems = Problems()
 
   def fail(keys, reason, way_out):
     values = ' with '.join(f'{KEY}.{key}={fields[key]}' for key in keys)
-    raise UserError(f'{values}: {reason}; {way_out}')
+    problems.add(f'{values}: {reason}; {way_out}')
 
   if fields['teachers'] == 'none':
     if fields['rehearsal'] and fields['rehearsal_domains'] == 'selected':
@@ -328,9 +344,12 @@ def _check_combination(fields):
         'the most similar source is selected by a frozen teacher',
         f'set {KEY}.rehearsal_domains=all',
       )
+    problems.raise_all()
     return
   used = fields['guidance'] != 'none'
   pretrained = used and fields['generator_start'] == 'pretrained'
+  # A fresh generator must be trained.
+  train = '' if fields['generator_until'] else f' and {KEY}.generator_until=1.0'
   if pretrained and fields['direction'] != 'to_teacher':
     fail(
       ('generator_start', 'direction'),
@@ -341,13 +360,14 @@ def _check_combination(fields):
     fail(
       ('generator_start', 'teachers'),
       'the generator of each teacher knows one source only',
-      f'set {KEY}.generator_start=fresh',
+      f'set {KEY}.generator_start=fresh{train}',
     )
   if used and not pretrained and not fields['generator_until']:
     fail(
       ('generator_until', 'generator_start'),
       'the generator would never be trained',
-      f'set {KEY}.generator_start=pretrained, or a share above 0',
+      f'set {KEY}.generator_until=1.0 or another share above 0, or'
+      f' {KEY}.generator_start=pretrained and {KEY}.direction=to_teacher',
     )
   if fields['teachers'] == 'separate' and fields['start'] != 'fresh':
     fail(
@@ -362,6 +382,7 @@ def _check_combination(fields):
         'with equal weights no source is the most similar',
         f'set {KEY}.{key}=all, or other weights',
       )
+  problems.raise_all()
 
 
 def _unknown(key, value, choices):

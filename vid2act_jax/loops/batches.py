@@ -13,6 +13,9 @@ from vid2act_jax.loops import device_replay
 from vid2act_jax.loops.device_replay import DeviceReplays
 from vid2act_jax.types import Batch, DeviceBatch, FinetuneBatch
 
+# Name of their number, for messages.
+REHEARSAL_ROWS = 'sequences of config.learner.transfer.rehearsal'
+
 
 class PretrainBatches:
   """Batches of the source datasets, for the teacher."""
@@ -105,8 +108,7 @@ class FinetuneBatches:
     self._rehearsal, self._target_size = rehearsal, size
     if rehearsal:
       self._target_size -= rehearsal.size
-      key = 'sequences of config.learner.transfer.rehearsal'
-      self._rehearsal_rows = devices.rows(rehearsal.size, key)
+      self._rehearsal_rows = devices.rows(rehearsal.size, REHEARSAL_ROWS)
     self._last = None, None  # Key and batches of the last call.
 
   def get(self, index: int, count: int) -> FinetuneBatch | DeviceBatch:

@@ -25,7 +25,7 @@ from vid2act_jax import envs as environments
 from vid2act_jax.data import dataset, files
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.episode_builder import EpisodeBuilder
-from vid2act_jax.loops import acting, policies, runs
+from vid2act_jax.loops import acting, env_probe, policies, runs
 from vid2act_jax.types import UserError
 
 
@@ -90,24 +90,10 @@ def collect(
   if plan.episodes < 1 or workers < 1:
     raise UserError('collecting needs at least one episode and one worker')
   weights = policies.parse(plan.policy)
-  state_policies = policies.find_state_policies(plan.policy, plan.task)
-  env = environments.make(plan.task, plan.settings, 0)
-  try:
-    description = env.description
-    for path in state_policies.values():
-      behaviours.read(path).check_states(env.named_state())
-  finally:
-    env.close()
-  provenance = {'method': 'collect', 'policy': plan.policy, 'seed': plan.seed}
-  if state_policies:
-    # Other files under the same names would be other behaviours.
-    provenance['state_policies'] = {
-      name: behaviours.digest(path) for name, path in state_policies.items()
-    }
-  if any(map(policies.is_noisy, weights)):
-    provenance['noise'] = plan.noise
+  description = check(plan)
+  provenance = _provenance(plan)
   with files.lock(folder):
-    _check_same(folder, provenance, description)
+    check_folder(plan, folder)
     eps.clean(folder)
     write = functools.partial(
       dataset.write_metadata, folder, plan.task, provenance, description
@@ -157,12 +143,62 @@ def describe(plan: Plan, folder: pathlib.Path) -> str:
   return '\n  '.join(lines)
 
 
-def _check_same(folder, provenance, description):
-  """Raises a UserError if the folder holds data of another plan."""
+def check(plan: Plan) -> dict:
+  """Checks that the task and the policies of a plan can be made.
+
+  Returns:
+    The environment's description.
+
+  Raises:
+    UserError: they cannot, or do not go together.
+  """
+  probed = env_probe.probe(plan.task, plan.settings)
+  weights = policies.parse(plan.policy)
+  for path in policies.find_state_policies(plan.policy, plan.task).values():
+    behaviours.read(path).check_states(probed.states)
+  if {'scripted', 'noisy'} & set(weights):
+    environments.scripted_policy(plan.task)
+  if plan.policy.startswith(policies.CHECKPOINT):
+    _check_agent(plan, runs.read_action_dim(_agent_folder(plan)), probed)
+  return probed.description
+
+
+def _agent_folder(plan):
+  return pathlib.Path(plan.policy.partition(':')[2]).expanduser()
+
+
+def _check_agent(plan, action_dim, env):
+  if action_dim != env.action_dim:
+    raise UserError(
+      f'policy {plan.policy!r}: its agent has {action_dim} actions,'
+      f' {plan.task} has {env.action_dim}'
+    )
+
+
+def _provenance(plan):
+  """The part of a dataset's metadata that its plan determines."""
+  out = {'method': 'collect', 'policy': plan.policy, 'seed': plan.seed}
+  paths = policies.find_state_policies(plan.policy, plan.task)
+  if paths:
+    # Other files under the same names would be other behaviours.
+    out['state_policies'] = {
+      name: behaviours.digest(path) for name, path in paths.items()
+    }
+  if any(map(policies.is_noisy, policies.parse(plan.policy))):
+    out['noise'] = plan.noise
+  return out
+
+
+def check_folder(plan: Plan, folder: pathlib.Path) -> None:
+  """Raises a UserError if the folder holds data of another plan.
+
+  As in `check`, also if the plan's environment cannot be made.
+  """
   if dataset.is_new(folder):
     return
   before = dataset.read_metadata(folder, partial=True)
-  wanted = {**description, **provenance}
+  description = env_probe.probe(plan.task, plan.settings).description
+  wanted = {**description, **_provenance(plan)}
   found = {**before, **before['collected']}
   differ = [
     f'{key} {found.get(key)!r}, not {value!r}'
@@ -172,6 +208,7 @@ def _check_same(folder, provenance, description):
   if differ:
     raise UserError(
       f'{folder}: holds a dataset of {"; ".join(differ)}: choose another folder'
+      ' (--config.source_dir=...)'
     )
 
 
@@ -328,13 +365,8 @@ class _Collector:
   _noisy = _scripted
 
   def _checkpoint(self):
-    folder = self._plan.policy.partition(':')[2]
-    agent, state = runs.load_agent(os.path.expanduser(folder))
-    if agent.action_dim != self._env.action_dim:
-      raise UserError(
-        f'policy {self._plan.policy!r}: its agent has {agent.action_dim} '
-        f'actions, {self._plan.task} has {self._env.action_dim}'
-      )
+    agent, state = runs.load_agent(_agent_folder(self._plan))
+    _check_agent(self._plan, agent.action_dim, self._env)
     task = environments.base_name(self._plan.task)
     key = jax.random.key(_seed(self._plan.seed, task))
     policy = acting.PolicyRunner(agent, 1, key, explore=True)

@@ -12,6 +12,7 @@ BEHAVIOURS = ('scripted', 'noisy', 'random')
 STATE = 'state:'
 _NOISE = '+noise'  # Suffix of a state policy.
 _CHECKPOINT = 'checkpoint'
+CHECKPOINT = f'{_CHECKPOINT}:'  # Before the folder of a run.
 # The policy 'auto' where state policies of both levels are shipped.
 _AUTO_STATE = 'state:expert:0.5,state:medium:0.3,random:0.2'
 # The policy 'auto' of the other tasks, by suite.
@@ -41,7 +42,7 @@ def parse(policy: str) -> dict[str, float]:
   Raises:
     UserError: an unknown behaviour, or no positive weight.
   """
-  if policy.startswith(f'{_CHECKPOINT}:'):
+  if policy.startswith(CHECKPOINT):
     return {_CHECKPOINT: 1.0}
   weights = dict(_parse_item(item.strip()) for item in policy.split(','))
   known = all(n in BEHAVIOURS or n.startswith(STATE) for n in weights)

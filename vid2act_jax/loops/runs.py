@@ -13,13 +13,13 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from ml_collections import ConfigDict
 
 from vid2act_jax import learner, sharding
-from vid2act_jax.data import files, limits, storage
+from vid2act_jax.data import dataset, files, limits, storage
 from vid2act_jax.envs import Interface
 from vid2act_jax.learner import policy
 from vid2act_jax.loops import config_keys, progress, schedule
@@ -29,7 +29,9 @@ from vid2act_jax.types import UserError
 CONFIG = 'config.json'
 STARTS = 'starts.jsonl'
 INTERFACE = 'environment.json'
+SOURCES = 'sources'
 TEACHER = 'teacher'
+TEACHERS = 'teachers'  # Of single sources, each in the folder of a run.
 STUDENT = 'student'
 # Key of a checkpoint's metadata; absent if all sources have rewards.
 SOURCE_REWARDS = 'source_rewards'
@@ -46,8 +48,22 @@ def init_workdir(
     ignored: keys that may differ.
 
   Raises:
-    UserError: the folder cannot be written, or holds a run of another config;
-      names every key that differs.
+    UserError: the folder cannot be written, or `check_workdir` fails.
+  """
+  check_workdir(workdir, config, ignored)
+  files.make_folder(workdir)
+  text = json.dumps(config.to_dict(), indent=2) + '\n'
+  files.atomic_write(workdir / CONFIG, lambda file: file.write(text.encode()))
+
+
+def check_workdir(
+  workdir: pathlib.Path, config, ignored: Sequence[str] = ()
+) -> None:
+  """Checks that the results in a folder are of this config; writes nothing.
+
+  Raises:
+    UserError: the folder holds a run of another config; names every key that
+      differs.
   """
   diff = config_diff(workdir, config, ignored)
   if diff:
@@ -56,9 +72,6 @@ def init_workdir(
       + '\n  '.join(diff)
       + '\nChoose another folder with --workdir=..., or set these keys back'
     )
-  files.make_folder(workdir)
-  text = json.dumps(config.to_dict(), indent=2) + '\n'
-  files.atomic_write(workdir / CONFIG, lambda file: file.write(text.encode()))
 
 
 def config_diff(
@@ -66,29 +79,57 @@ def config_diff(
 ) -> list[str]:
   """Describes the keys that differ between a folder's config and this one.
 
-  Keys of `config_keys.RUNTIME` and `BUDGET` are ignored, and those named.
+  Keys of `config_keys.RUNTIME` and `BUDGET` are ignored, and those named; also
+  keys that nothing in the folder depends on yet.
 
   Raises:
     UserError: the folder's config is damaged.
   """
   if not (workdir / CONFIG).exists():
     return []
-  old = _fixed_keys(read_config_dict(workdir))
-  new = _fixed_keys(as_dict(config))
+  may_change = key_filter(workdir)
+  old, new = (
+    config_keys.leaves(tree)
+    for tree in (read_config_dict(workdir), as_dict(config))
+  )
   return [
     f'{key}: {old.get(key)!r} in the folder, {new.get(key)!r} now'
     for key in {**old, **new}
-    if old.get(key) != new.get(key) and key not in ignored
+    if old.get(key) != new.get(key)
+    and key not in ignored
+    and not may_change(key)
   ]
+
+
+def key_filter(workdir: pathlib.Path) -> Callable[[str], bool]:
+  """Returns which keys may change in a folder: dotted key -> bool.
+
+  Those of `config_keys.RUNTIME` and `BUDGET`, and those that none of the
+  folder's datasets, teachers and checkpoints of the student depends on.
+  """
+  changeable = *config_keys.RUNTIME, *config_keys.BUDGET
+  datasets = (workdir / SOURCES).glob(f'*/{dataset.FILE}')
+  separate = (workdir / TEACHERS).glob(f'*/{TEACHER}')
+  teachers = [workdir / TEACHER, *separate]
+  fixed: tuple[str, ...] = ()
+  if Checkpoint(workdir / STUDENT).exists():
+    return lambda key: config_keys.matches(key, changeable)
+  if any(Checkpoint(folder).exists() for folder in teachers):
+    fixed = 'seed', 'source_dir', *config_keys.TEACHER
+  elif any(datasets):
+    fixed = 'seed', *config_keys.DATA
+
+  def may_change(key):
+    if config_keys.matches(key, (*changeable, *config_keys.STUDENT_ONLY)):
+      return True
+    return not config_keys.matches(key, fixed)
+
+  return may_change
 
 
 def as_dict(config) -> dict:
   """Converts a config as `read_config_dict` returns it: tuples are lists."""
   return json.loads(json.dumps(config.to_dict()))
-
-
-def _fixed_keys(tree):
-  return config_keys.exclude(tree, (*config_keys.RUNTIME, *config_keys.BUDGET))
 
 
 def cache_compilations() -> None:
@@ -282,6 +323,16 @@ def read_interface(workdir: pathlib.Path) -> Interface | None:
       f'{path} cannot be read ({error}); remove it: it is written when the run '
       'is resumed'
     ) from error
+
+
+def read_action_dim(workdir: pathlib.Path) -> int:
+  """Action size of a run's agent, without loading it.
+
+  Raises:
+    UserError: the run does not exist, or has no checkpoint of the finetuning.
+  """
+  read_config_dict(workdir)
+  return Checkpoint(workdir / STUDENT).restore_extra()['action_dim']
 
 
 def load_agent(workdir: str | pathlib.Path, act_only: bool = False):

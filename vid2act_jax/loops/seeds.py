@@ -27,7 +27,7 @@ from vid2act_jax.loops.execution import (
   compose,
 )
 from vid2act_jax.loops.preemption import Preempted
-from vid2act_jax.types import LearnerState, UserError
+from vid2act_jax.types import LearnerState, Problems, UserError
 
 
 def parse(config) -> tuple[int, ...]:
@@ -95,21 +95,7 @@ def run(
     UserError: the folder or the devices do not fit, or seeds have failed.
     Preempted: the runs were asked to stop; run again, they resume.
   """
-  seeds = parse(config)
-  if (workdir / runs.CONFIG).exists():
-    raise UserError(
-      f'{workdir} is the folder of a single run; choose another with'
-      ' --workdir=... for the folders of the seeds'
-    )
-  if jax.process_count() > 1:
-    raise UserError(
-      f'config.seeds={tuple(config.seeds)}: seeds share nothing, so each of'
-      f' the {jax.process_count()} processes runs its own; start them with'
-      ' --distributed=off and different seeds'
-    )
-  if execution.profile:
-    raise UserError('--profile is for a single seed; set config.seeds=()')
-  groups = split(config, seeds)
+  seeds, groups = parse(config), check(config, workdir, execution)
   if 'collect' in config.stages and _shares_sources(config):
     first = seeds[0]
     folder = folder_of(workdir, first)
@@ -144,6 +130,36 @@ def run(
     while thread.is_alive():  # A signal is handled between two waits.
       thread.join(0.2)
   _raise(errors, workdir)
+
+
+def check(config, workdir: pathlib.Path, execution: Execution) -> list:
+  """Checks that the seeds of a config can run in one process.
+
+  Returns:
+    Their groups of devices; see `split`.
+
+  Raises:
+    UserError: the folder or the devices do not fit.
+  """
+  problems = Problems()
+  if (workdir / runs.CONFIG).exists():
+    problems.add(
+      f'{workdir} is the folder of a single run; choose another with'
+      ' --workdir=... for the folders of the seeds'
+    )
+  if jax.process_count() > 1:
+    problems.add(
+      f'config.seeds={tuple(config.seeds)}: seeds share nothing, so each of'
+      f' the {jax.process_count()} processes runs its own; start them with'
+      ' --distributed=off and different seeds'
+    )
+  if execution.profile:
+    problems.add('--profile is for a single seed; set config.seeds=()')
+  groups = []
+  with problems.collect():
+    groups = split(config, parse(config))
+  problems.raise_all()
+  return groups
 
 
 def _raise(errors, workdir):

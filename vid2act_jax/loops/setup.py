@@ -115,8 +115,7 @@ def setup_pretrain(
   metadata = sources.source_metadata(config, workdir)
   metadata['actions'] = variant.pretrain_actions
   devices = execution.open_devices(config)
-  size = -(-c.batch // len(config.sources))
-  rows = devices.rows(size, 'config.pretrain.batch', len(config.sources))
+  size, rows = pretrain_rows(config, devices, len(config.sources))
   replays = sources.load_replays(config, workdir)
   checkpoint = Checkpoint(workdir / runs.TEACHER)
   if checkpoint.latest() is None:
@@ -193,6 +192,18 @@ def setup_pretrain(
       batches=batches,
       fit_generator=fit if has_generator else None,
     )
+
+
+def pretrain_rows(
+  config, devices: sharding.Devices, num_sources: int
+) -> tuple[int, slice]:
+  """Sequences of each source in a batch, and the rows of this process.
+
+  Raises:
+    UserError: they cannot be split over the devices.
+  """
+  size = -(-config.pretrain.batch // num_sources)
+  return size, devices.rows(size, 'config.pretrain.batch', num_sources)
 
 
 @contextlib.contextmanager

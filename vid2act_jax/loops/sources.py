@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,9 +16,10 @@ from vid2act_jax.learner import teachers, torch_import
 from vid2act_jax.loops import embedding, progress, runs
 from vid2act_jax.loops.batches import Rehearsal
 from vid2act_jax.loops.checkpoint import Checkpoint
-from vid2act_jax.types import UserError
+from vid2act_jax.types import Problems, UserError
 
 _WITH = {True: 'with', False: 'without'}
+_WITH_PRETRAIN = "('pretrain','finetune')"
 
 
 def uses_sources(config) -> bool:
@@ -49,8 +51,20 @@ def replay_options(
 
 def source_folder(config, workdir: pathlib.Path, task: str) -> pathlib.Path:
   """Folder of the dataset of a source task; it may not exist yet."""
-  root = config.source_dir or workdir / 'sources'
+  root = config.source_dir or workdir / runs.SOURCES
   return pathlib.Path(root).expanduser() / task
+
+
+def finished_dataset(folder: pathlib.Path) -> dict | None:
+  """Metadata of a dataset; None if it is missing or not complete.
+
+  Raises:
+    UserError: its metadata is damaged.
+  """
+  if not (folder / dataset.FILE).exists():
+    return None
+  metadata = dataset.read_metadata(folder, partial=True)
+  return metadata if metadata['complete'] else None
 
 
 def source_metadata(config, workdir: pathlib.Path) -> dict:
@@ -67,16 +81,22 @@ def source_metadata(config, workdir: pathlib.Path) -> dict:
     metadata = dataset.read_metadata(folder)
     dims.append(metadata['action_dim'])
     rewards.append(dataset.has_rewards(metadata))
-    # None: not known for some imports.
-    if metadata['action_repeat'] not in (None, config.env.action_repeat):
-      raise UserError(
-        f'{folder}: collected with action_repeat={metadata["action_repeat"]},'
-        f' but config.env.action_repeat={config.env.action_repeat}; set it to'
-        ' the same, or collect again into another folder (config.source_dir)'
-      )
+    check_action_repeat(config, folder, metadata)
   names = list(config.sources) if dims else []
   out = {'sources': names, 'source_action_dims': dims}
   return out if all(rewards) else {**out, runs.SOURCE_REWARDS: rewards}
+
+
+def check_action_repeat(config, folder: pathlib.Path, metadata: dict) -> None:
+  """Raises a UserError if a dataset has another action repeat."""
+  found = metadata['action_repeat']
+  if found not in (None, config.env.action_repeat):  # None: not known.
+    raise UserError(
+      f'{folder}: collected with action_repeat={found}, but'
+      f' config.env.action_repeat={config.env.action_repeat}; set'
+      f' --config.env.action_repeat={found}, or collect again into another'
+      ' folder (config.source_dir)'
+    )
 
 
 def source_rewards(metadata: Mapping) -> tuple[bool, ...] | None:
@@ -104,12 +124,17 @@ def load_replays(config, workdir: pathlib.Path, embeds=None):
     if reasons := quarantine.read_reasons(folder):
       text = f'{folder}: {len(reasons)} episodes in quarantine are not used'
       progress.report(text)
-  options = dataclasses.replace(
-    replay_options(config, workdir), held_out=config.replay.held_out
-  )
+  options = source_options(config, workdir)
   capacity = config.replay.source_gb * 1e9
   replays, _ = load_sources(folders, capacity, config.seed, options, embeds)
   return replays
+
+
+def source_options(config, workdir: pathlib.Path) -> ReplayOptions:
+  """Options of the replays of the sources."""
+  return dataclasses.replace(
+    replay_options(config, workdir), held_out=config.replay.held_out
+  )
 
 
 def load_for_student(config, workdir: pathlib.Path, agent):
@@ -177,37 +202,96 @@ def load_teacher(config, workdir: pathlib.Path, agent):
     UserError: it is missing, has other sizes, or was pretrained on other
       domains.
   """
-  origin = config.teacher_from
-  if agent.variant.teachers == 'separate':
-    return _load_separate(config, workdir, agent)
-  if is_public(origin):
-    return torch_import.load_teacher(weights.read(origin), agent)
-  folder = workdir
-  if origin:
-    (folder,) = teacher_folders(config, agent.variant)
-  return _load_pretrained(config, folder, agent, config.sources)
-
-
-def _load_separate(config, workdir, agent):
-  """Loads the teachers of single sources, stacked: [N, ...]."""
-  folders = [teacher_folder(workdir, task) for task in config.sources]
-  if config.teacher_from:
-    folders = teacher_folders(config, agent.variant)
-  models, params = [], []
-  for task, dim, folder in zip(
-    config.sources, agent.source_action_dims, folders, strict=True
+  if is_public(config.teacher_from):
+    read = weights.read(config.teacher_from)
+    return torch_import.load_teacher(read, agent)
+  params, agents = [], _single_agents(config, agent)
+  for place, own in zip(
+    teacher_places(config, workdir, agent.variant), agents, strict=True
   ):
+    checkpoint, metadata = find_teacher(config, agent.variant, place)
+    pretrainer = _pretrainer(config, own, metadata)
+    target = jax.eval_shape(pretrainer.init, jax.random.key(0))
+    state, _, _ = checkpoint.restore(target)
+    params.append(pretrainer.teacher_params(state))
+  if agent.variant.teachers != 'separate':
+    return params[0]
+  models = [own.pretrained for own in agents]
+  width = agent.pretrained.action_dim
+  return teachers.stack_separate(models, params, width)
+
+
+def check_teacher(config, workdir: pathlib.Path, variant, agent=None) -> None:
+  """Checks what `load_teacher` needs, without reading checkpoints' arrays.
+
+  Args:
+    config: the run's.
+    workdir: the run's folder.
+    variant: of the config.
+    agent: as in `load_teacher`; None: the sizes are not checked.
+
+  Raises:
+    UserError: as in `load_teacher`, with all problems.
+  """
+  if is_public(config.teacher_from):
+    read = weights.read(config.teacher_from)
+    if agent:
+      torch_import.load_teacher(read, agent)
+    return
+  problems = Problems()
+  places = teacher_places(config, workdir, variant)
+  agents = _single_agents(config, agent) if agent else [None] * len(places)
+  for place, own in zip(places, agents, strict=True):
+    with problems.collect():
+      checkpoint, metadata = find_teacher(config, variant, place)
+      if own:
+        pretrainer = _pretrainer(config, own, metadata)
+        checkpoint.check(jax.eval_shape(pretrainer.init, jax.random.key(0)))
+  problems.raise_all()
+
+
+class TeacherPlace(NamedTuple):
+  """Where a teacher is; separate teachers have one place for each source."""
+
+  folder: pathlib.Path  # of the run that trains it
+  names: tuple[str, ...]  # of its sources
+
+
+def teacher_places(
+  config, workdir: pathlib.Path, variant: learner.Variant
+) -> list[TeacherPlace]:
+  """Where the teachers of a run are, or will be.
+
+  Raises:
+    UserError: as in `teacher_folders`.
+  """
+  separate = variant.teachers == 'separate'
+  names = [(task,) for task in config.sources]
+  if not separate:
+    names = [tuple(config.sources)]
+  if config.teacher_from:
+    folders = teacher_folders(config, variant)
+  elif separate:
+    folders = [teacher_folder(workdir, task) for task in config.sources]
+  else:
+    folders = [workdir]
+  return [TeacherPlace(*place) for place in zip(folders, names, strict=True)]
+
+
+def _single_agents(config, agent):
+  """The agent, or one for each of its separate teachers."""
+  if agent.variant.teachers != 'separate':
+    return [agent]
+  agents = []
+  for dim in agent.source_action_dims:
     action_dim = dim if agent.variant.pretrain_actions else 0
     own = dataclasses.replace(
       agent.pretrained, num_domains=1, action_dim=action_dim
     )
-    single = dataclasses.replace(
-      agent, pretrained=own, source_action_dims=(dim,)
+    agents.append(
+      dataclasses.replace(agent, pretrained=own, source_action_dims=(dim,))
     )
-    models.append(own)
-    params.append(_load_pretrained(config, folder, single, (task,)))
-  width = agent.pretrained.action_dim
-  return teachers.stack_separate(models, params, width)
+  return agents
 
 
 def teacher_folders(config, variant: learner.Variant) -> list[pathlib.Path]:
@@ -246,56 +330,77 @@ def teacher_folder(workdir: pathlib.Path, task: str) -> pathlib.Path:
 
   Without commas, which separate the folders in `config.teacher_from`.
   """
-  return workdir / 'teachers' / task.replace(',', '+')
+  return workdir / runs.TEACHERS / task.replace(',', '+')
 
 
-def _load_pretrained(config, folder, agent, names):
-  """Loads the teacher of a run folder, for the sources of these names."""
+def _pretrainer(config, agent, metadata):
+  """The pretrainer of a teacher with this metadata, for an agent."""
+  return learner.build_pretrainer(
+    config.learner,
+    agent.source_action_dims,
+    variant=agent.variant,
+    generator=metadata.get('generator', False),
+    source_rewards=source_rewards(metadata),
+  )
+
+
+def find_teacher(
+  config, variant: learner.Variant, place: TeacherPlace
+) -> tuple[Checkpoint, dict]:
+  """Finds a teacher that a variant can use.
+
+  Returns:
+    Its checkpoint, and the metadata that the pretraining ended with.
+
+  Raises:
+    UserError: it is missing, not complete, or does not go with the config.
+  """
+  folder = place.folder
   checkpoint = Checkpoint(folder / runs.TEACHER)
-  if checkpoint.latest() is None:
-    raise UserError(
-      f'no teacher in {checkpoint.directory}: run the stage that trains it'
-      " (--config.stages=\"('pretrain','finetune')\"), or name a run folder"
-      ' or a public .npz with --config.teacher_from=...'
-    )
-  generator = has_generator(checkpoint)
+  again = f'run the stage that trains it (--config.stages="{_WITH_PRETRAIN}")'
+  if config.teacher_from:
+    again = 'run its command again, which resumes'
+  if not checkpoint.exists():
+    name = 'name a run folder or a public .npz with --config.teacher_from=...'
+    way_out = f'{again}, or {name}'
+    if config.teacher_from:
+      way_out = f'{name}, or leave it out to train one'
+    raise UserError(f'no teacher in {checkpoint.directory}: {way_out}')
   metadata = checkpoint.finished()
+  if not metadata:
+    raise UserError(
+      f'the teacher in {checkpoint.directory} is not complete'
+      f' ({checkpoint.latest()} updates): {again}'
+    )
+  if 'sources' not in metadata:  # Of an older version.
+    metadata = checkpoint.restore_raw()[1]
   # Older versions always pretrained with actions, and did not record it.
-  actions = agent.variant.pretrain_actions
-  if metadata and metadata.get('actions', True) != actions:
+  actions = variant.pretrain_actions
+  if metadata.get('actions', True) != actions:
     raise UserError(
       f'the teacher in {folder} was pretrained {_WITH[not actions]} actions,'
       f' but config.variant={config.variant} needs one pretrained'
       f' {_WITH[actions]} them; pretrain it in another folder'
+      ' (--workdir=...)'
     )
-  pretrainer = learner.build_pretrainer(
-    config.learner,
-    agent.source_action_dims,
-    variant=agent.variant,
-    generator=generator,
-    source_rewards=source_rewards(metadata or {}),
-  )
-  target = jax.eval_shape(pretrainer.init, jax.random.key(0))
-  state, metadata, step = checkpoint.restore(target)
-  if not checkpoint.finished():
-    raise UserError(
-      f'the teacher in {checkpoint.directory} is not complete ({step} updates):'
-      ' finish its stage first (--config.stages="(\'pretrain\',)")'
-    )
-  if metadata['sources'] != list(names):
+  if metadata['sources'] != list(place.names):
     raise UserError(
       f'the teacher in {folder} was pretrained on {metadata["sources"]}, but'
-      f' config.sources is {list(names)}: its labels mean other domains; set'
-      ' config.sources to the same tasks in the same order'
+      f' config.sources is {list(place.names)}: its labels mean other domains;'
+      ' set config.sources to the same tasks in the same order'
     )
-  if agent.variant.generator.pretrained and not generator:
+  generator = metadata.get('generator', False)
+  if variant.generator.pretrained and not generator:
+    until = variant.generator.until
+    # A fresh generator must be trained.
+    train = '' if until else ' --config.learner.transfer.generator_until=1.0'
     raise UserError(
       f'the teacher in {folder} has no generator, since it was pretrained for'
       ' a variant without one, or by an older version; pretrain it in another'
       ' folder with this variant, or set'
-      ' config.learner.transfer.generator_start=fresh'
+      f' --config.learner.transfer.generator_start=fresh{train}'
     )
-  return pretrainer.teacher_params(state)
+  return checkpoint, metadata
 
 
 def check_same_teacher(state, teacher, checkpoint) -> None:

@@ -10,15 +10,16 @@ import threading
 
 import jax
 
-from vid2act_jax import envs as environments
 from vid2act_jax.data import dataset, files, shards
 from vid2act_jax.learner.variants import FIELDS
 from vid2act_jax.loops import (
   collect,
+  env_probe,
   finetune,
   policies,
   pretrain,
   progress,
+  remedies,
   runs,
   setup,
   sources,
@@ -49,16 +50,10 @@ def run_collect(config, workdir: pathlib.Path, execution: Execution = ALONE):
     return
   for task in config.sources:
     folder = sources.source_folder(config, workdir, task)
-    if (folder / dataset.FILE).exists():
-      metadata = dataset.read_metadata(folder, partial=True)
-      if metadata['complete']:
-        _report(f'collect: {task} exists, {metadata["episodes"]} episodes')
-        continue
-    if jax.process_count() > 1:
-      raise UserError(
-        f'{folder}: missing or not complete, and only a single process can'
-        ' collect; run one process first with --config.stages="(\'collect\',)"'
-      )
+    if metadata := sources.finished_dataset(folder):
+      _report(f'collect: {task} exists, {metadata["episodes"]} episodes')
+      continue
+    check_single_process(folder)
     policy = policies.resolve(config.collect.policy, task)
     if policy == 'agent':
       with files.lock(folder):
@@ -72,10 +67,24 @@ def run_collect(config, workdir: pathlib.Path, execution: Execution = ALONE):
       _collect_by_policy(config, task, folder, policy, logger, execution)
 
 
+def check_single_process(folder: pathlib.Path) -> None:
+  """Raises a UserError if several processes would collect a dataset."""
+  if jax.process_count() > 1:
+    raise UserError(
+      f'{folder}: missing or not complete, and only a single process can'
+      ' collect; run one process first with --config.stages="(\'collect\',)"'
+    )
+
+
+def collect_plan(config, task: str, policy: str) -> collect.Plan:
+  """What a run collects of a task with a behaviour policy."""
+  c, settings = config.collect, setup.env_settings(config)
+  return collect.Plan(task, settings, policy, c.episodes, c.noise, config.seed)
+
+
 def _collect_by_policy(config, task, folder, policy, logger, execution):
   """Collects episodes with fixed behaviour policies."""
-  c, settings = config.collect, setup.env_settings(config)
-  plan = collect.Plan(task, settings, policy, c.episodes, c.noise, config.seed)
+  c, plan = config.collect, collect_plan(config, task, policy)
 
   def on_episode(done, episode):
     values = {f'{task}/{k}': float(v) for k, v in episode.summary.items()}
@@ -103,21 +112,30 @@ def _collect_by_policy(config, task, folder, policy, logger, execution):
   logger.message(f'{task}: {collect.describe(plan, folder)}')
 
 
+def agent_config(config, task: str):
+  """The config of the agent that collects a task's dataset."""
+  out = config.copy_and_resolve_references()
+  with out.unlocked():
+    out.task, out.sources, out.variant = task, (), 'dreamerv2'
+    _unset_fields(out)
+    out.finetune.env_steps = config.collect.agent_env_steps
+    out.replay.keep_all = True
+    out.evaluate.episodes = 0  # Nobody reads them.
+  return out
+
+
+def agent_folder(folder: pathlib.Path) -> pathlib.Path:
+  """Run folder of the agent that collects a dataset."""
+  return folder / 'agent'
+
+
 def _collect_by_agent(config, task, folder, execution):
   """Trains an agent from scratch and keeps its whole replay."""
-  agent_config = config.copy_and_resolve_references()
-  with agent_config.unlocked():
-    agent_config.task, agent_config.sources = task, ()
-    agent_config.variant = 'dreamerv2'
-    _unset_fields(agent_config)
-    agent_config.finetune.env_steps = config.collect.agent_env_steps
-    agent_config.replay.keep_all = True
-    agent_config.evaluate.episodes = 0  # Nobody reads them.
+  own_config, workdir = agent_config(config, task), agent_folder(folder)
   _report(f'collect: {task}, by an agent that learns it')
-  workdir = folder / 'agent'
-  runs.init_workdir(workdir, agent_config)
-  provenance = {'method': 'agent', 'seed': agent_config.seed}
-  run_finetune(agent_config, workdir, execution, folder, provenance)
+  runs.init_workdir(workdir, own_config)
+  provenance = {'method': 'agent', 'seed': config.seed}
+  run_finetune(own_config, workdir, execution, folder, provenance)
 
 
 def run_pretrain(config, workdir: pathlib.Path, execution: Execution = ALONE):
@@ -144,24 +162,46 @@ def run_pretrain(config, workdir: pathlib.Path, execution: Execution = ALONE):
   if variant.teachers == 'separate':
     for task in config.sources:
       folder = sources.teacher_folder(workdir, task)
-      single = _single_teacher_config(config, workdir, task)
+      single = single_teacher_config(config, workdir, task)
       _report(f'pretrain: the teacher of {task}')
       # Its run may have been moved, with its datasets.
       runs.init_workdir(folder, single, ignored=('source_dir',))
       run_pretrain(single, folder, execution)
     return
-  steps = config.pretrain.steps
-  done = Checkpoint(workdir / runs.TEACHER).finished()
-  if done and done['step'] >= steps:
+  if done := pretrained(config, workdir):
     _report(f'pretrain: done, {done["step"]} updates')
     return
-  with setup.setup_pretrain(config, workdir, execution) as built:
+  with (
+    remedies.for_short_episodes(config, workdir, 'pretrain'),
+    setup.setup_pretrain(config, workdir, execution) as built,
+  ):
     _report_rewards(built.context.metadata)
     pretrain.pretrain(built)
-  built.context.checkpoint.finish(steps, built.context.metadata)
+  built.context.checkpoint.finish(config.pretrain.steps, built.context.metadata)
 
 
-def _single_teacher_config(config, workdir, task):
+def pretrained(config, workdir: pathlib.Path) -> dict | None:
+  """What a folder's pretraining ended with; None if it is not long enough.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  done = Checkpoint(workdir / runs.TEACHER).finished()
+  return done if done and done['step'] >= config.pretrain.steps else None
+
+
+def finetuned(config, workdir: pathlib.Path) -> dict | None:
+  """What a folder's finetuning ended with; None if it is not long enough.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  done = Checkpoint(workdir / runs.STUDENT).finished()
+  enough = done and done['env_steps'] >= config.finetune.env_steps
+  return done if enough else None
+
+
+def single_teacher_config(config, workdir: pathlib.Path, task: str):
   """The config of the teacher of one source, of the run in this folder."""
   variant = runs.variant_of(config)
   single = config.copy_and_resolve_references()
@@ -199,12 +239,15 @@ def run_finetune(
     Preempted: the run was asked to stop; a checkpoint has been written.
   """
   root = replay_dir or workdir / 'replay'
-  done = Checkpoint(workdir / runs.STUDENT).finished()
-  needs_training = not done or done['env_steps'] < config.finetune.env_steps
-  if not needs_training:
+  done = finetuned(config, workdir)
+  needs_training = not done
+  if done:
     _report(f'finetune: done, {done["env_steps"]} env steps of {config.task}')
   else:
-    with setup.setup_finetune(config, workdir, execution, root) as built:
+    with (
+      remedies.for_short_episodes(config, workdir, 'finetune'),
+      setup.setup_finetune(config, workdir, execution, root) as built,
+    ):
       loop = finetune.Finetuner(built)
       loop.run()
     done = {'env_steps': loop.env_steps}
@@ -215,12 +258,11 @@ def run_finetune(
   folder = shards.folder_of(root, jax.process_index(), jax.process_count())
   if needs_training or not (folder / dataset.FILE).exists():
     provenance = provenance or {'method': 'online replay', 'seed': config.seed}
-    env = environments.make(config.task, setup.env_settings(config), 0)
+    probed = env_probe.probe(config.task, setup.env_settings(config))
     provenance = {**provenance, 'env_steps': done['env_steps']}
     dataset.write_metadata(
-      folder, config.task, provenance, env.description, True
+      folder, config.task, provenance, probed.description, True
     )
-    env.close()
 
 
 STAGES = {
