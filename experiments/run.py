@@ -120,10 +120,8 @@ def main(_):
       _HEARTBEAT.value,
     )
     runs.cache_compilations()
-    config = _CONFIG.value
-    workdir = _WORKDIR.value or _default_workdir(config)
+    config, folder = _CONFIG.value, _workdir(_CONFIG.value)
     with PreemptionHandler() as preemption:
-      folder = pathlib.Path(workdir).expanduser()
       run(config, folder, Execution(_PROFILE.value, preemption))
   except Preempted as reason:
     print(f'stopped ({reason}); the same command resumes', file=sys.stderr)
@@ -137,26 +135,28 @@ def main(_):
     sharding.abort(error)
 
 
-def _default_workdir(config):
-  try:
-    if config.seeds:
-      return f'runs/{config.name}'
-    return f'runs/{config.name}-{config.seed}'
-  except OSError as error:  # A missing config file is noticed at first use.
-    raise UserError(' '.join(str(error).split())) from error
+def _workdir(config) -> pathlib.Path:
+  """The run's folder."""
+  workdir = _WORKDIR.value
+  if not workdir and flags.FLAGS['workdir'].present:
+    raise UserError(
+      '--workdir is empty; name a folder, or leave it out for the default'
+    )
+  seed = '' if config.seeds else f'-{config.seed}'
+  return pathlib.Path(workdir or f'runs/{config.name}{seed}').expanduser()
 
 
 def _parse(argv):
   """Parses flags; prints errors in one line instead of a traceback."""
+  rest = []
   try:
-    return flags.FLAGS(argv)
-  except flag_errors.FLAG_ERRORS as error:
-    hint = 'keys and their meaning: vid2act_jax/config.py'
-    print(
-      f'error: {flag_errors.format_flag_error(error, argv)} ({hint})',
-      file=sys.stderr,
+    flag_errors.load_config(
+      lambda argv: rest.extend(flags.FLAGS(argv)), lambda: _CONFIG.value, argv
     )
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
     sys.exit(1)
+  return rest
 
 
 if __name__ == '__main__':

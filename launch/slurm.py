@@ -152,6 +152,19 @@ def minutes(text: str) -> int:
   return (int(days or 0) * 24 + hours) * 60 + minute + -(-second // 60)
 
 
+def log_folder(folder: pathlib.Path) -> pathlib.Path:
+  """Folder of the logs of runs in this folder.
+
+  submitit and Slurm replace patterns such as %j in its name and cannot be told
+  not to. So it is in the closest parent without a percent sign.
+  """
+  if '%' not in str(folder):
+    return folder / 'slurm'
+  parent = next(x for x in folder.parents if '%' not in str(x))
+  name = '-'.join(folder.relative_to(parent).parts).replace('%', '_')
+  return parent / f'slurm-{name}'
+
+
 def parameters(args) -> dict:
   """Returns Slurm's parameters with submitit's names."""
   tasks = args.tasks_per_node
@@ -302,7 +315,7 @@ def main(argv=None) -> int:
   args = _parse(argv)
   os.chdir(ROOT)
   folder = pathlib.Path(args.folder).expanduser().absolute()
-  log = folder / 'slurm'
+  log = log_folder(folder)
   try:
     todo, done = make_runs(
       args.config, args.seeds, folder, args.overrides, args.save_seconds

@@ -118,8 +118,12 @@ def test_an_indivisible_batch_is_an_error():
   assert four.rows(8, 'config.finetune.batch') == slice(4, 8)
   with pytest.raises(UserError, match='batch=50 .* 4 devices; set it to 48 or'):
     four.rows(50, 'config.finetune.batch')
-  with pytest.raises(UserError, match='52, 13 rows .* set it to 48 or 64,'):
+  with pytest.raises(UserError, match='52, 13 rows .* set it to 48 or 64$'):
     four.rows(13, 'config.pretrain.batch', 4)
+  # A single process may use fewer devices, also in a folder with results.
+  four.process_index, four.process_count = 0, 1
+  with pytest.raises(UserError, match='set --config.mesh.data=2, or in a new'):
+    four.rows(50, 'config.finetune.batch')
   with pytest.raises(UserError, match='data=9, but there are'):
     sharding.Devices(9)
 

@@ -24,11 +24,11 @@ def load(arguments: list[str]):
     'config', flag_values=values, sys_argv=argv
   )
   try:
-    values(argv, known_only=True)
-    return flag.value
-  except flag_errors.FLAG_ERRORS as error:
-    text = flag_errors.format_flag_error(error, arguments)
-    raise UserError(f'{shlex.join(arguments)}: {text}') from error
+    return flag_errors.load_config(
+      lambda argv: values(argv, known_only=True), lambda: flag.value, argv
+    )
+  except UserError as error:
+    raise UserError(f'{shlex.join(arguments)}: {error}') from error
 
 
 def override(key: str, value) -> str:

@@ -180,7 +180,7 @@ class TestReplay:
       Replay(tmp_path / 'nowhere', 10 * FRAME, 0)
     assert not (tmp_path / 'nowhere').exists()
     fill(tmp_path / 'short', [4, 6])
-    message = r'short: .* chunks of 50 frames, the longest has 6; lower'
+    message = r'short: .* chunks of 50 frames, the longest has 6$'
     with pytest.raises(UserError, match=message):
       Replay(tmp_path / 'short', 10 * FRAME, 0).sample(0, 2, 50)
     eps.save(tmp_path / 'short', 2, make_episode(5, action_dim=3))

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import signal
 import subprocess
@@ -401,3 +402,14 @@ def test_docs_match_computed_report():
     assert re.search(pattern, text)
   for name in re.findall(r'launch/(\w+\.\w+)', text):
     assert (LAUNCH / name).exists()
+
+
+def test_percent_signs_in_the_folder_are_not_patterns(tmp_path):
+  """The runs' folders keep them, and those of the logs have none."""
+  script = runpy.run_path(str(LAUNCH / 'slurm.py'))
+  log_folder, make_runs = script['log_folder'], script['make_runs']
+  assert log_folder(tmp_path / 'runs') == tmp_path / 'runs' / 'slurm'
+  folder = tmp_path / 'a-%j' / 'b%t'
+  assert log_folder(folder) == tmp_path / 'slurm-a-_j-b_t'
+  todo, _ = make_runs(['experiments/debug.py'], [0], folder, [], 1)
+  assert todo[0].command[-1] == f'--workdir={folder}/debug-0'

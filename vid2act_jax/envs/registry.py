@@ -1,5 +1,6 @@
 """Maps task names to environments; suites are imported on first use."""
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -28,6 +29,7 @@ class Suite:
   has_states: bool = False  # `Env.named_state` returns one
 
 
+_NUM_MATCHES = 5
 SUITES = {
   'dmc': Suite(
     'vid2act_jax.envs.dmc', 'dm_control', 'dmc', True, has_states=True
@@ -153,11 +155,30 @@ def _resolve(task):
   known = module.tasks()
   if name not in known:
     prefix = task.partition('_')[0] + '_'
-    matches = difflib.get_close_matches(name, known, 5, 0.5)
-    names = ', '.join(prefix + n for n in matches or known)
-    hint = f'did you mean {names}?' if matches else f'choose one of {names}.'
-    raise UserError(f'unknown task {task!r}: {hint}')
+    matches = difflib.get_close_matches(name, known, _NUM_MATCHES, 0.5)
+    hint = 'did you mean '
+    if not matches:
+      # The closest first, and not dozens.
+      hint = f'choose one of {len(known)} tasks, such as '
+      matches = difflib.get_close_matches(name, known, _NUM_MATCHES, 0.0)
+    hint += ', '.join(prefix + n for n in matches)
+    raise UserError(f'unknown task {task!r}: {hint}.')
   return module, name, change
+
+
+def _suite_hint(name):
+  """Names the tasks that are most similar to a name without its suite."""
+  full = []
+  for prefix, suite in SUITES.items():
+    with contextlib.suppress(UserError, ImportError):
+      if suite.needs_gl:
+        gl.select_backend()
+      module = importlib.import_module(suite.module)
+      if hasattr(module, 'tasks'):
+        full += [f'{prefix}_{task}' for task in module.tasks()]
+  ends = [task for task in full if name and task.endswith(f'_{name}')]
+  found = ends or difflib.get_close_matches(name, full, _NUM_MATCHES)
+  return f'did you mean {" or ".join(found)}? Or ' if found else ''
 
 
 def _parse(task):
@@ -169,8 +190,8 @@ def _parse(task):
     suite, name = CUSTOM, base
   else:
     raise UserError(
-      f'unknown suite {prefix!r} in task {task!r}: name a task '
-      f'<suite>_<name>, with one of the suites {", ".join(SUITES)}, or '
+      f'unknown suite {prefix!r} in task {task!r}: {_suite_hint(base)}name a '
+      f'task <suite>_<name>, with one of the suites {", ".join(SUITES)}, or '
       '<module>:<function> for a custom task.'
     )
   _check_installed(task, suite)

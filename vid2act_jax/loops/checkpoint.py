@@ -112,12 +112,13 @@ class Checkpoint:
   def exists(self):
     """Whether there is a checkpoint, also one that is being replaced.
 
-    Cheaper than `latest`.
+    Or the stage is complete. Cheaper than `latest`.
     """
     if not self.directory.is_dir():
       return False
-    names = (path.name for path in self.directory.iterdir())
-    return any(name.removeprefix(_REPLACED).isdigit() for name in names)
+    names = [path.name for path in self.directory.iterdir()]
+    steps = [name.removeprefix(_REPLACED).isdigit() for name in names]
+    return any(steps) or _DONE in names
 
   def check(self, target):
     """Compares the newest checkpoint with a target, without reading arrays.

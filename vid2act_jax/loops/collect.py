@@ -90,7 +90,7 @@ def collect(
   if plan.episodes < 1 or workers < 1:
     raise UserError('collecting needs at least one episode and one worker')
   weights = policies.parse(plan.policy)
-  description = check(plan)
+  description = check_plan(plan)
   provenance = _provenance(plan)
   with files.lock(folder):
     check_folder(plan, folder)
@@ -143,7 +143,7 @@ def describe(plan: Plan, folder: pathlib.Path) -> str:
   return '\n  '.join(lines)
 
 
-def check(plan: Plan) -> dict:
+def check_plan(plan: Plan) -> dict:
   """Checks that the task and the policies of a plan can be made.
 
   Returns:
@@ -192,7 +192,7 @@ def _provenance(plan):
 def check_folder(plan: Plan, folder: pathlib.Path) -> None:
   """Raises a UserError if the folder holds data of another plan.
 
-  As in `check`, also if the plan's environment cannot be made.
+  As in `check_plan`, also if the plan's environment cannot be made.
   """
   if dataset.is_new(folder):
     return

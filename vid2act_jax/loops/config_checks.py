@@ -237,9 +237,15 @@ def _check_tasks(config, workdir, problems):
       with problems.collect():
         policies.parse(config.collect.policy)
   for task in dict.fromkeys(tasks):
+    if not task:
+      problems.add(
+        'config.task or config.sources has an empty name; name tasks, and for'
+        " no sources set --config.sources='()'"
+      )
+      continue
     with problems.collect():
       environments.check(task)
-  for task in missing:
+  for task in filter(None, missing):
     with problems.collect():
       policy = policies.resolve(config.collect.policy, task)
       if policy != 'agent':

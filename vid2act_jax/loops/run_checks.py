@@ -145,7 +145,7 @@ class _RunCheck:
       return
     self._check_devices(work)
     target = None
-    if work.finetunes:
+    if work.finetunes and config.task:
       with problems.collect():
         target = self._probe(config, config.task, settings)
     dims = self._check_sources(work)
@@ -210,7 +210,7 @@ class _RunCheck:
     dims = []
     if not (work.collects or work.sources):
       return dims
-    for task in self._config.sources:
+    for task in filter(None, self._config.sources):
       dim = None
       with self._problems.collect():
         dim = self._check_source(work, task)
@@ -237,7 +237,7 @@ class _RunCheck:
       settings = setup.env_settings(config)
       return self._probe(own_config, task, settings).action_dim
     plan = stages.collect_plan(config, task, policy)
-    description = collect.check(plan)
+    description = collect.check_plan(plan)
     collect.check_folder(plan, folder)
     return description['action_dim']
 
