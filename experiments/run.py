@@ -24,7 +24,9 @@ from vid2act_jax.analysis import summary
 from vid2act_jax.data import files
 from vid2act_jax.loops import (
   backends,
+  config_help,
   flag_errors,
+  plan,
   progress,
   run_checks,
   runs,
@@ -65,6 +67,14 @@ _PROCESS_ID = flags.DEFINE_integer(
 )
 _HEARTBEAT = flags.DEFINE_integer(
   'heartbeat_seconds', 60, 'Timeout for the heartbeat of a process.'
+)
+_PRINT_CONFIG = flags.DEFINE_bool(
+  'print_config', False, 'Only print all keys: values, meanings and defaults.'
+)
+_DRY_RUN = flags.DEFINE_bool(
+  'dry_run',
+  False,
+  'Only check the run, and print what it will do and need; writes nothing.',
 )
 
 
@@ -119,8 +129,15 @@ def main(_):
       _PROCESS_ID.value,
       _HEARTBEAT.value,
     )
-    runs.cache_compilations()
     config, folder = _CONFIG.value, _workdir(_CONFIG.value)
+    if _PRINT_CONFIG.value:
+      print(config_help.describe(config))
+      return
+    if _DRY_RUN.value:
+      run_checks.check_run(config, folder, Execution(_PROFILE.value))
+      print(plan.describe(config, folder))
+      return
+    runs.cache_compilations()
     with PreemptionHandler() as preemption:
       run(config, folder, Execution(_PROFILE.value, preemption))
   except Preempted as reason:

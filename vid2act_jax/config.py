@@ -12,7 +12,7 @@ GENERATOR = {
   'steps': 5_000,  # updates
   'batch': 512,  # frames of each source
   'frames': 50_000,  # of each source, sampled once
-  'lr': 1e-3,
+  'lr': 1e-3,  # learning rate of Adam
   # As transfer.vae_kl. If it is high, actions depend on the state alone, as
   # those that act should.
   'kl': 5.0,
@@ -166,28 +166,28 @@ def _learner():
         'critic_layers': 3,  # hidden layers
       },
       'scales': {  # loss weights of the world model
-        'kl': 1.0,
-        'image': 1.0,
-        'reward': 2.0,
+        'kl': 1.0,  # of posterior to prior
+        'image': 1.0,  # squared error of the decoded image, summed over pixels
+        'reward': 2.0,  # of the reward head
         # The student's continue head, for tasks with terminal states. Also set
         # replay.cross_episodes: otherwise few chunks have a terminal state.
         # 0: no continue head; the discount is constant.
         'discount': 0.0,
-        'distillation': 1.0,
-        'vae': 1.0,
+        'distillation': 1.0,  # of the teacher's features
+        'vae': 1.0,  # of the action VAE
       },
       'kl': {
         'balance': 0.8,  # KL balancing: weight of the prior's term
         'free': 1.0,  # free nats, applied to the batch mean
       },
       'optim': {  # three Adam optimizers with clipping by global norm
-        'model_lr': 3e-4,  # world model and transfer modules
-        'actor_lr': 8e-5,
-        'critic_lr': 8e-5,
-        'eps': 1e-5,
-        'model_clip': 100.0,
-        'actor_clip': 100.0,
-        'critic_clip': 100.0,
+        'model_lr': 3e-4,  # learning rate of world model and transfer modules
+        'actor_lr': 8e-5,  # learning rate
+        'critic_lr': 8e-5,  # learning rate
+        'eps': 1e-5,  # of Adam, of all three
+        'model_clip': 100.0,  # maximum norm of the gradient
+        'actor_clip': 100.0,  # maximum norm of the gradient
+        'critic_clip': 100.0,  # maximum norm of the gradient
       },
       # Training of a generator of source actions at the end of pretraining, on
       # the states of the finished teacher (transfer.generator_start).

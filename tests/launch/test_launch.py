@@ -199,7 +199,7 @@ def test_slurm_dry_run(tmp_path):
     ),
     (
       ['experiments/debug.py', '--', '--config.learner.scales.discont=1'],
-      "discont=1: the config has no key 'discont'; did you mean 'discount'?",
+      "'learner.scales.discont'; did you mean config.learner.scales.discount",
     ),
     (['experiments/debug.py', '--', '--workdir=x'], 'is not allowed after --'),
     (['experiments/debug.py', 'experiments/debug.py'], 'would both run in'),

@@ -9,6 +9,7 @@ preset's value.
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vid2act_jax.types import Problems, UserError
 
@@ -220,7 +221,7 @@ def parse(
     for key, value in (overrides or {}).items()
     if key in FIELDS and value is not None
   }
-  fields = {**FIELDS, **_preset(name), **changed}
+  fields = {**preset_fields(name), **changed}
   single = str(fields['weights']).startswith(_SINGLE)
   if single and 'importance_floor' not in changed:
     fields['importance_floor'] = 0.0
@@ -250,6 +251,15 @@ def parse(
     ),
     Rehearsal(fields['rehearsal'], fields['rehearsal_domains']),
   )
+
+
+def preset_fields(name: str) -> dict[str, Any]:
+  """The fields of a preset, as they are in `config.learner.transfer`.
+
+  Raises:
+    UserError: an unknown preset.
+  """
+  return {**FIELDS, **_preset(name)}
 
 
 def _preset(name):

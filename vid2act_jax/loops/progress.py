@@ -82,7 +82,7 @@ def announce_compilation(
   message(f'compiling {what}{hint}')
   start = time.monotonic()
   yield
-  message(f'compiled {what} in {_duration(time.monotonic() - start)}')
+  message(f'compiled {what} in {duration(time.monotonic() - start)}')
 
 
 class ProgressLine:
@@ -173,14 +173,15 @@ def _describe(step, total, unit, rate, seconds, text):
   if rate is not None:
     parts.append(f'{rate:.1f}/s' if rate >= 1 else f'{1 / rate:.1f} s each')
   if seconds is not None:
-    parts.append(f'{_duration(seconds)} left')
+    parts.append(f'{duration(seconds)} left')
   for key, value in text.items():
     value = f'{value:.4g}' if isinstance(value, float) else value
     parts.append(f'{key.replace("_", " ")} {value}')
   return '  '.join(parts)
 
 
-def _duration(seconds):
+def duration(seconds: float) -> str:
+  """Formats seconds as '2h05m', '3m20s' or '7s'."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   if hours:

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.loops import progress, runs, sources, stages
+from vid2act_jax.loops import memory, progress, runs, sources, stages
 from vid2act_jax.loops.execution import (
   UPDATE,
   Calls,
@@ -343,14 +343,8 @@ def check_memory(rows: Sequence[tuple[LearnerState, Any, jax.Array]]) -> None:
   state, batch, _ = rows[0]
   (device, *_) = jax.tree.leaves(state)[0].devices()
   limit = (device.memory_stats() or {}).get('bytes_limit')
-  trees = {
-    'parameters': (state.params, state.slow_critic),
-    'optimizers': state.opt,
-    'teacher': state.teacher,
-    'batches': batch,  # With replays in device memory.
-  }
-  size = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))
-  parts = {name: len(rows) * size(tree) for name, tree in trees.items()}
+  sizes = {**memory.state_bytes(state), 'batches': memory.tree_bytes(batch)}
+  parts = {name: len(rows) * size for name, size in sizes.items()}
   # The joined call has a second copy of all states.
   needed = 2 * sum(parts.values()) - parts['batches']
   if limit and needed > limit:
