@@ -317,6 +317,8 @@ def main(argv=None) -> int:
   folder = pathlib.Path(args.folder).expanduser().absolute()
   log = log_folder(folder)
   try:
+    if not args.folder:
+      raise UserError('--folder is empty; name a folder')
     todo, done = make_runs(
       args.config, args.seeds, folder, args.overrides, args.save_seconds
     )

@@ -102,6 +102,10 @@ def _parse(argv):
 def main(argv=None) -> int:
   """Makes the jobs, then lists or runs them."""
   args = _parse(argv)
+  empty = [name for name in ('out', 'shared') if vars(args)[name] == '']
+  if empty:
+    print(f'error: --{empty[0]} is empty; name a folder', file=sys.stderr)
+    return 1
   out = pathlib.Path(args.out or f'runs/{pathlib.Path(args.study).stem}')
   out = out.expanduser()
   shared = pathlib.Path(args.shared).expanduser() if args.shared else out

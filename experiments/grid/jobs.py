@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from experiments.grid.configs import is_finished, load, override
 from vid2act_jax.learner.variants import FIELDS
-from vid2act_jax.loops import config_keys, runs, seeds, sources
+from vid2act_jax.loops import config_keys, flag_errors, runs, seeds, sources
 from vid2act_jax.types import UserError
 
 KINDS = 'datasets', 'teachers', 'runs'  # In the order of dependencies.
@@ -323,7 +323,7 @@ class Sweep:
   def _arguments(self, values):
     overrides = [override(key, value) for key, value in values.items()]
     overridden = {_key(argument) for argument in overrides}
-    # Not twice: absl appends the second value of a tuple to the first.
+    # Not twice, though the last one would count.
     common = [arg for arg in self._common if _key(arg) not in overridden]
     return (*common, *overrides)
 
@@ -424,7 +424,11 @@ def _load_study(study):
   if spec is None:
     raise UserError(f'--study={study}: not a Python file (.py)')
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  try:
+    spec.loader.exec_module(module)
+  except Exception as error:  # The file may raise anything.
+    text = flag_errors.explain_file(error, path)
+    raise UserError(f'--study={study}: {text or error}') from error
   if not hasattr(module, 'get_study'):
     raise UserError(
       f'--study={study}: the file has no get_study(config); studies are in'

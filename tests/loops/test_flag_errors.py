@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from experiments.grid import configs
+from experiments.grid.__main__ import main as grid_main
 from vid2act_jax.loops import flag_errors
 from vid2act_jax.types import UserError
 
@@ -58,6 +59,21 @@ def test_wrong_keys_and_values(argument, message):
   with pytest.raises(UserError, match=message) as error:
     configs.load([DEBUG, f'--{argument}'])
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (['--study=STUDY'], 'line 2: SyntaxError'),
+    (['--study=STUDY', '--out='], '--out is empty'),
+  ],
+)
+def test_wrong_flags_of_a_grid(arguments, message, tmp_path, capsys):
+  study = tmp_path / 'study.py'
+  study.write_text('x = 1\ndef get_study(:\n')
+  arguments = [text.replace('STUDY', str(study)) for text in arguments]
+  assert grid_main(arguments) == 1
+  assert message in capsys.readouterr().err
 
 
 def test_all_wrong_keys_are_named():

@@ -17,6 +17,7 @@ from vid2act_jax.data import episodes as eps
 from vid2act_jax.data.replay import TooShort
 from vid2act_jax.loops import env_probe, remedies, run_checks, runs, stages
 from vid2act_jax.loops.checkpoint import Checkpoint
+from vid2act_jax.loops.train_step import NotFinite
 from vid2act_jax.types import UserError
 
 HERE = __name__
@@ -252,7 +253,7 @@ def test_remedies_against_short_episodes_are_accepted(begun, longest, tmp_path):
     (tmp_path / name / '3').mkdir(parents=True)
     Checkpoint(tmp_path / name).finish(3, {'env_steps': 1})
   with pytest.raises(UserError) as error:
-    with remedies.for_short_episodes(config, tmp_path, 'finetune'):
+    with remedies.for_stage(config, tmp_path, 'finetune'):
       raise TooShort('too short', longest, 40)
   text = str(error.value)
   elsewhere = begun == 'student' or (begun == 'teacher' and longest == 5)
@@ -281,3 +282,79 @@ def test_episodes_that_turn_out_short_can_be_learned_from(tmp_path):
   config = follow(config, str(error.value))
   run.run(config, tmp_path)
   assert Checkpoint(tmp_path / runs.STUDENT).finished()
+
+
+@pytest.mark.parametrize('begun', [False, True])
+def test_remedies_against_updates_that_are_not_finite(begun, tmp_path):
+  config = config_with(learner__dtype='bfloat16')
+  runs.init_workdir(tmp_path, config)
+  if begun:
+    (tmp_path / 'teacher' / '3').mkdir(parents=True)
+  with pytest.raises(UserError, match='lower rates') as error:
+    with remedies.for_stage(config, tmp_path, 'pretrain'):
+      raise NotFinite('not finite')
+  text = str(error.value)
+  assert ('--workdir=...' in text) == begun
+  for flag in re.findall(r'--config\.learner\S+', text):
+    changed = follow(config, flag)
+    assert changed.learner != config.learner
+    runs.init_workdir(tmp_path / 'new' if begun else tmp_path, changed)
+
+
+@pytest.mark.parametrize(
+  'overrides',
+  [
+    {'variant': 'vid2act_guided', 'learner__student__deter': 8},
+    {'learner__transfer__rehearsal': 0.01},
+    {'learner__transfer__generator_until': 0.0},
+    {'replay__online_gb': 1e-5},
+    {'replay__held_out': 0.5, 'collect__episodes': 1},
+    {
+      'sources': ('probe_wide',),
+      'variant': 'vid2act_guided',
+      'learner__transfer__rehearsal_domains': 'selected',
+    },
+    {'sources': ()},
+    {'learner__transfer__states': 'prior', 'finetune__length': 30},
+  ],
+)
+def test_named_flags_are_accepted(overrides, tmp_path):
+  """The first flag of each message, as printed, solves its problem."""
+  config = config_with(**overrides)
+  found = problems_of(config, tmp_path / 'run')
+  assert found
+  for text in found:
+    key = re.search(r'config\.([\w.]+)=([^\s,;]+)(?= or| and|,|;|$)', text[5:])
+    flag = re.search(r'--config\S+', text) or key
+    config = follow(config, f'--{flag[0].removeprefix("--")}')
+  assert problems_of(config, tmp_path / 'run') == ()
+
+
+@pytest.mark.parametrize('variant', ['vid2act_guided', 'finetune'])
+def test_what_a_public_checkpoint_needs_is_named_at_once(variant, tmp_path):
+  config = config_with(variant=variant, teacher_from='no.npz')
+  text = problems_of(config, tmp_path / 'run')[0]
+  for flag in re.findall(r'--config\S+', text):
+    config = follow(config, flag)
+  assert problems_of(config, tmp_path / 'run') == (
+    'no.npz: not a file; pass a weights file.',
+  )
+
+
+def test_a_folder_whose_data_has_moved(tmp_path):
+  """In whatever state, it goes on with the new place."""
+  config = config_with()
+  runs.init_workdir(tmp_path, config)
+  (tmp_path / runs.STUDENT / '3').mkdir(parents=True)
+  moved = {'source_dir': '/new', 'teacher_from': '/teacher'}
+  runs.check_workdir(tmp_path, config_with(**moved))
+
+
+def test_a_run_that_learns_from_short_episodes_goes_on(tmp_path):
+  """Random episodes are short, but its policy's are not."""
+  config = config_with(
+    task=f'{HERE}:Short', variant='dreamerv2', replay__online_gb=1e-5
+  )
+  assert len(problems_of(config, tmp_path / 'run')) == 2
+  (tmp_path / 'run' / runs.STUDENT / '3').mkdir(parents=True)
+  assert problems_of(config, tmp_path / 'run') == ()

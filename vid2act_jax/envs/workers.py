@@ -126,7 +126,7 @@ class Worker:
   def _died_error(self):
     self._process.join(timeout=5)
     code = self._process.exitcode
-    hint = ' (killed, possibly out of memory: use fewer environments)'
+    hint = ' (killed, possibly out of memory: free some)'
     return WorkerDied(
       f'{self._name} died with exit code {code}'
       f'{hint if code == -signal.SIGKILL else ""}.'

@@ -244,7 +244,8 @@ def _collect_episodes(
   except concurrent.futures.process.BrokenProcessPool as error:
     raise UserError(
       f'{folder}: a worker process of {plan.task} died, perhaps out of memory;'
-      ' use fewer workers and run again: finished episodes are kept'
+      ' use fewer workers (--config.collect.workers=1) and run again: finished'
+      ' episodes are kept'
     ) from error
   except BaseException:
     # Killed at once: an episode is written whole or not at all.

@@ -2,7 +2,8 @@
 
 A name here stands for a key, or for all keys of a section.
 
-- In a run's folder, only keys of RUNTIME and BUDGET may change.
+- In a run's folder, keys of RUNTIME, BUDGET and LOCATIONS may change, and those
+  that nothing in it depends on yet.
 - A report groups runs by all keys except those of RUNTIME and GROUPED.
 - In a study, jobs with equal keys of DATA share a dataset. Jobs with equal
   keys of TEACHER, except those of STUDENT_ONLY, share a teacher.
@@ -44,6 +45,9 @@ RUNTIME = (
 )
 # How long a run is: it can be extended, and then resumes.
 BUDGET = 'collect.episodes', 'pretrain.steps', 'finetune.env_steps'
+# Where a run finds its datasets and teachers, which may have been moved. What
+# it reads there is compared with its checkpoints.
+LOCATIONS = 'source_dir', 'teacher_from'
 # What the dataset of a source task depends on, and what the teacher does.
 DATA = (
   'collect',

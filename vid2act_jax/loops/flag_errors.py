@@ -135,7 +135,7 @@ def _names(paths):
 
 def _explain(error, path, argv) -> UserError:
   """The error of parsing these arguments, for users."""
-  if path and (text := _explain_file(error, path)):
+  if path and (text := explain_file(error, path)):
     return UserError(text)
   if unknown := _unknown_keys(argv):
     return UserError(*unknown)
@@ -144,8 +144,13 @@ def _explain(error, path, argv) -> UserError:
   return UserError(' '.join(str(error).split()) or type(error).__name__)
 
 
-def _explain_file(error, path):
-  """Describes an error that the config file has raised; '' for others."""
+def explain_file(error: BaseException, path: pathlib.Path) -> str:
+  """Describes an error that a user's Python file has raised; '' for others.
+
+  Args:
+    error: from loading or using the file.
+    path: of the file.
+  """
   text = ' '.join(str(error).split())
   if 'NoneType' in text:
     return f'{path}: get_config() returns None, should return the config'

@@ -8,25 +8,42 @@ from vid2act_jax.data.replay import TooShort
 from vid2act_jax.learner import open_loop
 from vid2act_jax.loops import runs, sources
 from vid2act_jax.loops.checkpoint import Checkpoint
+from vid2act_jax.loops.train_step import NotFinite
 from vid2act_jax.types import UserError
 
 
 @contextlib.contextmanager
-def for_short_episodes(
-  config, workdir: pathlib.Path, stage: str
-) -> Iterator[None]:
-  """Says which keys help if the episodes in the block are too short.
+def for_stage(config, workdir: pathlib.Path, stage: str) -> Iterator[None]:
+  """Says which keys help against errors of the block.
+
+  Against episodes that are too short, and updates that are not finite.
 
   Args:
     config: the run's.
     workdir: the run's folder.
-    stage: 'pretrain' or 'finetune', which samples them.
+    stage: 'pretrain' or 'finetune'.
   """
   try:
     yield
   except TooShort as error:
     way_out = short_episodes(config, workdir, stage, error.longest, error.total)
     raise UserError(f'{error}; {way_out}') from error
+  except NotFinite as error:
+    raise UserError(f'{error}; {_not_finite(config, workdir)}') from error
+
+
+def _not_finite(config, workdir):
+  """Flags that help against updates that are not finite."""
+  rate = config.learner.optim.model_lr / 3
+  flags = {'learner.optim.model_lr': f'{rate:.1g}'}
+  if config.learner.dtype != 'float32':
+    flags['learner.dtype'] = 'float32'
+  texts = [f'--config.{key}={value}' for key, value in flags.items()]
+  text = f'check its rewards and actions, or lower rates: {" or ".join(texts)}'
+  may_change = runs.key_filter(workdir)
+  if all(map(may_change, flags)):
+    return text
+  return f'{text}, {new_folder(config, workdir)}'
 
 
 def short_episodes(

@@ -27,6 +27,7 @@ from vid2act_jax.loops import (
   sources,
   stages,
 )
+from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.execution import Execution
 from vid2act_jax.types import Problems, UserError
 
@@ -147,11 +148,10 @@ class _RunCheck:
     target = None
     if work.finetunes and config.task:
       with problems.collect():
-        target = self._probe(config, config.task, settings)
+        target = self._probe(config, workdir, settings)
     dims = self._check_sources(work)
     if work.finetunes and target:
-      with problems.collect():
-        self._check_target_replay(target)
+      self._check_target_replay(target)
     if work.finetunes and not work.pretrains:
       with problems.collect():
         # Without valid sizes no agent can be built.
@@ -173,11 +173,16 @@ class _RunCheck:
         size = sources.rehearsal_size(config, runs.variant_of(config))
         devices.rows(size, batches.REHEARSAL_ROWS)
 
-  def _probe(self, config, task, settings):
-    """Probes a task in which an agent will learn."""
+  def _probe(self, config, workdir, settings):
+    """Probes the task in which an agent learns in a folder."""
     length, prefill = config.finetune.length, config.finetune.prefill
-    cross_episodes = config.replay.cross_episodes
-    if cross_episodes or runs.variant_of(config).jump_starts_prefill:
+    task, variant = config.task, runs.variant_of(config)
+    if (
+      config.replay.cross_episodes
+      or variant.jump_starts_prefill
+      # It already learns from its own episodes.
+      or Checkpoint(workdir / runs.STUDENT).exists()
+    ):
       return env_probe.probe(task, settings)
     found = env_probe.probe(task, settings, length, prefill)
     if found.longest < length and found.steps >= prefill:
@@ -198,7 +203,8 @@ class _RunCheck:
     columns = store.frame_columns(config.env.size, target.action_dim)
     frames = config.env.time_limit // config.env.action_repeat + 1
     needed = frames * store.record_bytes(columns) / 1e9
-    if config.replay.online_gb < needed:
+    begun = Checkpoint(self._workdir / runs.STUDENT).exists()
+    if config.replay.online_gb < needed and not begun:
       self._problems.add(
         f'config.replay.online_gb={config.replay.online_gb}: an episode of'
         f' config.env.time_limit={config.env.time_limit} has up to {frames}'
@@ -233,9 +239,12 @@ class _RunCheck:
     policy = policies.resolve(config.collect.policy, task)
     if policy == 'agent':
       own_config = stages.agent_config(config, task)
-      runs.check_workdir(stages.agent_folder(folder), own_config)
-      settings = setup.env_settings(config)
-      return self._probe(own_config, task, settings).action_dim
+      own_folder, settings = (
+        stages.agent_folder(folder),
+        setup.env_settings(config),
+      )
+      runs.check_workdir(own_folder, own_config)
+      return self._probe(own_config, own_folder, settings).action_dim
     plan = stages.collect_plan(config, task, policy)
     description = collect.check_plan(plan)
     collect.check_folder(plan, folder)
@@ -266,7 +275,7 @@ class _RunCheck:
     for stage in [stage for stage, is_read in reads.items() if is_read]:
       with (
         self._problems.collect(),
-        remedies.for_short_episodes(config, workdir, stage),
+        remedies.for_stage(config, workdir, stage),
       ):
         source_data.check_source(
           folder, capacity, config.seed, options, [config[stage].length]

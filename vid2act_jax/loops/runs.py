@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 from ml_collections import ConfigDict
@@ -37,35 +37,30 @@ STUDENT = 'student'
 SOURCE_REWARDS = 'source_rewards'
 
 
-def init_workdir(
-  workdir: pathlib.Path, config, ignored: Sequence[str] = ()
-) -> None:
+def init_workdir(workdir: pathlib.Path, config) -> None:
   """Writes the config into the folder, or checks that it is the same there.
 
   Args:
     workdir: the run's folder.
     config: the run's ConfigDict.
-    ignored: keys that may differ.
 
   Raises:
     UserError: the folder cannot be written, or `check_workdir` fails.
   """
-  check_workdir(workdir, config, ignored)
+  check_workdir(workdir, config)
   files.make_folder(workdir)
   text = json.dumps(config.to_dict(), indent=2) + '\n'
   files.atomic_write(workdir / CONFIG, lambda file: file.write(text.encode()))
 
 
-def check_workdir(
-  workdir: pathlib.Path, config, ignored: Sequence[str] = ()
-) -> None:
+def check_workdir(workdir: pathlib.Path, config) -> None:
   """Checks that the results in a folder are of this config; writes nothing.
 
   Raises:
     UserError: the folder holds a run of another config; names every key that
       differs.
   """
-  diff = config_diff(workdir, config, ignored)
+  diff = config_diff(workdir, config)
   if diff:
     raise UserError(
       f'{workdir} holds a run of another config:\n  '
@@ -74,13 +69,10 @@ def check_workdir(
     )
 
 
-def config_diff(
-  workdir: pathlib.Path, config, ignored: Sequence[str] = ()
-) -> list[str]:
+def config_diff(workdir: pathlib.Path, config) -> list[str]:
   """Describes the keys that differ between a folder's config and this one.
 
-  Keys of `config_keys.RUNTIME` and `BUDGET` are ignored, and those named; also
-  keys that nothing in the folder depends on yet.
+  Keys that may change are ignored; see `key_filter`.
 
   Raises:
     UserError: the folder's config is damaged.
@@ -95,19 +87,18 @@ def config_diff(
   return [
     f'{key}: {old.get(key)!r} in the folder, {new.get(key)!r} now'
     for key in {**old, **new}
-    if old.get(key) != new.get(key)
-    and key not in ignored
-    and not may_change(key)
+    if old.get(key) != new.get(key) and not may_change(key)
   ]
 
 
 def key_filter(workdir: pathlib.Path) -> Callable[[str], bool]:
   """Returns which keys may change in a folder: dotted key -> bool.
 
-  Those of `config_keys.RUNTIME` and `BUDGET`, and those that none of the
-  folder's datasets, teachers and checkpoints of the student depends on.
+  Those of `config_keys.RUNTIME`, `BUDGET` and `LOCATIONS`, and those that none
+  of the folder's datasets, teachers and checkpoints of the student depends on.
   """
-  changeable = *config_keys.RUNTIME, *config_keys.BUDGET
+  groups = config_keys.RUNTIME, config_keys.BUDGET, config_keys.LOCATIONS
+  changeable = sum(groups, ())
   datasets = (workdir / SOURCES).glob(f'*/{dataset.FILE}')
   separate = (workdir / TEACHERS).glob(f'*/{TEACHER}')
   teachers = [workdir / TEACHER, *separate]
@@ -115,7 +106,7 @@ def key_filter(workdir: pathlib.Path) -> Callable[[str], bool]:
   if Checkpoint(workdir / STUDENT).exists():
     return lambda key: config_keys.matches(key, changeable)
   if any(Checkpoint(folder).exists() for folder in teachers):
-    fixed = 'seed', 'source_dir', *config_keys.TEACHER
+    fixed = 'seed', *config_keys.TEACHER
   elif any(datasets):
     fixed = 'seed', *config_keys.DATA
 

@@ -154,7 +154,7 @@ def check(config, workdir: pathlib.Path, execution: Execution) -> list:
       ' --distributed=off and different seeds'
     )
   if execution.profile:
-    problems.add('--profile is for a single seed; set config.seeds=()')
+    problems.add('--profile is for a single seed; set --config.seeds=()')
   groups = []
   with problems.collect():
     groups = split(config, parse(config))

@@ -178,10 +178,13 @@ def rehearsal_size(config, variant: learner.Variant) -> int:
   share, batch = variant.rehearsal.share, config.finetune.batch
   size = round(share * batch)
   if share and not 0 < size < batch:
+    way_out = '--config.learner.transfer.rehearsal=0.5'
+    if batch < 2:
+      way_out = '--config.finetune.batch=2 or more'
     raise UserError(
       f'config.learner.transfer.rehearsal={share} of'
-      f' config.finetune.batch={batch} sequences is {size}; choose a share that'
-      ' leaves at least one sequence of the target and of the sources'
+      f' config.finetune.batch={batch} sequences is {size}, which leaves none'
+      f' of the target or of the sources; set {way_out}'
     )
   return size
 
@@ -360,6 +363,9 @@ def find_teacher(
   again = f'run the stage that trains it (--config.stages="{_WITH_PRETRAIN}")'
   if config.teacher_from:
     again = 'run its command again, which resumes'
+  elsewhere = 'pretrain one in another folder (--workdir=...)'
+  if config.teacher_from:
+    elsewhere = 'pretrain one, without config.teacher_from'
   if not checkpoint.exists():
     name = 'name a run folder or a public .npz with --config.teacher_from=...'
     way_out = f'{again}, or {name}'
@@ -380,14 +386,14 @@ def find_teacher(
     raise UserError(
       f'the teacher in {folder} was pretrained {_WITH[not actions]} actions,'
       f' but config.variant={config.variant} needs one pretrained'
-      f' {_WITH[actions]} them; pretrain it in another folder'
-      ' (--workdir=...)'
+      f' {_WITH[actions]} them; {elsewhere}'
     )
   if metadata['sources'] != list(place.names):
     raise UserError(
       f'the teacher in {folder} was pretrained on {metadata["sources"]}, but'
       f' config.sources is {list(place.names)}: its labels mean other domains;'
-      ' set config.sources to the same tasks in the same order'
+      ' set config.sources to the same tasks in the same order, or'
+      f' {elsewhere}'
     )
   generator = metadata.get('generator', False)
   if variant.generator.pretrained and not generator:
@@ -396,8 +402,7 @@ def find_teacher(
     train = '' if until else ' --config.learner.transfer.generator_until=1.0'
     raise UserError(
       f'the teacher in {folder} has no generator, since it was pretrained for'
-      ' a variant without one, or by an older version; pretrain it in another'
-      ' folder with this variant, or set'
+      f' a variant without one, or by an older version; {elsewhere}, or set'
       f' --config.learner.transfer.generator_start=fresh{train}'
     )
   return checkpoint, metadata

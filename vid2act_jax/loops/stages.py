@@ -164,15 +164,14 @@ def run_pretrain(config, workdir: pathlib.Path, execution: Execution = ALONE):
       folder = sources.teacher_folder(workdir, task)
       single = single_teacher_config(config, workdir, task)
       _report(f'pretrain: the teacher of {task}')
-      # Its run may have been moved, with its datasets.
-      runs.init_workdir(folder, single, ignored=('source_dir',))
+      runs.init_workdir(folder, single)
       run_pretrain(single, folder, execution)
     return
   if done := pretrained(config, workdir):
     _report(f'pretrain: done, {done["step"]} updates')
     return
   with (
-    remedies.for_short_episodes(config, workdir, 'pretrain'),
+    remedies.for_stage(config, workdir, 'pretrain'),
     setup.setup_pretrain(config, workdir, execution) as built,
   ):
     _report_rewards(built.context.metadata)
@@ -245,7 +244,7 @@ def run_finetune(
     _report(f'finetune: done, {done["env_steps"]} env steps of {config.task}')
   else:
     with (
-      remedies.for_short_episodes(config, workdir, 'finetune'),
+      remedies.for_stage(config, workdir, 'finetune'),
       setup.setup_finetune(config, workdir, execution, root) as built,
     ):
       loop = finetune.Finetuner(built)

@@ -13,6 +13,10 @@ from vid2act_jax.loops.schedule import Intervals
 from vid2act_jax.types import UserError
 
 
+class NotFinite(UserError):
+  """Too many updates in a row were not finite."""
+
+
 class TrainStep:
   """The compiled step, with one update a call or several."""
 
@@ -67,7 +71,7 @@ class TrainStep:
       The new state, and metrics, with a leading [count] if it is not 1.
 
     Raises:
-      UserError: too many updates in a row were not finite.
+      NotFinite: too many updates in a row were not finite.
     """
     fn = self._single_step if count == 1 else self._multi_step
     state, metrics = fn(state, batch, self._key)
@@ -80,7 +84,7 @@ class TrainStep:
     """Waits for the last call and checks that its updates were finite.
 
     Raises:
-      UserError: as in `__call__`.
+      NotFinite: as in `__call__`.
     """
     if self._unchecked is None:
       return
@@ -108,11 +112,8 @@ class TrainStep:
     files.atomic_write(
       path.with_suffix('.json'), lambda file: file.write(text.encode())
     )
-    raise UserError(
+    raise NotFinite(
       f'{self._skipped} updates in a row were not finite, up to number {done}'
       f' ({", ".join(bad)}); they did not change the parameters. The last batch'
-      f' is in {path}, its metrics in {path.with_suffix(".json").name}. Check'
-      ' its rewards and actions, lower the learning rates'
-      ' (config.learner.optim), or'
-      ' compute in float32 (config.learner.dtype)'
+      f' is in {path}, its metrics in {path.with_suffix(".json").name}'
     )
