@@ -234,7 +234,8 @@ class _RunCheck:
     if not work.collects or _is_foreign(folder):
       dataset.read_metadata(folder)  # Says what is missing.
     stages.check_single_process(folder)
-    _check_writable(folder, '--config.source_dir')
+    if config.source_dir:  # Otherwise it is in the run's folder.
+      _check_writable(folder, '--config.source_dir')
     self._check_held_out(task)
     policy = policies.resolve(config.collect.policy, task)
     if policy == 'agent':
