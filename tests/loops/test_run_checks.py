@@ -41,7 +41,7 @@ class Short(gymnasium.Env):
     return np.zeros(3, np.float32), 0.0, done, False, {}
 
   def render(self):
-    return np.zeros((64, 64, 3), np.uint8)
+    return np.arange(64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
 
 
 class Eight(Short):
