@@ -69,6 +69,7 @@ def test_round_trip(tmp_path, structs):
   target = _structs(state) if structs else _state(scale=0)
   loader = checkpoint.Checkpoint(tmp_path / 'teacher')
   assert loader.latest() == 7
+  loader.check(target)
   restored, restored_extra, step = loader.restore(target)
   _assert_same(restored, state)
   assert (restored_extra, step) == (extra, 7)
@@ -103,14 +104,15 @@ def test_same_and_later_steps_are_replaced(tmp_path):
   assert {path.name for path in tmp_path.iterdir()} == {'10', '15'}
 
 
-def test_every_mismatch_is_listed(tmp_path):
+@pytest.mark.parametrize('method', ['restore', 'check'])
+def test_every_mismatch_is_listed(tmp_path, method):
   saver = checkpoint.Checkpoint(tmp_path)
   saver.save(5, _state(width=3), {})
   target = _state(width=4).replace(step=jnp.float32(0))
   del target.params['encoder']['bias']
   target.params['decoder'] = {'bias': jnp.zeros(2)}
   with pytest.raises(types.UserError) as caught:
-    saver.restore(target)
+    getattr(saver, method)(target)
   lines = [line.strip() for line in str(caught.value).splitlines()]
   assert str(tmp_path / '5') in lines[0]
   assert set(lines[1:-1]) == {

@@ -356,7 +356,7 @@ class Checkpoint:
         'or use another folder'
       ) from error
 
-  def _check(self, step, saved, target, partial):
+  def _check(self, step, saved, target, partial=False):
     """Raises a UserError that lists every mismatch of saved and target."""
     saved, target = _by_name(saved), _by_name(target)
     missing = [n for n in target if n not in saved]
