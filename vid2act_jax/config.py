@@ -198,9 +198,10 @@ def _learner():
       # JAX's, which is bfloat16 on a TPU, TF32 on a GPU and float32 on a CPU;
       # 'high', three bfloat16 passes on a TPU; 'highest', float32.
       'matmul_precision': 'default',
-      'conv': 'auto',  # 'native' or 'subpixel'; 'auto': subpixel on CPU
+      # 'native', 'blocked', 'subpixel', or 'auto': fast on GPU, TPU, CPU.
+      'conv': 'auto',
       # Unrolled time steps per scan iteration, with weight gradients batched
-      # over time; 0: plain scan; -1: 10 on GPU and TPU, 0 on CPU.
+      # over time; 0: plain scan; -1: 10 on GPU, 1 on TPU, 0 on CPU.
       'unroll': -1,
       'cpu_chunk': 20,  # images per encoder or decoder call on CPU; 0: all
     }

@@ -44,6 +44,18 @@ def test_the_platform_decides_how_the_update_is_computed():
   assert count('tpu') > count('cpu')
 
 
+@pytest.mark.parametrize(
+  'platform, conv, unroll',
+  [('cpu', 'subpixel', 0), ('gpu', 'native', 10), ('tpu', 'blocked', 1)],
+)
+def test_defaults_of_a_platform(platform, conv, unroll):
+  config = small.config()
+  config.update(conv='auto', unroll=-1)
+  agent = learner.build_agent(config, 2, (2, 3), platform=platform)
+  compute = agent.student.compute
+  assert (compute.conv_impl, compute.unroll) == (conv, unroll)
+
+
 def test_pretraining_has_the_precision():
   config = small.config()
   config.matmul_precision = 'high'

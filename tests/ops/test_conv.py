@@ -1,4 +1,4 @@
-"""Tests of the convolutions: both implementations, and their definition."""
+"""Tests of the convolutions: all implementations, and their definition."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,48 @@ def _assert_impls_agree(fn, x, kernel):
     both = lambda *args: (pixels(*args), jax.grad(loss, (0, 1))(*args))
     return small.jit(both)(x, kernel)
 
-  jax.tree.map(small.assert_norm_close, run('subpixel'), run('native'))
+  expected = run('subpixel')
+  for impl in conv.IMPLS.keys() - {'subpixel'}:
+    jax.tree.map(small.assert_norm_close, expected, run(impl))
+
+
+@pytest.mark.parametrize('impl', conv.IMPLS)
+def test_layers_agree_where_images_stay_in_blocks(impl):
+  """Odd sizes, whose last blocks are not full, with biases."""
+  x, kernels = small.normal(2, 5, 5, 7), (5, 6, 5)
+  # Small enough that tanh is not saturated.
+  weights = [0.05 * small.normal(k, k, 7, 7) for k in kernels]
+  bias = small.normal(7)
+
+  def layers(impl, x, weights, bias):
+    image = BlockedImage.of(x)
+    for kernel in weights:  # To 13, 30 and 63 pixels.
+      image = conv.conv_transpose(image, kernel, impl)
+      image = conv.add_bias(image, bias, impl).map(jnp.tanh)
+    for kernel in reversed(weights):  # To 30, 13 and 5.
+      image = conv.conv(image, kernel, impl)
+      image = conv.add_bias(image, bias, impl).map(jnp.tanh)
+    return image.pixels()
+
+  def run(impl):
+    loss = lambda *args: jnp.sin(layers(impl, *args)).sum()
+    both = lambda *args: (
+      layers(impl, *args),
+      jax.grad(loss, (0, 1, 2))(*args),
+    )
+    return small.jit(both)(x, weights, bias)
+
+  jax.tree.map(small.assert_norm_close, run('subpixel'), run(impl))
+
+
+@pytest.mark.parametrize('size', [64, 62])
+@pytest.mark.parametrize('impl', conv.IMPLS)
+def test_frames_and_their_first_pixels(impl, size):
+  pixels = np.arange(2 * size * size * 3).reshape(2, size, size, 3) % 251
+  frames = conv.frames(jnp.asarray(pixels, jnp.uint8), impl)
+  assert frames.x.dtype == jnp.uint8
+  assert np.array_equal(frames.pixels(), pixels)
+  assert np.array_equal(frames.crop(61).pixels(), pixels[:, :61, :61])
 
 
 @pytest.mark.parametrize('impl', conv.IMPLS)

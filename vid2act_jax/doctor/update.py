@@ -42,7 +42,7 @@ def update():
   else:
     yield ok('update', f'{text}all metrics are finite')
   error = conv_error()
-  text = f'{agent.student.compute.conv_impl} is chosen; its two forms differ by'
+  text = f'{agent.student.compute.conv_impl} is chosen; all forms differ by'
   text += f' {error:.0e}'
   if error <= _MAX_ERROR:  # False for NaN.
     yield ok('update/conv', text)
@@ -109,10 +109,14 @@ def conv_error() -> float:
     return sum(jnp.sin(y).sum() for y in values), values
 
   grad = jax.grad(loss, has_aux=True)
-  both = lambda x: [jax.tree.leaves(grad(x, impl)) for impl in conv.IMPLS]
+  forms = lambda x: [jax.tree.leaves(grad(x, impl)) for impl in conv.IMPLS]
   arrays = [(_normal(x), _normal(kernel)) for _, x, kernel in _CONVOLUTIONS]
   with jax.default_matmul_precision('highest'):
-    pairs = zip(*_compile(both, arrays)(arrays), strict=True)
+    first, *others = _compile(forms, arrays)(arrays)
   norm = np.linalg.norm
-  # Unlike max(), it is NaN when one is.
-  return float(np.max([norm(x - y) / norm(x) for x, y in pairs]))
+  errors = [
+    norm(x - y) / norm(x)
+    for other in others
+    for x, y in zip(first, other, strict=True)
+  ]
+  return float(np.max(errors))  # Unlike max(), it is NaN when one is.

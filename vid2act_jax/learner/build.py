@@ -24,9 +24,10 @@ from vid2act_jax.types import Problems, UserError
 
 DEFAULT_NOISE_FNS, DEFAULT_VARIANT = NoiseFns(), Variant()
 DTYPES = ('float32', 'bfloat16')
-# Scan steps compiled in a row on an accelerator: faster than one at a time.
-# More take longer to compile.
-_UNROLL = 10
+# Scan steps compiled in a row: on a GPU faster than one at a time. More take
+# longer to compile. On a TPU, 10 are estimated to spare 4% of the cycles, and
+# take 1.6 times the code.
+_UNROLL = {'cpu': 0, 'gpu': 10, 'tpu': 1}
 
 
 def build_pretrainer(
@@ -177,10 +178,11 @@ def _mixture(config, source_action_dims, variant, platform):
 
 
 def _compute(config, platform=None):
-  on_cpu = (platform or jax.default_backend()) == 'cpu'
+  platform = platform or jax.default_backend()
+  on_cpu = platform == 'cpu'
   conv_impl = config.conv
   if conv_impl == 'auto':
-    conv_impl = 'subpixel' if on_cpu else 'native'
+    conv_impl = conv.BY_PLATFORM.get(platform, conv.BY_PLATFORM['gpu'])
   problems = Problems()
   if conv_impl not in conv.IMPLS:
     known = ', '.join(('auto', *conv.IMPLS))
@@ -205,7 +207,7 @@ def _compute(config, platform=None):
       ' more'
     )
   problems.raise_all()
-  auto = 0 if on_cpu else _UNROLL
+  auto = _UNROLL.get(platform, _UNROLL['gpu'])
   return Compute(
     dtype=config.dtype,
     precision=config.matmul_precision,

@@ -15,6 +15,11 @@ _DECODER_KERNELS = (5, 5, 6, 6)
 _bias_init = nn.initializers.zeros_init()
 
 
+def normalize(image: jax.Array) -> jax.Array:
+  """u8 -> f32 in [-0.5, 0.5]."""
+  return image.astype(jnp.float32) / 255 - 0.5
+
+
 class _Conv(nn.Module):
   """Kernel and bias of one convolution or transposed convolution."""
 
@@ -80,14 +85,15 @@ class Encoder(nn.Module):
     used = _LAST
     for _ in self.layers:
       used = 2 * (used - 1) + _ENCODER_KERNEL
-    pixels = image[:, :used, :used].astype(jnp.float32) / 255 - 0.5
-    x = BlockedImage.of(pixels.astype(self.dtype))
+    frames = conv.frames(image, self.conv_impl).crop(used)
+    x = frames.map(normalize).map(lambda x: x.astype(self.dtype))
     for i, layer in enumerate(self.layers):
       kernel, bias = layer.cast(self.dtype)
       if i == 0 and self.num_domains:
         planes, kernel = jnp.split(kernel, [self.num_domains], 2)
         bias = bias + planes.sum((0, 1))[label]
-      x = conv.add_bias(conv.conv(x, kernel, self.conv_impl), bias).map(elu)
+      x = conv.conv(x, kernel, self.conv_impl)
+      x = conv.add_bias(x, bias, self.conv_impl).map(elu)
     return x.pixels().reshape(image.shape[0], -1)
 
 
@@ -109,7 +115,7 @@ class Decoder(nn.Module):
 
   def __call__(self, feat: jax.Array) -> jax.Array:
     """[M, F] -> mean of the pixels f32 [M, 64, 64, 3], u8/255 - 0.5."""
-    return self.rest(self.first(feat))
+    return self.rest(self.first(feat)).pixels()
 
   def first(self, feat: jax.Array) -> jax.Array:
     """The layers that are matrix products: [M, F] -> [M, 5, 5, 4 depth]."""
@@ -117,14 +123,14 @@ class Decoder(nn.Module):
       0, BlockedImage.of(self.inp(feat)[:, None, None])
     ).pixels()
 
-  def rest(self, x: jax.Array) -> jax.Array:
-    """The layers after `first`."""
+  def rest(self, x: jax.Array) -> BlockedImage:
+    """The layers after `first`, in the form of `conv.frames`: f32."""
     image = BlockedImage.of(x)
     for i in range(1, len(self.layers)):
       image = self._layer(i, image.map(elu))
-    return image.pixels().astype(jnp.float32)
+    return image.map(lambda x: x.astype(jnp.float32))
 
   def _layer(self, i, image):
     kernel, bias = self.layers[i].cast(self.dtype)
     image = conv.conv_transpose(image, kernel, self.conv_impl)
-    return conv.add_bias(image, bias)
+    return conv.add_bias(image, bias, self.conv_impl)

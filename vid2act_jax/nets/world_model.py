@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from vid2act_jax.nets import dists, heads, image, rssm
 from vid2act_jax.nets.apply import apply
+from vid2act_jax.ops import conv
+from vid2act_jax.ops.blocked_image import BlockedImage
 from vid2act_jax.ops.chunks import map_chunks, sum_chunks
 from vid2act_jax.ops.scan import ScanSpec, scan
 from vid2act_jax.rng import Rng
@@ -249,7 +251,7 @@ class WorldModel:
   def decode(self, params, feat: jax.Array) -> jax.Array:
     """[..., F] -> mean image [..., 64, 64, 3] in units of u8/255 - 0.5."""
     first = self.decode_first(params, feat.reshape(-1, feat.shape[-1]))
-    fn = lambda x: self.decode_rest(params, x)
+    fn = lambda x: self.decode_rest(params, x).pixels()
     out = map_chunks(fn, self.compute.chunk, first)
     return out.reshape(*feat.shape[:-1], *out.shape[1:])
 
@@ -267,9 +269,11 @@ class WorldModel:
       log Normal(image; mean, 1), summed over the pixels: f32 [].
     """
 
-    def fn(params, x, image):
+    def fn(params, x, frame):
       mean = self.decode_rest(params, x)
-      return dists.unit_log_prob(mean, image.astype(jnp.float32) / 255 - 0.5, 3)
+      frames = conv.frames(frame, self.compute.conv_impl)
+      frames = frames.blocks(mean.block_size).map(image.normalize)
+      return dists.unit_log_prob(mean.x, frames.x, 3)
 
     feat, images = (x.reshape(-1, *x.shape[2:]) for x in (feat, images))
     params = {'decoder': params['decoder']}
@@ -281,8 +285,8 @@ class WorldModel:
     """[M, F] -> the input of `decode_rest`; fast for all M at once."""
     return self._decoder(params, 'first', feat)
 
-  def decode_rest(self, params, x: jax.Array) -> jax.Array:
-    """-> mean image [M, 64, 64, 3]; fast for `chunk` images at a time."""
+  def decode_rest(self, params, x: jax.Array) -> BlockedImage:
+    """-> mean of M images; fast for `chunk` images at a time."""
     return self._decoder(params, 'rest', x)
 
   def predict_reward(self, params, feat: jax.Array) -> jax.Array:

@@ -51,6 +51,11 @@ class BlockedImage(NamedTuple):
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(m, grid, grid, -1)
     return BlockedImage(x, self.size, block_size)
 
+  def crop(self, size: int) -> 'BlockedImage':
+    """The first rows and columns; blocks that are cut stay whole."""
+    grid = -(-size // self.block_size)
+    return self._replace(x=self.x[:, :grid, :grid], size=size)
+
   def map(self, fn: Callable[[jax.Array], jax.Array]) -> 'BlockedImage':
     """Applies an elementwise function."""
     return self._replace(x=fn(self.x))

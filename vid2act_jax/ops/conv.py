@@ -1,17 +1,34 @@
-"""Convolutions of stride two, in two implementations with equal results.
+"""Convolutions of stride two, in three implementations with equal results.
 
-`native` uses XLA's own convolution over blocks of pixels and is fast on GPU and
-TPU; see conv_s2d.py. `subpixel` uses matrix products and is fast on CPU; see
+`native` uses XLA's own convolution over blocks of pixels and is fast on a GPU;
+see conv_s2d.py. `blocked` keeps all images in blocks and is fast on a TPU; see
+conv_blocked.py. `subpixel` uses matrix products and is fast on a CPU; see
 conv_im2col.py.
 """
 
 import jax
 import jax.numpy as jnp
 
-from vid2act_jax.ops import conv_im2col, conv_s2d
+from vid2act_jax.ops import conv_blocked, conv_im2col, conv_s2d
 from vid2act_jax.ops.blocked_image import BlockedImage
 
-IMPLS = {'native': conv_s2d, 'subpixel': conv_im2col}
+IMPLS = {
+  'native': conv_s2d,
+  'blocked': conv_blocked,
+  'subpixel': conv_im2col,
+}
+# Where each is fast.
+BY_PLATFORM = {'cpu': 'subpixel', 'gpu': 'native', 'tpu': 'blocked'}
+
+
+def frames(pixels: jax.Array, impl: str) -> BlockedImage:
+  """Frames in the form that `conv` reads and `conv_transpose` writes.
+
+  Args:
+    pixels: [M, S, S, C] of any dtype.
+    impl: one of `IMPLS`.
+  """
+  return IMPLS[impl].frames(pixels)
 
 
 def conv(image: BlockedImage, kernel: jax.Array, impl: str) -> BlockedImage:
@@ -52,10 +69,12 @@ def conv_transpose(
   return IMPLS[impl].conv_transpose(image, kernel)
 
 
-def add_bias(image: BlockedImage, bias: jax.Array) -> BlockedImage:
+def add_bias(image: BlockedImage, bias: jax.Array, impl: str) -> BlockedImage:
   """Adds a bias [C] to all images, or [M, C] to one image each."""
   bias = jnp.tile(bias, image.block_size**2)
   if bias.ndim == 1:
+    if impl == 'blocked':  # It has many columns, see `_add_row`.
+      return image.map(lambda x: x + bias)
     return image.map(lambda x: _add_row(x, bias))
   return image.map(lambda x: x + bias[:, None, None])
 

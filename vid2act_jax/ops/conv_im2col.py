@@ -15,6 +15,11 @@ import jax.numpy as jnp
 from vid2act_jax.ops.blocked_image import BlockedImage
 
 
+def frames(pixels: jax.Array) -> BlockedImage:
+  """See `conv.frames`."""
+  return BlockedImage.of(pixels)
+
+
 def conv(image: BlockedImage, kernel: jax.Array) -> BlockedImage:
   """See `conv.conv`."""
   return BlockedImage.of(_conv_im2col(image.pixels(), kernel))
