@@ -236,13 +236,18 @@ def _compile(agent, state, key, explore):
 
 
 def _compiler_options():
+  """Those of `_QUICK_COMPILE` that this XLA has: they change with versions."""
   if jax.default_backend() != 'cpu':
     return None
-  try:  # XLA's options change with its versions.
-    jax.jit(lambda: 0, compiler_options=_QUICK_COMPILE)()
-  except jax.errors.JaxRuntimeError:
-    return None
-  return _QUICK_COMPILE
+
+  def is_supported(name, value):
+    try:
+      jax.jit(lambda: 0, compiler_options={name: value})()
+    except jax.errors.JaxRuntimeError:
+      return False
+    return True
+
+  return {k: v for k, v in _QUICK_COMPILE.items() if is_supported(k, v)}
 
 
 def _actions_of(env):
