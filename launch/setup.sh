@@ -34,7 +34,7 @@ find_python() {
     echo "$PYTHON"
     return
   fi
-  # The versions that requirements.txt is tested with come first.
+  # On 3.13, requirements.txt has a newer jax: the others come first.
   for name in python3.12 python3.11 python3 python3.13; do
     if is_suitable "$name"; then
       command -v "$name"

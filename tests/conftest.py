@@ -8,13 +8,15 @@ import pytest
 # Most of the tests' time would be spent on XLA optimizing code that runs once.
 # XLA aborts on unknown flags, so they are set only for versions that were
 # tested. Set before jax is imported, and inherited by subprocesses.
-if metadata.version('jaxlib').startswith('0.10.'):
-  flags = os.environ.get('XLA_FLAGS', '')
-  os.environ['XLA_FLAGS'] = (
-    f'{flags} --xla_backend_optimization_level=0'
-    ' --xla_cpu_use_fusion_emitters=false'
-    ' --xla_cpu_parallel_codegen_split_count=2'
-  )
+_FLAGS = '--xla_backend_optimization_level=0'
+_FLAGS += ' --xla_cpu_parallel_codegen_split_count=2'
+_TESTED_FLAGS = {
+  '0.10': f'{_FLAGS} --xla_cpu_use_fusion_emitters=false',
+  '0.12': _FLAGS,
+}
+_version = '.'.join(metadata.version('jaxlib').split('.')[:2])
+_given = os.environ.get('XLA_FLAGS', '')
+os.environ['XLA_FLAGS'] = f'{_given} {_TESTED_FLAGS.get(_version, "")}'.strip()
 
 import jax  # noqa: E402
 
