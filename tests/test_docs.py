@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
   *ROOT.glob('*.md'),
   *(ROOT / 'docs').glob('*.md'),
+  *(ROOT / 'examples').glob('*.ipynb'),
   ROOT / 'benchmarks' / 'README.md',
   ROOT / 'tests' / 'golden' / 'README.md',
 ]
