@@ -222,3 +222,11 @@ def test_importing_the_package_is_cheap():
   assert {'load_policy', 'envs'} <= set(dir(vid2act_jax))
   with pytest.raises(AttributeError, match="no attribute 'load_polcy'"):
     _ = vid2act_jax.load_polcy
+
+
+@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='options of CPUs')
+def test_an_option_that_this_xla_lacks_is_left_out(monkeypatch):
+  known = {'xla_backend_optimization_level': 1}
+  options = {**known, 'xla_no_such_option': True}
+  monkeypatch.setattr(inference, '_QUICK_COMPILE', options)
+  assert inference._compiler_options() == known
