@@ -20,6 +20,8 @@ from vid2act_jax.data import episodes as eps
 from vid2act_jax.types import UserError
 
 _ROOT = pathlib.Path(__file__).parents[2]
+# The start of an array file with a header of 9000 bytes.
+LONG = b'\x93NUMPY\x01\x00' + struct.pack('<H', 9000)
 sentinel = pytest.fixture(untrusted_data.sentinel)
 resource_limits = pytest.fixture(untrusted_data.resource_limits)
 
@@ -70,8 +72,9 @@ class TestNpz:
       (header((9,), '|S0'), 'of the type'),
       (header((1,), version=3) + b'1', 'of version'),
       (b'\x93NUMPY\x02\x00' + struct.pack('<I', 1 << 31), 'header of 21474'),
-      (b'\x93NUMPY\x01\x00' + struct.pack('<H', 9000) + b'(' * 9000, 'EOF'),
-      (b'\x93NUMPY\x01\x00' + struct.pack('<H', 9000) + b'-' * 9000, 'Error'),
+      # The messages differ between versions of Python.
+      (LONG + b'(' * 9000, '(EOF|too many nested parentheses)'),
+      (LONG + b'-' * 9000, '(Error|stack overflowed)'),
       (b'\x80\x04N.', 'reading magic'),
     ],
   )
