@@ -290,6 +290,11 @@ def device_put_like(tree, other):
   return jax.device_put(tree, jax.tree.leaves(other)[0].sharding)
 
 
+def is_ready(tree) -> bool:
+  """Whether the devices have computed the results of the call that made it."""
+  return jax.tree.leaves(tree)[0].is_ready()
+
+
 def all_sum(values: np.ndarray) -> np.ndarray:
   """The sum of an array over all hosts; blocks until all have called it."""
   return all_gather(values).sum(0)

@@ -16,7 +16,7 @@ from PIL import Image
 from experiments import base, debug, run
 from tests import kill_runs
 from tests.test_sharding import run_simulated
-from vid2act_jax import envs, learner
+from vid2act_jax import envs, learner, sharding
 from vid2act_jax.analysis import __main__
 from vid2act_jax.data import dataset
 from vid2act_jax.data import episodes as eps
@@ -279,6 +279,16 @@ def test_worker_processes_and_profiling_change_nothing(
   for section in ('stepping', 'acting', 'sampling', 'updating', 'evaluating'):
     assert section in table
   assert list((tmp_path / 'profile' / 'finetune').rglob('*.xplane.pb'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('ready', [False, True])
+def test_the_order_of_calls_changes_nothing(
+  finished, tmp_path, monkeypatch, ready
+):
+  monkeypatch.setattr(sharding, 'is_ready', lambda tree: ready)
+  metrics = _finetune_again(finished, tmp_path)
+  assert metrics == _reproducible_metrics(finished)
 
 
 @pytest.mark.slow

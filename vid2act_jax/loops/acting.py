@@ -20,15 +20,18 @@ class Driver:
     """envs: a `VectorEnv`; call `reset` or `resume` before `step`."""
     self.envs = envs
     self._actions = np.zeros((envs.num, envs.action_dim), np.float32)
+    self._unsent: jax.Array | np.ndarray | None = None  # The next actions.
 
   def reset(self, *stream: int) -> None:
     """Resets the environments; `stream` as in `VectorEnv.begin`."""
     self.envs.begin(*stream)
+    self._unsent = None
     self._actions = np.zeros_like(self._actions)
     self.envs.send(self._actions)
 
   def snapshot(self) -> dict:
     """State of the environments and the last actions, for `resume`."""
+    self.send()
     return {**self.envs.snapshot(), 'led': self._actions.copy()}
 
   def resume(self, snapshot: dict, receive) -> None:
@@ -55,11 +58,27 @@ class Driver:
     Returns:
       obs [E, ...], and prev_action f32 [E, A]: the actions that preceded obs.
     """
-    prev_action = self._actions
+    row = self.receive(policy_fn)
+    self.send()
+    return row
+
+  def receive(self, policy_fn):
+    """The first half of `step`: `send` must follow."""
     obs = self.envs.receive()
-    self._actions = np.asarray(policy_fn(obs), np.float32)
-    self.envs.send(self._actions)
-    return obs, prev_action
+    self._unsent = policy_fn(obs)
+    return obs, self._actions
+
+  def wait(self) -> None:
+    """Waits for the next actions, unless they have been sent."""
+    if self._unsent is not None:
+      self._unsent = np.asarray(self._unsent, np.float32)
+
+  def send(self) -> None:
+    """Sends the next actions, unless they have been sent."""
+    self.wait()
+    if self._unsent is not None:
+      self._actions, self._unsent = self._unsent, None
+      self.envs.send(self._actions)
 
 
 class PolicyRunner:
@@ -106,12 +125,16 @@ class PolicyRunner:
     structure = jax.tree.structure(self._initial)
     self._carry = jax.tree.unflatten(structure, snapshot)
 
-  def __call__(self, state, obs, step: int) -> np.ndarray:
-    """Actions f32 [E, A] for obs [E, ...]; `step` is folded into the key."""
+  def __call__(self, state, obs, step: int) -> jax.Array:
+    """Actions f32 [E, A] for obs [E, ...]; `step` is folded into the key.
+
+    Returns before the device has computed them.
+    """
     inputs = {'image': obs['image'], 'is_first': obs['is_first']}
     carry = sharding.device_put_like(self._carry, state)
     self._carry, action, _ = self._act(state, carry, inputs, self._key, step)
-    return np.asarray(action)
+    action.copy_to_host_async()
+    return action
 
 
 class Evaluator:

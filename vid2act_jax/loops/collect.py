@@ -371,7 +371,7 @@ class _Collector:
     task = environments.base_name(self._plan.task)
     key = jax.random.key(_seed(self._plan.seed, task))
     policy = acting.PolicyRunner(agent, 1, key, explore=True)
-    return lambda obs, rng, step: policy(state, obs, step)
+    return lambda obs, rng, step: np.asarray(policy(state, obs, step))
 
 
 def _seed(*parts) -> int:

@@ -1,4 +1,10 @@
-"""The online stage: acts in the target task and learns from it."""
+"""The online stage: acts in the target task and learns from it.
+
+The policy's call for a step is queued behind the update whose parameters it
+needs, and the next update behind that call, before the host waits for the
+actions: the device goes on without the host. Metrics are fetched once the next
+update is queued. Results do not depend on this order.
+"""
 
 import dataclasses
 import time
@@ -32,6 +38,9 @@ class Finetuner:
     self._local_state = None  # This host's copy of the state, to act with.
     self._recent: dict[str, float] = {}  # Returns, for the progress line.
     self._num_evaluations = 0  # By this start.
+    self._unlogged: int | None = (
+      None  # Env steps of metrics still to be logged.
+    )
     self._estimator = Estimator(self._profiler, _SECTIONS, self._work_done())
 
   @property
@@ -67,6 +76,7 @@ class Finetuner:
         self._learn()
         self._show_progress()
         preemption.check(all_hosts=True)
+      self._interaction.send_actions()
       if schedule.evaluation_due(counters):
         self._evaluate()
       self._show_progress()
@@ -106,8 +116,13 @@ class Finetuner:
     }
 
   def _act(self):
-    episodes = self._interaction.step(self.policy_state())
+    state = self.policy_state()
+    # Ready: the device waits for the environments, so that they come first.
+    send = sharding.is_ready(state)
+    episodes = self._interaction.step(state, send)
     self._log_worker_failures()
+    if episodes:
+      self._log_metrics()
     for episode in episodes:
       self._recent['last_return'] = episode['return']
       values = {f'episode/{k}': float(v) for k, v in episode.items()}
@@ -124,6 +139,9 @@ class Finetuner:
       self.state, metrics = self._setup.train_step(
         self.state, batch, counters.updates, count
       )
+    self._interaction.send_actions()
+    self._log_metrics()
+    with self._profiler.section('updating'):
       self._profiler.updated((self.state, metrics))
     self._local_state = None
     counters.updates += count
@@ -131,16 +149,22 @@ class Finetuner:
     with self._profiler.section('sampling'):
       self._setup.batches.get(counters.updates, self._num_updates())
     self._context.averager.add(metrics)
-    with self._profiler.section('logging'):
-      if is_due(counters.updates, intervals.log):
-        values = self._context.averager.result()
-        values |= metrics_lib.memory_usage()
-        self._logger.scalars(self.env_steps, values)
-      if is_due(counters.updates, intervals.video):
-        arrays = self._setup.batches.arrays(batch)
-        self._log_open_loop(metrics_lib.last_batch(arrays, count))
+    if is_due(counters.updates, intervals.log):
+      self._unlogged = self.env_steps
+    if is_due(counters.updates, intervals.video):
+      arrays = self._setup.batches.arrays(batch)
+      self._log_open_loop(metrics_lib.last_batch(arrays, count))
     if is_due(counters.updates, intervals.save):
       self._save()
+
+  def _log_metrics(self):
+    """Logs the last interval, if it has ended. Before all other lines."""
+    if self._unlogged is None:
+      return
+    env_steps, self._unlogged = self._unlogged, None
+    with self._profiler.section('logging'):
+      values = self._context.averager.result() | metrics_lib.memory_usage()
+      self._logger.scalars(env_steps, values)
 
   def _num_updates(self) -> int:
     """Number of updates of the next call, due now or later: at least 1."""
@@ -149,6 +173,7 @@ class Finetuner:
     return self._setup.train_step.num_steps(done, due)
 
   def _evaluate(self):
+    self._log_metrics()
     start = time.perf_counter()
     with self._profiler.section('evaluating'):
       values, video = self._setup.evaluator(self.policy_state(), self.env_steps)
@@ -160,6 +185,7 @@ class Finetuner:
       metrics_lib.log_evaluation(self._logger, self.env_steps, values, video)
 
   def _log_open_loop(self, batch):
+    self._log_metrics()
     with self._profiler.section('predicting'):
       video = np.asarray(
         self._setup.open_loop(self.policy_state(), batch.target)
@@ -170,6 +196,7 @@ class Finetuner:
     faults_of = self._interaction, self._setup.evaluator
     for faults in (source.faults for source in faults_of if source):
       for text in faults:
+        self._log_metrics()
         self.counters.replaced += 1
         self._logger.message(text)
         values = {'faults/workers_replaced': self.counters.replaced}
@@ -186,6 +213,7 @@ class Finetuner:
 
   def _save(self):
     """Writes a checkpoint that a run can resume from exactly."""
+    self._log_metrics()
     with self._profiler.section('saving'):
       self._setup.train_step.check_finite()
       extra = {

@@ -54,11 +54,13 @@ class Interaction:
     self._prefill_episodes: list[dict[str, float]] = []
     self._hosts_ready = 0  # Hosts whose replay has an episode.
 
-  def step(self, state) -> list[dict]:
+  def step(self, state, send: bool = True) -> list[dict]:
     """Steps every environment once.
 
     Args:
       state: the agent's LearnerState, on one device.
+      send: whether to wait for the next actions and send them. Otherwise
+        `send_actions` must follow.
 
     Returns:
       Summaries of the episodes that ended; see `Replay.add`.
@@ -66,7 +68,9 @@ class Interaction:
     counters = self.counters
     choose_actions = functools.partial(self._choose_actions, state)
     with self._profiler.section('stepping'):
-      obs, prev_action = self._driver.step(choose_actions)
+      obs, prev_action = self._driver.receive(choose_actions)
+    if send:
+      self.send_actions()
     with self._profiler.section('storing'):
       episodes = self.replay.add(obs, prev_action)
     counters.steps += 1
@@ -79,6 +83,13 @@ class Interaction:
         {k: float(v) for k, v in episode.items()} for episode in episodes
       ]
     return episodes
+
+  def send_actions(self) -> None:
+    """Sends the actions of the last step, unless they have been sent."""
+    with self._profiler.section('acting'):
+      self._driver.wait()
+    with self._profiler.section('stepping'):
+      self._driver.send()
 
   def _choose_actions(self, state, obs):
     if self.counters.warm < 0 and self._random_prefill:

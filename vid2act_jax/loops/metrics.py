@@ -15,8 +15,9 @@ _BY_SOURCE = 'similarity', 'teacher_kl'
 class MetricAverager:
   """Averages metrics over the updates since the last `result`.
 
-  The metrics stay on the device until then, so that no update waits for them.
-  Skipped updates count only in `skipped`: their losses are not finite.
+  Those of a call stay on the device until the next one is added, so that the
+  device works while they are fetched. Skipped updates count only in `skipped`:
+  their losses are not finite.
   """
 
   def __init__(
@@ -29,12 +30,13 @@ class MetricAverager:
       snapshot: from `snapshot`; None: start empty.
     """
     self._names = source_names
-    self._rows: list[dict] = []
+    self._last: dict | None = None  # On the device.
     self._state = snapshot or {'updates': 0, 'skipped': 0, 'sums': {}}
 
   def add(self, metrics):
     """Adds the metrics of an update, or of several, with a leading axis."""
-    self._rows.append(metrics)
+    self._fetch()
+    self._last = metrics
 
   def result(self) -> dict[str, float]:
     """Returns {'train/<metric>': mean, 'similarity/<task>': mean}; resets.
@@ -55,22 +57,27 @@ class MetricAverager:
 
   def snapshot(self) -> dict:
     """Sums so far, as JSON values without loss of precision."""
-    rows, self._rows = jax.device_get(self._rows), []
+    self._fetch()
+    return self._state
+
+  def _fetch(self):
+    """Waits for the metrics of the last call, and adds them to the sums."""
+    if self._last is None:
+      return
+    metrics, self._last = jax.device_get(self._last), None
     state = self._state
-    for metrics in rows:
-      skipped = np.atleast_1d(metrics['skipped'])
-      for index in range(len(skipped)):
-        state['updates'] += 1
-        if skipped[index]:
-          state['skipped'] += 1
-          continue
-        for key, value in metrics.items():
-          value = np.asarray(value, np.float64)
-          value = value[index] if np.ndim(metrics['skipped']) else value
-          before = np.array(state['sums'].get(key, 0.0))
-          state['sums'][key] = (before + value).tolist()
+    skipped = np.atleast_1d(metrics['skipped'])
+    for index in range(len(skipped)):
+      state['updates'] += 1
+      if skipped[index]:
+        state['skipped'] += 1
+        continue
+      for key, value in metrics.items():
+        value = np.asarray(value, np.float64)
+        value = value[index] if np.ndim(metrics['skipped']) else value
+        before = np.array(state['sums'].get(key, 0.0))
+        state['sums'][key] = (before + value).tolist()
     state['sums'].pop('skipped', None)
-    return state
 
 
 def memory_usage() -> dict[str, float]:

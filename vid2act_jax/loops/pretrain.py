@@ -45,7 +45,16 @@ def pretrain(setup: PretrainSetup):
       yield count, setup.batches.get(done, count)
       done += count
 
+  unlogged = None  # The update of metrics that are still to be logged.
+
+  def log_metrics():
+    nonlocal unlogged
+    if unlogged is not None:
+      logger.scalars(unlogged, averager.result())
+      unlogged = None
+
   def save():
+    log_metrics()
     with profiler.section('saving'):
       train_step.check_finite()
       extra = {
@@ -68,12 +77,15 @@ def pretrain(setup: PretrainSetup):
       with profiler.section('updating'):
         state, metrics = train_step(state, batch, step, count)
         profiler.updated((state, metrics))
+      with profiler.section('logging'):
+        log_metrics()  # While the device works.
       step += count
       averager.add(metrics)
       with profiler.section('logging'):
         if is_due(step, intervals.log):
-          logger.scalars(step, averager.result())
+          unlogged = step
         if is_due(step, intervals.video):
+          log_metrics()
           arrays = setup.batches.arrays(batch)
           last_batch = metrics_lib.last_batch(arrays, count)
           video = setup.open_loop(sharding.local(state), last_batch)
@@ -82,6 +94,7 @@ def pretrain(setup: PretrainSetup):
         logger.progress(step, total, 'updates', estimate)
       if is_due(step, intervals.save) and step < total:
         save()
+  log_metrics()
   if setup.fit_generator:
     logger.message("training the generator of the sources' actions")
     with profiler.section('updating'):
