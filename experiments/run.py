@@ -26,6 +26,7 @@ from vid2act_jax.loops import (
   backends,
   config_help,
   flag_errors,
+  hosts,
   plan,
   progress,
   run_checks,
@@ -60,10 +61,14 @@ _COORDINATOR = flags.DEFINE_string(
   'coordinator', '', 'HOST:PORT of process 0, to join processes elsewhere.'
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-  'num_processes', None, 'With --coordinator: the number of processes.'
+  'num_processes',
+  None,
+  'With --coordinator, or with seeds: the number of processes.',
 )
 _PROCESS_ID = flags.DEFINE_integer(
-  'process_id', None, 'With --coordinator: the index of this process.'
+  'process_id',
+  None,
+  'With --coordinator, or with seeds: the index of this process.',
 )
 _HEARTBEAT = flags.DEFINE_integer(
   'heartbeat_seconds', 60, 'Timeout for the heartbeat of a process.'
@@ -122,14 +127,7 @@ def main(_):
   """Entry point of absl."""
   logging.set_verbosity(logging.WARNING)  # JAX logs absent accelerators.
   try:
-    sharding.connect(
-      _DISTRIBUTED.value == 'auto',
-      _COORDINATOR.value,
-      _NUM_PROCESSES.value,
-      _PROCESS_ID.value,
-      _HEARTBEAT.value,
-    )
-    config, folder = _CONFIG.value, _workdir(_CONFIG.value)
+    config, folder = _connect(_CONFIG.value), _workdir(_CONFIG.value)
     if _PRINT_CONFIG.value:
       print(config_help.describe(config))
       return
@@ -150,6 +148,21 @@ def main(_):
     if jax.process_count() == 1:
       raise
     sharding.abort(error)
+
+
+def _connect(config):
+  """Joins the other processes, if any; returns this process's config.
+
+  Processes with seeds are not joined: each runs its share of them.
+  """
+  automatic = _DISTRIBUTED.value == 'auto'
+  numbers = _NUM_PROCESSES.value, _PROCESS_ID.value
+  if config.seeds:
+    index, count = sharding.find_process(automatic, *numbers)
+    if count > 1:
+      return hosts.share(config, index, count)
+  sharding.connect(automatic, _COORDINATOR.value, *numbers, _HEARTBEAT.value)
+  return config
 
 
 def _workdir(config) -> pathlib.Path:

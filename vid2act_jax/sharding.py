@@ -44,6 +44,41 @@ def specs(batch_type: type) -> Any:
   return FinetuneBatch(ROWS, DOMAIN_ROWS, ROWS, DOMAIN_ROWS, DOMAIN_ROWS)
 
 
+def find_process(
+  automatic: bool,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+) -> tuple[int, int]:
+  """This process's index and the number of processes, without connecting.
+
+  Of a Slurm job, each process then uses the GPU of its task alone. Call it
+  before any other function of JAX.
+
+  Args:
+    automatic: detect the processes of a Slurm job with several tasks.
+    num_processes: their number; None: automatic, or one process.
+    process_id: the index of this process; with their number.
+
+  Raises:
+    UserError: only one of both numbers is given, or they do not fit.
+  """
+  if (num_processes is None) != (process_id is None):
+    raise UserError('--num_processes and --process_id need each other')
+  if num_processes is not None and process_id is not None:
+    if not 0 <= process_id < num_processes:
+      raise UserError(
+        f'--process_id={process_id}: with --num_processes={num_processes} it'
+        f' must be from 0 to {num_processes - 1}'
+      )
+    return process_id, num_processes
+  tasks = int(os.environ.get('SLURM_STEP_NUM_TASKS', 1))
+  if not automatic or tasks == 1:
+    return 0, 1
+  # As `jax.distributed.initialize` does.
+  jax.config.update('jax_cuda_visible_devices', os.environ['SLURM_LOCALID'])
+  return int(os.environ['SLURM_PROCID']), tasks
+
+
 def connect(
   automatic: bool,
   coordinator: str = '',

@@ -128,6 +128,34 @@ def test_two_processes_train_and_one_resumes(single, tmp_path):
     assert np.isfinite(leaf).all()
 
 
+@pytest.mark.slow
+def test_two_processes_share_the_seeds_out(tmp_path):
+  workdir, cache, port = tmp_path / 'run', tmp_path / 'compiled', free_port()
+  flags = (
+    '--config.seeds=3',
+    '--config.variant=dreamerv2',
+    '--config.sources=()',
+    '--config.mesh.data=1',
+  )
+  pair = [start(workdir, cache, 2, i, port, *flags) for i in range(2)]
+  try:
+    out = [process.communicate(timeout=400)[0] for process in pair]
+  finally:
+    for process in pair:
+      process.kill()
+  assert [process.returncode for process in pair] == [0, 0], out
+  for index, (own, other) in enumerate([((0, 2), (1,)), ((1,), (0, 2))]):
+    assert f'process {index} of 2: seeds ' in out[index]
+    for seed in own:
+      folder = workdir / f'seed_{seed}'
+      assert f'summary: {folder}' in out[index]
+      found = runs.read_config_dict(folder)
+      assert (found['seed'], tuple(found['seeds'])) == (seed, ())
+      assert Checkpoint(folder / runs.STUDENT).finished()
+    for seed in other:
+      assert f'seed_{seed}' not in out[index]
+
+
 def _leaves(tree):
   if isinstance(tree, dict):
     return [leaf for value in tree.values() for leaf in _leaves(value)]

@@ -96,7 +96,7 @@ def run(
     Preempted: the runs were asked to stop; run again, they resume.
   """
   seeds, groups = parse(config), check(config, workdir, execution)
-  if 'collect' in config.stages and _shares_sources(config):
+  if 'collect' in config.stages and shares_sources(config):
     first = seeds[0]
     folder = folder_of(workdir, first)
     stages.run_collect(config_of(config, first), folder, execution)
@@ -147,11 +147,11 @@ def check(config, workdir: pathlib.Path, execution: Execution) -> list:
       f'{workdir} is the folder of a single run; choose another with'
       ' --workdir=... for the folders of the seeds'
     )
-  if jax.process_count() > 1:
+  if jax.process_count() > 1:  # Others are not joined: `hosts.share`.
     problems.add(
-      f'config.seeds={tuple(config.seeds)}: seeds share nothing, so each of'
-      f' the {jax.process_count()} processes runs its own; start them with'
-      ' --distributed=off and different seeds'
+      f'config.seeds={tuple(config.seeds)}: the {jax.process_count()} hosts of'
+      ' this TPU slice share its devices, and seeds need a host of their own;'
+      ' use slices of one host, or one seed a run'
     )
   if execution.profile:
     problems.add('--profile is for a single seed; set --config.seeds=()')
@@ -177,7 +177,7 @@ def _raise(errors, workdir):
     raise UserError(f'{len(errors)} of the seeds failed: {texts}')
 
 
-def _shares_sources(config) -> bool:
+def shares_sources(config) -> bool:
   """Whether the seeds collect into the same folder."""
   shared = config.source_dir and '{seed}' not in config.source_dir
   return bool(shared) and sources.uses_sources(config)
@@ -194,7 +194,8 @@ def split(config, seeds):
   if groups < 1 or each < 1 or groups * each > total:
     raise UserError(
       f'config.mesh.seed={config.mesh.seed} with config.mesh.data={data}: there'
-      f' are {total} devices; set both to -1 to use all'
+      f' are {total} devices in this process, and seeds use no others; set both'
+      ' to -1 to use all'
     )
   members = [seeds[i::groups] for i in range(groups)]
   return [((i * each, each), m) for i, m in enumerate(members) if m]
