@@ -13,11 +13,13 @@ result is needed.
 """
 
 import argparse
+import math
 import pathlib
 import sys
 import tempfile
 import threading
 import time
+from typing import NamedTuple
 
 from benchmarks import measure
 from experiments.grid import configs
@@ -31,6 +33,43 @@ from vid2act_jax.types import UserError
 _EXPERIMENT = '--config=experiments/dmc_quadruped.py'
 _TASK = 'dmc_quadruped_run'  # Of the default experiment.
 _SOURCE_EPISODES = 3
+
+
+class Seconds(NamedTuple):
+  """Seconds of the parts of a loop.
+
+  update: of an update.
+  policy: of a call of the policy, also for several environments.
+  step: of an agent step of one environment, with its frame.
+  """
+
+  update: float
+  policy: float
+  step: float
+
+
+def expected_share(config, seconds: Seconds) -> float:
+  """The evaluations' share of the time of a finetuning, from its config.
+
+  Environments step while the device updates: in worker processes, which have
+  a core each, all at once; in one process, one after another.
+  """
+  schedule = finetune_schedule(config)
+  num, repeat = config.env.num, config.env.action_repeat
+  parallel = config.env.parallel
+  stepping = lambda envs: seconds.step * (1 if parallel else envs)
+  acting = schedule.env_steps / repeat / num * seconds.policy
+  parts = (
+    schedule.num_updates * seconds.update,
+    schedule.env_steps / repeat / num * stepping(num),
+  )
+  training = acting + max(parts)
+  envs = min(config.evaluate.envs, config.evaluate.episodes)
+  rounds = math.ceil(config.evaluate.episodes / envs)
+  steps = rounds * config.env.time_limit / repeat
+  steps *= schedule.evaluations_left(Counters())
+  evaluating = steps * (seconds.policy + stepping(envs))
+  return evaluating / (evaluating + training)
 
 
 class Window(PreemptionHandler):

@@ -24,5 +24,5 @@ def get_config():
   config.replay.cross_episodes = True
   config.learner.scales.discount = 5.0
   config.finetune.update(env_steps=20_000, prefill=1_000)
-  config.evaluate.every = 2_000
+  config.evaluate.update(every=2_000, episodes=3, envs=3)
   return config
