@@ -7,7 +7,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import jax
@@ -16,12 +16,23 @@ import jax
 def seconds(fn: Callable[[], object], repeats: int) -> float:
   """Median wall time of a call until its arrays are ready, after a warm-up."""
   jax.block_until_ready(fn())
-  times = []
+  return interleaved_seconds([fn], repeats)[0]
+
+
+def interleaved_seconds(
+  fns: Sequence[Callable[[], object]], repeats: int
+) -> list[float]:
+  """As `seconds`, of functions that take turns, without a warm-up.
+
+  Other load on the machine then changes their ratios less.
+  """
+  times: list[list[float]] = [[] for _ in fns]
   for _ in range(repeats):
-    started = time.perf_counter()
-    jax.block_until_ready(fn())
-    times.append(time.perf_counter() - started)
-  return statistics.median(times)
+    for fn, own in zip(fns, times, strict=True):
+      started = time.perf_counter()
+      jax.block_until_ready(fn())
+      own.append(time.perf_counter() - started)
+  return [statistics.median(own) for own in times]
 
 
 def matmul_flops(dtype: str = 'float32', size: int = 2048) -> float:

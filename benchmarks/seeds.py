@@ -4,12 +4,14 @@
   python -m benchmarks.seeds --preset learning_check --seeds 1 8 --repeats 20
 
 On an accelerator the seeds make one vectorized call, on a CPU one call after
-another, as in training. Prints one line of JSON and a table: seconds of all
-updates together, the ratio to the first number of seeds, and the peak memory,
-which grows along the list.
+another, as in training. Every update has another batch than the one before, so
+that no number of seeds finds its own in a cache, and the numbers take turns.
+Prints one line of JSON and a table: seconds of all updates together, the ratio
+to the first number of seeds, and the peak memory, which grows along the list.
 """
 
 import argparse
+import itertools
 
 import jax
 
@@ -20,6 +22,7 @@ from vid2act_jax.loops import seeds
 
 PRESETS = {**update.PRESETS, 'learning_check': learning_check}
 _ACTIONS = 6
+_BATCHES = 8  # Of each seed, one after another.
 _QUEUED = 10  # Calls dispatched without waiting, on accelerators.
 
 
@@ -28,7 +31,7 @@ def make_call(agent, batches: tuple, vectorized: bool):
 
   Args:
     agent: an `Agent`.
-    batches: of each seed.
+    batches: of each seed, several that take turns.
     vectorized: whether it is a single call.
   """
   num = len(batches)
@@ -40,12 +43,15 @@ def make_call(agent, batches: tuple, vectorized: bool):
     step = seeds.join(step, num)
   step = jax.jit(step, donate_argnums=0)
 
+  turns = itertools.cycle(zip(*batches, strict=True))
+
   def call():
     nonlocal states
+    current = next(turns)
     if vectorized:
-      results = step(states, batches, keys)
+      results = step(states, current, keys)
     else:
-      rows = zip(states, batches, keys, strict=True)
+      rows = zip(states, current, keys, strict=True)
       results = [jax.block_until_ready(step(*row)) for row in rows]
     states = tuple(state for state, _ in results)
     return [metrics for _, metrics in results]
@@ -63,10 +69,11 @@ def measure_seeds(args) -> dict:
   vectorized = args.vectorized or jax.default_backend() != 'cpu'
   queued = _QUEUED if vectorized else 1
   shape = config.finetune.batch, config.finetune.length
-  figures = {}
+  figures, functions = {}, []
   for num in args.seeds:
     batches = tuple(
-      update.make_batch(agent, *shape, 'float16') for _ in range(num)
+      [update.make_batch(agent, *shape, 'float16') for _ in range(_BATCHES)]
+      for _ in range(num)
     )
     call = make_call(agent, batches, vectorized)
 
@@ -75,12 +82,13 @@ def measure_seeds(args) -> dict:
         out = call()
       return out
 
-    seconds = measure.seconds(calls, args.repeats) / queued
-    figures[f'seeds_{num}_s'] = seconds
-    figures[f'seeds_{num}_ratio'] = (
-      seconds / figures[f'seeds_{args.seeds[0]}_s']
-    )
+    functions.append(calls)
+    jax.block_until_ready(calls())  # Compiles.
     figures[f'seeds_{num}_peak_bytes'] = measure.peak_memory()
+  times = measure.interleaved_seconds(functions, args.repeats)
+  for num, seconds in zip(args.seeds, times, strict=True):
+    figures[f'seeds_{num}_s'] = seconds / queued
+    figures[f'seeds_{num}_ratio'] = seconds / times[0]
   return figures
 
 
