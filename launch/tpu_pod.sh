@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Creates a TPU pod slice, runs an experiment on all hosts, and deletes it.
 #
-#   bash launch/tpu_pod.sh create
+#   bash launch/tpu_pod.sh create    # queued; waits until it is active
 #   bash launch/tpu_pod.sh install
 #   bash launch/tpu_pod.sh run --config=experiments/dmc_quadruped.py \
-#     --config.source_dir=/mnt/runs/sources  # and more: docs/scaling.md
+#     --config.finetune.batch=64     # and more: docs/scaling.md
 #   bash launch/tpu_pod.sh status
+#   bash launch/tpu_pod.sh logs      # of all hosts, 100 lines of each
 #   bash launch/tpu_pod.sh stop      # saves; the same run command resumes
 #   bash launch/tpu_pod.sh fetch     # copies the run folder to runs/
 #   bash launch/tpu_pod.sh delete    # deletes the slice; keeps the run folder
@@ -14,11 +15,13 @@
 #   --name NAME          TPU_NAME      name of the slice, default: vid2act
 #   --zone ZONE          TPU_ZONE      for example us-central2-b
 #   --type TYPE          TPU_TYPE      accelerator type, for example v4-32
-#   --version VERSION    TPU_VERSION   runtime version, for example
-#                                      tpu-ubuntu2204-base
+#   --version VERSION    TPU_VERSION   runtime version, default: that of the
+#                                      type
 #   --project PROJECT    TPU_PROJECT   default: gcloud's project
-#   --folder FOLDER      TPU_FOLDER    the run folder, on a file system that all
-#                                      hosts share: docs/scaling.md
+#   --folder FOLDER      TPU_FOLDER    the run folder, gs://BUCKET/RUN or on a
+#                                      file system that all hosts share
+#   --cache FOLDER       TPU_CACHE     of compiled steps, default: with gs://,
+#                                      cache/ next to the run folder
 #   --spot               TPU_SPOT=1    cheaper, but may be preempted
 #   --dry-run            TPU_DRY_RUN=1 only print the commands
 #
@@ -29,6 +32,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 name=${TPU_NAME:-vid2act} zone=${TPU_ZONE:-} type=${TPU_TYPE:-}
 version=${TPU_VERSION:-} project=${TPU_PROJECT:-} folder=${TPU_FOLDER:-}
+cache=${TPU_CACHE:-} poll=${TPU_POLL_SECONDS:-20}
 spot=${TPU_SPOT:-} dry_run=${TPU_DRY_RUN:-}
 
 # Relative to the home folder of the hosts.
@@ -57,21 +61,56 @@ execute() {
   fi
 }
 
-tpu() {
-  local subcommand=$1
-  shift
+# gcloud_tpus GROUP SUBCOMMAND ARGUMENTS...
+gcloud_tpus() {
+  local group=$1 subcommand=$2
+  shift 2
   require zone
-  execute gcloud compute tpus tpu-vm "$subcommand" "$@" "--zone=$zone" \
+  execute gcloud compute tpus "$group" "$subcommand" "$@" "--zone=$zone" \
     ${project:+"--project=$project"}
 }
+
+tpu() { gcloud_tpus tpu-vm "$@"; }
+queue() { gcloud_tpus queued-resources "$@"; }
 
 # run_on WORKER SCRIPT: runs bash code on a host; WORKER is a number or all.
 run_on() { tpu ssh "$name" "--worker=$1" "--command=$2"; }
 
+# The runtime version for JAX of the accelerator type.
+default_version() {
+  case $type in
+    v2-* | v3-* | v4-*) echo tpu-ubuntu2204-base ;;
+    v5litepod-* | v5e-*) echo v2-alpha-tpuv5-lite ;;
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v6e-*) echo v2-alpha-tpuv6e ;;
+    *) fail "--type=$type: not known (v2, v3, v4, v5litepod, v5p, v6e); name" \
+      'its runtime version with --version' ;;
+  esac
+}
+
 create() {
-  require type version
-  tpu create "$name" "--accelerator-type=$type" "--version=$version" \
-    ${spot:+--spot}
+  local state last=
+  require type
+  [[ -n $version ]] || version=$(default_version)
+  queue create "$name" "--node-id=$name" "--accelerator-type=$type" \
+    "--runtime-version=$version" ${spot:+--spot}
+  while true; do
+    state=$(queue describe "$name" '--format=value(state.state)')
+    if [[ -n $dry_run ]]; then
+      printf '%s\n' "$state"
+      return
+    fi
+    [[ $state == "$last" ]] || log "$name: $state"
+    last=$state
+    case $state in
+      ACTIVE) return ;;
+      FAILED | SUSPENDING | SUSPENDED | DELETING)
+        fail "the slice is $state; see gcloud compute tpus queued-resources" \
+          "describe $name --zone=$zone, then delete and create it again"
+        ;;
+    esac
+    sleep "$poll"
+  done
 }
 
 install() {
@@ -86,16 +125,16 @@ install() {
   tpu scp "$archive" "$name:vid2act_jax.tar.gz" --worker=all
   run_on all "mkdir -p $home && tar -xzf vid2act_jax.tar.gz -C $home &&
 cd $home && bash launch/setup.sh &&
-.venv/bin/python -m pip install -q --disable-pip-version-check -e '.[tpu]'"
+.venv/bin/python -m pip install -q --disable-pip-version-check -e '.[tpu,gcs]'"
 }
 
 # All hosts must share the run folder.
 check_folder() {
   local token=.shared-$RANDOM$RANDOM quoted
   require folder
-  [[ $folder != *://* ]] ||
-    fail "--folder=$folder: must be mounted, at the same path on every host"
-  [[ $folder == /* ]] || fail "--folder=$folder: must begin with /"
+  [[ $folder != gs://?*/?* ]] || return 0
+  [[ $folder == /* ]] ||
+    fail "--folder=$folder: must begin with /, or be gs://BUCKET/FOLDER"
   quoted=$(printf %q "$folder")
   run_on 0 "mkdir -p $quoted && touch $quoted/$token"
   run_on all "test -e $quoted/$token || {
@@ -106,8 +145,15 @@ exit 1
 }
 
 run() {
-  local arguments
+  local arguments variables=
   check_folder
+  # A slice that replaces a preempted one finds its compiled steps there.
+  if [[ -z $cache && $folder == gs://* ]]; then
+    cache=${folder%/}
+    cache=${cache%/*}/cache
+  fi
+  [[ -z $cache ]] ||
+    variables="JAX_COMPILATION_CACHE_DIR=$(printf %q "$cache") "
   arguments=$(printf ' %q' "$@" "--workdir=$folder")
   # stop sends its signal to the Python process, not to a shell.
   run_on all "cd $home || exit 1
@@ -117,7 +163,7 @@ echo 'error: already running; stop it first' >&2
 exit 1
 fi
 rm -f run.status
-nohup bash -c '.venv/bin/python -u -m experiments.run \"\$@\" &
+${variables}nohup bash -c '.venv/bin/python -u -m experiments.run \"\$@\" &
 echo \$! >run.pid
 wait \$!
 echo \$? >run.status' run$arguments >>run.log 2>&1 </dev/null &
@@ -133,6 +179,13 @@ then echo \"\$(hostname): running\"
 else echo \"\$(hostname): not running\"
 fi
 test ! -e run.log || tail -n ${1:-5} run.log"
+}
+
+logs() {
+  # The name of a host ends with the number of the worker: NAME-w-0.
+  run_on all "cd $home || exit 1
+worker=\$(hostname) && worker=\${worker##*-w-}
+test ! -e run.log || tail -n ${1:-100} run.log | sed \"s/^/[\$worker] /\""
 }
 
 stop() {
@@ -152,18 +205,23 @@ fetch() {
   local target=${1:-$root/runs}
   require folder
   execute mkdir -p "$target"
+  if [[ $folder == gs://* ]]; then
+    execute gcloud storage cp --recursive "$folder" "$target"
+    return
+  fi
   tpu scp "$name:$folder" "$target" --worker=0 --recurse
 }
 
-delete() { tpu delete "$name" --quiet; }
+delete() { queue delete "$name" --force --quiet; }
 
 while (($# > 0)); do
   case $1 in
-    --name=* | --zone=* | --type=* | --version=* | --project=* | --folder=*)
+    --name=* | --zone=* | --type=* | --version=* | --project=* | --folder=* | \
+      --cache=*)
       option=${1%%=*}
       printf -v "${option#--}" %s "${1#*=}"
       ;;
-    --name | --zone | --type | --version | --project | --folder)
+    --name | --zone | --type | --version | --project | --folder | --cache)
       (($# > 1)) || fail "$1 needs a value"
       printf -v "${1#--}" %s "$2"
       shift
@@ -181,13 +239,18 @@ done
 
 command=${1:-}
 case $command in
-  create | install | run | status | stop | fetch | delete)
+  create | install | run | status | logs | stop | fetch | delete)
     shift
     [[ -n $dry_run ]] || command -v gcloud >/dev/null ||
       fail 'gcloud not found: https://cloud.google.com/sdk/docs/install'
     "$command" "$@"
     ;;
-  '') fail 'no command; use create, install, run, status, stop, fetch, delete' ;;
-  *) fail "unknown command $command; use create, install, run, status, stop," \
-    'fetch or delete' ;;
+  '')
+    fail 'no command; use create, install, run, status, logs, stop, fetch or' \
+      'delete'
+    ;;
+  *)
+    fail "unknown command $command; use create, install, run, status, logs," \
+      'stop, fetch or delete'
+    ;;
 esac

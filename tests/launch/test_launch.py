@@ -292,6 +292,7 @@ POD = (
   '--folder=/mnt/my runs/a',
 )  # fmt: skip
 GCLOUD = ['gcloud', 'compute', 'tpus', 'tpu-vm']
+QUEUE = ['gcloud', 'compute', 'tpus', 'queued-resources']
 
 
 def pod(*arguments, **environment):
@@ -311,27 +312,77 @@ def commands_of(*arguments):
 
 def test_pod_dry_run():
   location = ['--zone=z', '--project=p']
-  [create] = commands_of('--spot', 'create')
-  assert create == [*GCLOUD, 'create', 'pod', '--accelerator-type=v4-32',
-                    '--version=v', '--spot', *location]  # fmt: skip
+  create, describe = commands_of('--spot', 'create')
+  assert create == [*QUEUE, 'create', 'pod', '--node-id=pod',
+                    '--accelerator-type=v4-32', '--runtime-version=v', '--spot',
+                    *location]  # fmt: skip
+  assert describe[:6] == [*QUEUE, 'describe', 'pod']
   archive, copy, install = commands_of('install')
   assert archive[:1] + archive[-1:] == ['git', 'HEAD']
   assert copy == [*GCLOUD, 'scp', archive[-2], 'pod:vid2act_jax.tar.gz',
                   '--worker=all', *location]  # fmt: skip
-  assert 'launch/setup.sh' in install[-3] and "'.[tpu]'" in install[-3]
+  assert 'launch/setup.sh' in install[-3] and "'.[tpu,gcs]'" in install[-3]
   [delete] = commands_of('delete')
-  assert delete == [*GCLOUD, 'delete', 'pod', '--quiet', *location]
+  assert delete == [*QUEUE, 'delete', 'pod', '--force', '--quiet', *location]
   [make, fetch] = commands_of('fetch', '/copy')
   assert make == ['mkdir', '-p', '/copy']
   assert fetch == [*GCLOUD, 'scp', 'pod:/mnt/my runs/a', '/copy', '--worker=0',
                    '--recurse', *location]  # fmt: skip
-  for subcommand in ('status', 'stop'):
+  for subcommand in ('status', 'logs', 'stop'):
     [command] = commands_of(subcommand)
     assert command[4:7] == ['ssh', 'pod', '--worker=all']
   *check, start = commands_of('run', '--config=a b.py')
   assert [c[6] for c in check] == ['--worker=0', '--worker=all', '--worker=0']
   assert start[6] == '--worker=all' and 'nohup' in start[7]
   assert r'--config=a\ b.py --workdir=/mnt/my\ runs/a' in start[7]
+  assert 'JAX_COMPILATION_CACHE_DIR' not in start[7]
+
+
+def test_pod_with_a_bucket():
+  [start] = commands_of('--folder=gs://b/runs/one', 'run', '--config=a.py')
+  assert 'JAX_COMPILATION_CACHE_DIR=gs://b/runs/cache nohup' in start[7]
+  assert '--config=a.py --workdir=gs://b/runs/one' in start[7]
+  cache = '--cache', 'gs://other/c'
+  [start] = commands_of('--folder=gs://b/runs/one', *cache, 'run')
+  assert 'JAX_COMPILATION_CACHE_DIR=gs://other/c nohup' in start[7]
+  [make, fetch] = commands_of('--folder=gs://b/runs/one', 'fetch', '/copy')
+  assert make == ['mkdir', '-p', '/copy']
+  assert fetch == ['gcloud', 'storage', 'cp', '--recursive', 'gs://b/runs/one',
+                   '/copy']  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'accelerator, version',
+  [
+    ('v3-32', 'tpu-ubuntu2204-base'),
+    ('v4-32', 'tpu-ubuntu2204-base'),
+    ('v5litepod-16', 'v2-alpha-tpuv5-lite'),
+    ('v5p-16', 'v2-alpha-tpuv5'),
+    ('v6e-16', 'v2-alpha-tpuv6e'),
+  ],
+)
+def test_pod_runtime_version(accelerator, version):
+  options = '--dry-run', '--zone=z', f'--type={accelerator}'
+  status, out, err = pod(*options, 'create')
+  assert status == 0, err
+  assert f"'--runtime-version={version}'" in out and '--spot' not in out
+
+
+@pytest.mark.parametrize('last', ['ACTIVE', 'FAILED'])
+def test_pod_waits_for_the_slice(tmp_path, last):
+  """With a fake gcloud, whose request goes through three states."""
+  states = tmp_path / 'states'
+  states.write_text(f'WAITING_FOR_RESOURCES\nPROVISIONING\n{last}\n')
+  write_program(
+    tmp_path / 'bin' / 'gcloud',
+    f'if test "$4" = describe; then head -n 1 {states}; sed -i 1d {states}; fi',
+  )
+  path = {'PATH': f'{tmp_path}/bin:{os.environ["PATH"]}'}
+  path['TPU_POLL_SECONDS'] = '0'
+  status, _, err = pod('--zone=z', '--type=v6e-8', 'create', **path)
+  assert status == (last != 'ACTIVE'), err
+  assert 'vid2act: PROVISIONING\n' in err
+  assert ('the slice is FAILED' in err) == (last == 'FAILED')
 
 
 def test_pod_commands_on_this_host(tmp_path):
@@ -358,6 +409,7 @@ def test_pod_commands_on_this_host(tmp_path):
   status, _, err = pod(*options, 'run', **path)
   assert status == 1 and 'already running' in err
   assert ': running\n' in pod(*options, 'status', **path)[1]
+  assert '] <--config.task' in pod(*options, 'logs', **path)[1]
   assert pod(*options, 'stop', **path)[0] == 0
   wait_for((tmp_path / 'vid2act_jax' / 'run.status').exists)
   assert 'ended with status 75\n' in pod(*options, 'status', **path)[1]
@@ -369,7 +421,9 @@ def test_pod_commands_on_this_host(tmp_path):
   [
     (['create'], '--type is missing (or TPU_TYPE)'),
     (['run', '--config=x'], '--folder is missing (or TPU_FOLDER)'),
-    (['--folder=gs://x', 'run'], 'must be mounted'),
+    (['--zone=z', '--type=v9-8', 'create'], 'name its runtime version with'),
+    (['--folder=gs://x', 'run'], 'or be gs://BUCKET/FOLDER'),
+    (['--folder=runs/x', 'run'], 'must begin with /'),
     (['status'], '--zone is missing'),
     ([], 'no command'),
     (['start'], 'unknown command start'),

@@ -1,0 +1,106 @@
+"""Runs whose folder is in a bucket: killed, resumed elsewhere, several hosts."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+from tests import kill_runs
+from tests.experiments import test_hosts
+from vid2act_jax.data import mirror as mirror_lib
+from vid2act_jax.data.bucket import Bucket
+from vid2act_jax.loops import runs
+from vid2act_jax.loops.checkpoint import Checkpoint
+
+URL = 'gs://bucket/runs/one'
+
+
+@pytest.fixture(autouse=True)
+def copies(monkeypatch, tmp_path):
+  """The folder of the local copies, which can be lost."""
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  return tmp_path / 'cache' / 'vid2act_jax'
+
+
+def fetch(folder):
+  warnings = []
+  mirror_lib.Mirror(Bucket(URL), folder).fetch(warnings.append)
+  assert not warnings
+  return folder
+
+
+@pytest.mark.slow
+def test_killed_while_uploading_and_resumed_on_another_machine(
+  gcs, copies, tmp_path
+):
+  reference = tmp_path / 'reference'
+  kill_runs.finish(kill_runs.start(reference))
+  process = kill_runs.start(URL)
+  committed = []
+
+  def kill(method, url):
+    """Between two objects of the checkpoint of update 10."""
+    if process.poll() is None and gcs.names('runs/one/student/10/'):
+      os.killpg(process.pid, signal.SIGKILL)
+      committed.append(gcs.read(f'runs/one/{mirror_lib.MANIFEST}'))
+
+  gcs.fail = kill
+  process.wait(300)
+  gcs.fail = lambda method, url: None
+  assert process.returncode == -signal.SIGKILL, process.stderr.read()
+  names = json.loads(committed[0])
+  assert any(name.startswith('student/5/') for name in names)
+  assert not any(name.startswith('student/10/') for name in names)
+  shutil.rmtree(copies)
+  process = kill_runs.start(URL)
+  out, errors = process.communicate(timeout=300)
+  assert process.returncode == 0, errors
+  assert 'took over from process' in errors
+  assert 'finetune: resuming after update 5' in errors
+  fetched = fetch(tmp_path / 'fetched')
+  assert kill_runs.differences(reference, fetched) == []
+  # Nothing is left of the killed process.
+  objects = {
+    e[0]
+    for e in json.loads(gcs.read(f'runs/one/{mirror_lib.MANIFEST}')).values()
+  }
+  listed = {name.removeprefix('runs/one/') for name in gcs.names('runs/one/')}
+  assert listed - objects == {mirror_lib.MANIFEST}
+
+
+@pytest.mark.slow
+def test_two_hosts(gcs, copies, tmp_path):
+  cache, port = tmp_path / 'compiled', test_hosts.free_port()
+  collect = '--config.stages=("collect",)'
+  one = test_hosts.start(URL, cache, 1, 0, port, collect)
+  out = one.communicate(timeout=300)[0]
+  assert one.returncode == 0, out
+  pair = [test_hosts.start(URL, cache, 2, i, port) for i in range(2)]
+  try:
+    while not gcs.names('runs/one/student/10/'):
+      ended = [p.communicate()[0] for p in pair if p.poll() is not None]
+      assert not ended, ended
+      time.sleep(0.05)
+    for process in pair:
+      process.send_signal(signal.SIGTERM)
+    outs = [process.communicate(timeout=120)[0] for process in pair]
+    assert [process.returncode for process in pair] == [75, 75], outs
+  finally:
+    for process in pair:
+      process.kill()
+  shutil.rmtree(copies)
+  first = fetch(tmp_path / 'first')
+  step = Checkpoint(first / runs.STUDENT).latest()
+  assert len(list(first.glob('replay/?-of-2/episodes/*.npz'))) >= 2
+  pair = [test_hosts.start(URL, cache, 2, i, port) for i in range(2)]
+  outs = [process.communicate(timeout=300)[0] for process in pair]
+  assert [process.returncode for process in pair] == [0, 0], outs
+  assert f'finetune: resuming after update {step}' in outs[0]
+  last = fetch(tmp_path / 'last')
+  done = Checkpoint(last / runs.STUDENT).finished()
+  assert done['env_steps'] >= test_hosts.config().finetune.env_steps
+  for process in range(2):
+    assert (last / 'replay' / f'{process}-of-2' / 'metadata.json').exists()

@@ -1,0 +1,358 @@
+"""A run folder in a bucket, and its local copy.
+
+The folder's manifest lists its files with their objects and hashes. It is
+written last, so that it always names whole objects: a process that is killed
+while it uploads leaves the folder as of the commit before. Files of checkpoints
+and episodes are never replaced while the manifest names them; logs may be
+newer than the manifest, as a resumed run cuts them back.
+"""
+
+import json
+import os
+import pathlib
+import re
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from vid2act_jax.data import bucket as bucket_lib
+from vid2act_jax.data import dataset, episodes, files, storage
+from vid2act_jax.data.bucket import Bucket, Changed
+from vid2act_jax.types import UserError
+
+MANIFEST = '.vid2act/manifest.json'
+_PART = '.vid2act/part-{}.json'  # The files of another process.
+_RUN_FILES = 'config.json', 'metrics.jsonl', 'starts.jsonl'
+# Caches, and what is being written.
+_SKIPPED = re.compile(
+  r'embeddings/|(?:.*/)?(?:\.|[^/]*\.tmp$|[^/]*orbax-checkpoint-tmp)'
+)
+# Files whose content must be that of the commit.
+_FIXED = re.compile(
+  rf'(?:.*/)?(?:(?:teacher|student)/[^/]*\d+/.*|{episodes.FOLDER}/[^/]*\.npz)'
+)
+_EPISODE = re.compile(rf'(?:.*/)?{episodes.FOLDER}/[^/]*\.npz')
+_METADATA = re.compile(rf'(?:.*/)?{re.escape(dataset.FILE)}')
+_LOGS = re.compile(
+  r'(?:metrics\.jsonl|starts\.jsonl|summary\.png|(?:tensorboard|videos|strips'
+  r'|wandb)/.*)'
+)
+_SHARD = re.compile(r'(?:.*/)?(\d+)-of-(\d+)/')
+
+
+class Entry(NamedTuple):
+  """A committed file: its object, bytes and MD5 hash."""
+
+  object: str
+  size: int
+  md5: str
+
+
+def is_needed_to_read(path: str) -> bool:
+  """Whether reports read this file of a run: no episodes, no checkpoints."""
+  return not (_FIXED.fullmatch(path) or path.startswith('tensorboard/'))
+
+
+def is_needed_to_act(path: str) -> bool:
+  """Whether acting with a run reads this file."""
+  return is_needed_to_read(path) or bool(re.match(r'student/\d+/', path))
+
+
+class Mirror:
+  """The copy of one run folder in a bucket."""
+
+  def __init__(
+    self,
+    bucket: Bucket,
+    folder: pathlib.Path,
+    process: int = 0,
+    num_processes: int = 1,
+  ):
+    """Reads and writes nothing yet.
+
+    Args:
+      bucket: the run folder in the bucket.
+      folder: of the copy, for this process alone.
+      process: index of this process; 0 uploads all but the replays of others.
+      num_processes: their number.
+    """
+    self.bucket, self.folder = bucket, folder
+    self._process, self._num_processes = process, num_processes
+    self._entries: dict[str, Entry] = {}  # Committed.
+    self._generation: int | None = None  # Of the manifest; None: not read.
+    self._hashes: dict[str, tuple[tuple, str]] = {}
+    self._lock = threading.RLock()
+
+  def fetch(
+    self,
+    warn: Callable[[str], None],
+    wanted: Callable[[str], bool] = lambda path: True,
+    resumes: bool = True,
+  ) -> None:
+    """Makes the local folder equal to the last commit.
+
+    Other local files are removed, except caches.
+
+    Args:
+      warn: called with a sentence for each object that is missing or damaged;
+        its file is missing then.
+      wanted: whether a file is fetched.
+      resumes: False: a folder that was copied there, without a manifest, is
+        read as well.
+
+    Raises:
+      UserError: the bucket cannot be used, or holds a run without a manifest.
+    """
+    with self._lock:
+      self._read_manifest(resumes)
+      files.make_folder(self.folder)
+      for path in self._walk():
+        if path not in self._entries:
+          (self.folder / path).unlink(missing_ok=True)
+      for path in self.folder.rglob('*orbax-checkpoint-tmp*'):
+        storage.remove_tree(path)
+      missing = [
+        path
+        for path, entry in self._entries.items()
+        if wanted(path)
+        and not self._is_others(path)
+        and not self._is_equal(path, entry)
+      ]
+      lost = bucket_lib.for_each(self._download, missing)
+      for text in filter(None, lost):
+        warn(text)
+
+  def remove_uncommitted(self) -> None:
+    """Removes what a killed process has uploaded, but not committed."""
+    with self._lock:
+      known = {entry.object for entry in self._entries.values()}
+      names = [name for name in self.bucket.list() if _FIXED.fullmatch(name)]
+      self.bucket.remove([name for name in names if name not in known])
+
+  def upload(self) -> dict[str, Entry]:
+    """Uploads this process's files that have changed; returns all of them."""
+    with self._lock:
+      return self._upload(path for path in self._walk() if self._owns(path))
+
+  def flush(self) -> None:
+    """Commits logs and whole episodes; removes nothing.
+
+    Raises:
+      UserError: the bucket cannot be used.
+    """
+    with self._lock:
+      if self._generation is None:
+        return
+      # Before the episodes: complete metadata promises them.
+      paths = [path for path in self._walk() if self._owns(path)]
+      first = {p: self._hash(p) for p in paths if _METADATA.fullmatch(p)}
+      late = [p for p in self._walk() if self._owns(p)]
+      late = [p for p in late if _EPISODE.fullmatch(p) or _LOGS.fullmatch(p)]
+      entries = self._upload(late)
+      entries |= self._upload(p for p, md5 in first.items() if md5)
+      changed = {p: e for p, e in entries.items() if self._entries.get(p) != e}
+      # One that has changed since is left to the next call.
+      for path, md5 in first.items():
+        if path in changed and changed[path].md5 != md5:
+          del changed[path]
+      if changed:
+        # A resumed run may have recorded an episode again, longer or shorter.
+        new = {_number(path) for path in changed if _EPISODE.fullmatch(path)}
+        kept = {
+          path: entry
+          for path, entry in self._entries.items()
+          if not (_EPISODE.fullmatch(path) and _number(path) in new)
+        }
+        self._write({**kept, **changed})
+
+  def share(self, entries: Mapping[str, Entry]) -> None:
+    """Passes this process's files to process 0, for `commit`."""
+    data = bucket_lib.to_json(entries)
+    self.bucket.write(_PART.format(self._process), data)
+
+  def commit(self, entries: Mapping[str, Entry]) -> None:
+    """Makes these files, and those shared by others, the folder's content.
+
+    Args:
+      entries: from `upload`.
+
+    Raises:
+      UserError: the bucket cannot be used, or another process writes there.
+    """
+    with self._lock:
+      merged = dict(entries)
+      for process in range(1, self._num_processes):
+        part = self.bucket.read(_PART.format(process))
+        if part is None:
+          raise UserError(
+            f'{self.bucket.url}: the files of process {process} are missing;'
+            ' start again: it resumes from the last commit'
+          )
+        merged |= _parse(part[0])
+      old = {entry.object for entry in self._entries.values()}
+      if merged != self._entries:
+        self._write(merged)
+      new = {entry.object for entry in merged.values()}
+      self.bucket.remove(old - new)
+
+  def _read_manifest(self, resumes):
+    found = self.bucket.read(MANIFEST)
+    if found:
+      self._generation = found[1]
+      try:
+        self._entries = _parse(found[0])
+      except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+          f'{self.bucket.url}/{MANIFEST} is damaged ({error}); restore an older'
+          ' version of it, or choose another folder'
+        ) from error
+      return
+    self._generation = 0
+    objects = self.bucket.list()
+    if resumes and not objects.keys().isdisjoint(_RUN_FILES):
+      raise UserError(
+        f'{self.bucket.url}: holds a run without {MANIFEST}, which was removed,'
+        ' or the run was copied there; restore it, or choose another folder'
+      )
+    self._entries = {
+      name: Entry(name, *stored)
+      for name, stored in objects.items()
+      if not resumes and not _SKIPPED.match(name)
+    }
+
+  def _write(self, entries):
+    """Writes the manifest."""
+    try:
+      self._generation = self.bucket.write(
+        MANIFEST, bucket_lib.to_json(entries), self._generation
+      )
+    except Changed as error:
+      raise UserError(
+        f'{self.bucket.url}: another process writes here; start each run only'
+        ' once'
+      ) from error
+    self._entries = dict(entries)
+
+  def _walk(self) -> list[str]:
+    """Names of the files of the copy."""
+    names = []
+    for path in files.walk_files(self.folder):
+      name = path.relative_to(self.folder).as_posix()
+      if not _SKIPPED.match(name):
+        names.append(name)
+    return sorted(names)
+
+  def _is_others(self, path):
+    """Whether it is of another of the present processes."""
+    shard = _SHARD.match(path)
+    return (
+      bool(shard)
+      and int(shard[2]) == self._num_processes
+      and int(shard[1]) != self._process
+    )
+
+  def _owns(self, path):
+    shard = _SHARD.match(path)
+    if shard and int(shard[2]) == self._num_processes:
+      return int(shard[1]) == self._process
+    return self._process == 0
+
+  def _hash(self, path) -> str:
+    """The MD5 of a local file; '' if it is missing."""
+    try:
+      stat = os.stat(self.folder / path)
+      key = stat.st_size, stat.st_mtime_ns, stat.st_ino
+      if self._hashes.get(path, ((), ''))[0] != key:
+        md5 = bucket_lib.md5_of(self.folder / path)
+        self._hashes[path] = key, md5
+      return self._hashes[path][1]
+    except FileNotFoundError:
+      return ''
+
+  def _is_equal(self, path, entry):
+    return bool(entry.md5) and self._hash(path) == entry.md5
+
+  def _upload(self, paths: Iterable[str]) -> dict[str, Entry]:
+    entries, changed = {}, []
+    for path in paths:
+      md5, old = self._hash(path), self._entries.get(path)
+      if old and old.md5 == md5:
+        entries[path] = old
+      elif md5:
+        name = path
+        if old and _FIXED.fullmatch(path):
+          name = f'{path}.{md5[:8]}'
+        size = self._hashes[path][0][0]
+        entries[path] = Entry(name, size, md5)
+        changed.append(path)
+
+    def upload_one(path):
+      try:
+        self.bucket.upload(self.folder / path, entries[path].object)
+      except FileNotFoundError:  # A log that was replaced meanwhile.
+        return path
+      return None
+
+    for path in filter(None, bucket_lib.for_each(upload_one, changed)):
+      del entries[path]
+    return entries
+
+  def _download(self, path) -> str | None:
+    """Fetches a file; returns what is wrong with its object."""
+    entry, target = self._entries[path], self.folder / path
+    files.make_folder(target.parent)
+    temporary = target.with_name(target.name + files.TEMPORARY)
+    where = f'{self.bucket.url}/{entry.object}'
+    if not self.bucket.download(entry.object, temporary):
+      target.unlink(missing_ok=True)
+      return f'{where} was removed; restore it, if the run needs it'
+    fixed = _FIXED.fullmatch(path) and entry.md5
+    if fixed and bucket_lib.md5_of(temporary) != entry.md5:
+      temporary.unlink()
+      target.unlink(missing_ok=True)
+      return f'{where} is damaged or not whole, and is not used'
+    os.replace(temporary, target)
+    return None
+
+
+def find_runs(bucket: Bucket, depth: int = 3) -> list[str]:
+  """Names of the runs in a folder, or at most `depth` levels below it.
+
+  Returns:
+    Relative names; [''] if the folder itself is a run.
+
+  Raises:
+    UserError: the bucket cannot be used.
+  """
+  names = {
+    name.removesuffix(file).rstrip('/')
+    for name in bucket.list()
+    for file in (MANIFEST, *_RUN_FILES)
+    if f'/{name}'.endswith(f'/{file}')
+  }
+  # Agents that collected a dataset lie in its folder.
+  outer = lambda name: (
+    [name[: match.start()] for match in re.finditer('/', name)]
+    + ([''] if name else [])
+  )
+  found = [name for name in names if names.isdisjoint(outer(name))]
+  return sorted(name for name in found if name.count('/') < depth)
+
+
+def _number(path):
+  """Folder and index of an episode."""
+  return path.rpartition('-')[0]
+
+
+def _parse(data) -> dict[str, Entry]:
+  """Reads a manifest; its names stay inside the folder."""
+  entries = {}
+  for path, values in json.loads(data).items():
+    entry = Entry(str(values[0]), int(values[1]), str(values[2]))
+    for name in path, entry.object:
+      if name.startswith('/') or not {'', '.', '..'}.isdisjoint(
+        name.split('/')
+      ):
+        raise ValueError(f'it names {name!r}')
+    entries[path] = entry
+  return entries

@@ -1,0 +1,220 @@
+"""Where a run folder is kept: on a file system, or in a bucket.
+
+With a bucket, a run works in a local copy. Every process has its own; process 0
+uploads the shared files, and each process its episodes.
+"""
+
+import contextlib
+import pathlib
+import sys
+import threading
+from collections.abc import Iterator
+
+import jax
+
+from vid2act_jax import sharding
+from vid2act_jax.data import bucket as bucket_lib
+from vid2act_jax.data import mirror as mirror_lib
+from vid2act_jax.data.bucket import Bucket
+from vid2act_jax.data.lease import Lease
+from vid2act_jax.data.mirror import Mirror
+from vid2act_jax.loops import progress
+from vid2act_jax.types import UserError
+
+_FLUSH_SECONDS = 30.0  # Between two uploads of logs and episodes.
+
+
+class FolderStorage:
+  """A folder that all processes see.
+
+  shared: whether they see the same folder.
+  """
+
+  shared = True
+
+  def commit(self, workdir: pathlib.Path) -> None:
+    """Makes a run's folder durable as it is; all processes call it.
+
+    Args:
+      workdir: the run's folder, or one inside it.
+    """
+
+  def sync(self, workdir: pathlib.Path) -> None:
+    """Commits, and gives all processes the files of the first one."""
+
+  @contextlib.contextmanager
+  def keep(self, workdir: pathlib.Path) -> Iterator[None]:
+    """Commits at the end of the block, also after an error."""
+    yield
+
+  def name_of(self, path: pathlib.Path) -> str:
+    """The name of a file or folder for users."""
+    return str(path)
+
+
+class BucketStorage(FolderStorage):
+  """Copies of a folder in a bucket, one for each process."""
+
+  shared = False
+
+  def __init__(self, mirrors: list[Mirror], lease: Lease | None):
+    """mirrors: of the runs in it; lease: of the folder, on process 0."""
+    self._mirrors, self._lease = mirrors, lease
+    self._ended = threading.Event()
+    self._flusher = threading.Thread(target=self._flush, daemon=True)
+    if lease:
+      self._flusher.start()
+
+  def close(self) -> None:
+    """Ends the uploads between commits, and the lease."""
+    self._ended.set()
+    if self._lease:
+      self._flusher.join()
+      self._lease.release()
+
+  def commit(self, workdir):
+    """See `FolderStorage.commit`.
+
+    Raises:
+      UserError: the bucket cannot be used, or another process writes there.
+    """
+    mirror, is_first = self._mirror_of(workdir), jax.process_index() == 0
+    if self._lease:
+      self._lease.check()
+    entries = mirror.upload()
+    if not is_first:
+      mirror.share(entries)
+    sharding.barrier('uploaded')
+    if is_first:
+      mirror.commit(entries)
+    sharding.barrier('committed')
+
+  def sync(self, workdir):
+    """See `FolderStorage.sync`."""
+    self.commit(workdir)
+    if jax.process_index():
+      self._mirror_of(workdir).fetch(_warn)
+
+  @contextlib.contextmanager
+  def keep(self, workdir):
+    """See `FolderStorage.keep`."""
+    try:
+      yield
+    except BaseException:
+      # The others of several processes may not come here.
+      if jax.process_count() == 1:
+        try:
+          self.commit(workdir)
+        except UserError as error:
+          _warn(str(error))
+      raise
+    self.commit(workdir)
+
+  def name_of(self, path):
+    """See `FolderStorage.name_of`."""
+    mirror = self._mirror_of(path)
+    name = path.relative_to(mirror.folder).as_posix()
+    return mirror.bucket.url + ('' if name == '.' else f'/{name}')
+
+  def _mirror_of(self, path):
+    """The mirror of the run that a path belongs to."""
+    return next(x for x in self._mirrors if path.is_relative_to(x.folder))
+
+  def _flush(self):
+    while not self._ended.wait(_FLUSH_SECONDS):
+      for mirror in self._mirrors:
+        try:
+          self._lease.check()
+          mirror.flush()
+        except UserError:
+          pass  # The next commit raises it, if it lasts.
+
+
+@contextlib.contextmanager
+def open_storage(
+  url: str,
+  folder: pathlib.Path,
+  run_folders: list[pathlib.Path],
+  writes: bool = True,
+) -> Iterator[BucketStorage]:
+  """Takes a folder of a bucket, and fetches what is in it.
+
+  Args:
+    url: of the folder.
+    folder: of the local copy, of this process.
+    run_folders: of the runs in the copy, or the copy itself.
+    writes: False: nothing is written there.
+
+  Raises:
+    Locked: another process writes there.
+    UserError: the bucket cannot be used, or the run in it is damaged.
+  """
+  root = Bucket(url)
+  process, num = jax.process_index(), jax.process_count()
+  names = [path.relative_to(folder).as_posix() for path in run_folders]
+  mirrors = [
+    Mirror(_child(root, name), folder / name, process, num) for name in names
+  ]
+  lease = None
+  if process == 0 and writes:
+    lease = Lease(root, progress.report)
+  with contextlib.ExitStack() as stack:
+    if lease:
+      release = stack.enter_context(contextlib.ExitStack())
+      release.callback(lease.release)
+    sharding.barrier('leased')
+    for mirror in mirrors:
+      mirror.fetch(_warn)
+      if lease:
+        mirror.remove_uncommitted()
+    if lease:
+      release.pop_all()  # `close` releases it.
+    storage = BucketStorage(mirrors, lease)
+    stack.callback(storage.close)
+    yield storage
+
+
+def copy_folder(config, url: str) -> pathlib.Path:
+  """Where this process keeps its copy of a run in a bucket."""
+  num = jax.process_count()
+  label = f'-{jax.process_index()}-of-{num}' if num > 1 else ''
+  return bucket_lib.local_folder(url, config.replay.scratch, label)
+
+
+def fetch_runs(
+  url: str, folder: pathlib.Path, acts: bool = False
+) -> pathlib.Path:
+  """Fetches what reports read of the runs in a folder of a bucket.
+
+  Args:
+    url: of the folder: of a run, or of several.
+    folder: to copy them to.
+    acts: also what acting with their policies reads.
+
+  Returns:
+    The folder of the copies.
+
+  Raises:
+    UserError: the bucket cannot be used, or there is no run.
+  """
+  root = Bucket(url)
+  names = mirror_lib.find_runs(root)
+  if not names:
+    raise UserError(f'{url}: no run in it')
+  wanted = mirror_lib.is_needed_to_read
+  if acts:
+    wanted = mirror_lib.is_needed_to_act
+  folder = folder / bucket_lib.local_folder(url, str(folder)).name
+  for name in names:
+    Mirror(_child(root, name), folder / name).fetch(
+      _warn, wanted, resumes=False
+    )
+  return folder
+
+
+def _child(bucket, name):
+  return bucket.child(name) if name not in ('', '.') else bucket
+
+
+def _warn(text):
+  print(f'warning: {text}', file=sys.stderr, flush=True)
