@@ -14,6 +14,7 @@ if __name__ == '__main__':
 import contextlib
 import pathlib
 import sys
+import tempfile
 
 import jax
 from absl import app, flags, logging
@@ -21,7 +22,7 @@ from ml_collections import config_flags
 
 from vid2act_jax import sharding
 from vid2act_jax.analysis import summary
-from vid2act_jax.data import files
+from vid2act_jax.data import bucket, files
 from vid2act_jax.loops import (
   backends,
   config_help,
@@ -30,6 +31,7 @@ from vid2act_jax.loops import (
   plan,
   progress,
   run_checks,
+  run_storage,
   runs,
   seeds,
   stages,
@@ -38,7 +40,6 @@ from vid2act_jax.loops.execution import Execution
 from vid2act_jax.loops.preemption import (
   EXIT_STATUS,
   Preempted,
-  PreemptionHandler,
 )
 from vid2act_jax.types import UserError
 
@@ -46,7 +47,9 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The experiment file.', lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
-  'workdir', '', "The run's folder; by default runs/<name>-<seed>."
+  'workdir',
+  '',
+  "The run's folder, also gs://BUCKET/FOLDER; by default runs/<name>-<seed>.",
 )
 _PROFILE = flags.DEFINE_bool(
   'profile', False, 'Write a JAX trace, and report where the time went.'
@@ -106,38 +109,44 @@ def run(config, workdir: pathlib.Path, execution: Execution = stages.ALONE):
 
 def _run_one(config, workdir, execution):
   """Runs the stages of a single seed, whose config has been checked."""
-  is_first = jax.process_index() == 0
-  with files.lock(workdir) if is_first else contextlib.nullcontext():
+  is_first, storage = jax.process_index() == 0, execution.storage
+  lock = files.lock(workdir) if is_first else contextlib.nullcontext()
+  with lock, storage.keep(workdir):
     if is_first:
       runs.init_workdir(workdir, config)
       runs.record_start(workdir, sys.argv[1:])
-      progress.report(f'run folder: {workdir}')
+      progress.report(f'run folder: {storage.name_of(workdir)}')
+    storage.commit(workdir)
     try:
       for stage in config.stages:
         execution.preemption.check()
         stages.STAGES[stage](config, workdir, execution)
+        storage.sync(workdir)
     finally:
       backends.finish(workdir)
     if is_first:
       path = summary.write_summary(workdir, summary.title(config))
-      progress.report(f'summary: {path}')
+      progress.report(f'summary: {storage.name_of(path)}')
 
 
 def main(_):
   """Entry point of absl."""
   logging.set_verbosity(logging.WARNING)  # JAX logs absent accelerators.
   try:
-    config, folder = _connect(_CONFIG.value), _workdir(_CONFIG.value)
+    config, workdir = _connect(_CONFIG.value), _workdir(_CONFIG.value)
     if _PRINT_CONFIG.value:
       print(config_help.describe(config))
       return
-    if _DRY_RUN.value:
-      run_checks.check_run(config, folder, Execution(_PROFILE.value))
-      print(plan.describe(config, folder))
-      return
-    runs.cache_compilations()
-    with PreemptionHandler() as preemption:
-      run(config, folder, Execution(_PROFILE.value, preemption))
+    if not _DRY_RUN.value:
+      runs.cache_compilations()
+    with _open_storage(config, workdir) as (folder, storage):
+      execution = Execution(_PROFILE.value, storage=storage)
+      if _DRY_RUN.value:
+        run_checks.check_run(config, folder, execution)
+        print(plan.describe(config, folder))
+        return
+      with execution.preemption:
+        run(config, folder, execution)
   except Preempted as reason:
     print(f'stopped ({reason}); the same command resumes', file=sys.stderr)
     sys.exit(EXIT_STATUS)
@@ -165,15 +174,33 @@ def _connect(config):
   return config
 
 
-def _workdir(config) -> pathlib.Path:
-  """The run's folder."""
+@contextlib.contextmanager
+def _open_storage(config, workdir: str):
+  """Yields the run's folder on this machine, and its storage."""
+  if not bucket.is_url(workdir):
+    yield pathlib.Path(workdir).expanduser(), run_storage.FolderStorage()
+    return
+  with contextlib.ExitStack() as stack:
+    folder = run_storage.copy_folder(config, workdir)
+    if _DRY_RUN.value:  # The copy may belong to a run that is active.
+      temporary = tempfile.TemporaryDirectory(prefix='vid2act_jax-')
+      folder = pathlib.Path(stack.enter_context(temporary))
+    folders = [path for _, path in run_checks.runs_of(config, folder)]
+    opened = run_storage.open_storage(
+      workdir, folder, folders, writes=not _DRY_RUN.value
+    )
+    yield folder, stack.enter_context(opened)
+
+
+def _workdir(config) -> str:
+  """The run's folder, or its URL."""
   workdir = _WORKDIR.value
   if not workdir and flags.FLAGS['workdir'].present:
     raise UserError(
       '--workdir is empty; name a folder, or leave it out for the default'
     )
   seed = '' if config.seeds else f'-{config.seed}'
-  return pathlib.Path(workdir or f'runs/{config.name}{seed}').expanduser()
+  return workdir or f'runs/{config.name}{seed}'
 
 
 def _parse(argv):

@@ -39,3 +39,18 @@ def compilation_cache(tmp_path_factory):
     os.environ[name.upper()] = str(value)
   yield
   jax.config.update('jax_compilation_cache_dir', None)
+
+
+@pytest.fixture
+def gcs(monkeypatch):
+  """An emulator of Cloud Storage; see `tests.gcs.Emulator`."""
+  pytest.importorskip('gcsfs')
+  pytest.importorskip('gcp_storage_emulator')
+  from gcsfs.core import GCSFileSystem
+
+  from tests.gcs import emulate
+
+  GCSFileSystem.clear_instance_cache()
+  with emulate(monkeypatch) as emulator:
+    yield emulator
+  GCSFileSystem.clear_instance_cache()

@@ -69,7 +69,9 @@ def get_config() -> ConfigDict:
         # Share of each source dataset's episodes that training never samples:
         # at least one if it is not 0. `analysis teacher` judges on them.
         'held_out': 0.0,
-        'scratch': '',  # folder of the buffers; '': the run folder
+        # Folder of the buffers, and of the copy of a run in a bucket; '': the
+        # run folder, and the user's cache.
+        'scratch': '',
         # Device memory for a copy of all frames of a run, 1e9 bytes: batches
         # are then gathered there. Where they need more, as with several hosts,
         # they are sampled on the host. -1: on accelerators 40% of the memory,

@@ -6,6 +6,8 @@ python -m vid2act_jax.analysis teacher RUN_OR_FILE --data DATASETS...
 python -m vid2act_jax.analysis diagnose RUNS...
 python -m vid2act_jax.analysis evaluate RUN --episodes 100
 python -m vid2act_jax.analysis summary RUN
+
+Folders of runs may be in a bucket, gs://BUCKET/FOLDER: copies are read.
 """
 
 from vid2act_jax import startup
@@ -14,11 +16,14 @@ if __name__ == '__main__':
   startup.install()
 
 import argparse
+import contextlib
 import json
 import pathlib
 import sys
+import tempfile
 
 from vid2act_jax.analysis import load_runs, report, summary
+from vid2act_jax.data import bucket
 from vid2act_jax.types import UserError
 
 
@@ -103,9 +108,9 @@ def _parser():
     add[run] = command.add_argument
   for run in (_report, _findings, _diagnose):
     text = 'folders of runs, or folders of those'
-    add[run]('runs', type=path, nargs='+', help=text)
+    add[run]('runs', type=_folder, nargs='+', help=text)
   for run in (_evaluate, _summary):
-    add[run]('run_folder', type=path)
+    add[run]('run_folder', type=_folder)
   add[_report]('--out', type=path, required=True, help='folder of the report')
   add[_report]('--title', default='Comparison of runs')
   text = 'variant that the others are compared with'
@@ -131,6 +136,39 @@ def _parser():
   return parser
 
 
+def _folder(text):
+  """A path, or the URL of a folder in a bucket."""
+  return text if bucket.is_url(text) else pathlib.Path(text)
+
+
+def _fetch(args, stack):
+  """Replaces URLs by folders with copies, which end with the stack."""
+  acts = args.run is _evaluate
+  if args.run not in (_report, _findings, _evaluate):
+    acts = None
+
+  def fetch(value):
+    if not bucket.is_url(value):
+      return value
+    if acts is None:
+      raise UserError(
+        f'{value}: only report, findings and evaluate read runs in a bucket;'
+        ' copy it (gcloud storage cp --recursive)'
+      )
+    from vid2act_jax.loops import run_storage
+
+    temporary = tempfile.TemporaryDirectory(prefix='vid2act_jax-')
+    folder = pathlib.Path(stack.enter_context(temporary))
+    return run_storage.fetch_runs(value, folder, acts)
+
+  for key in 'runs', 'run_folder':
+    value = getattr(args, key, None)
+    if isinstance(value, list):
+      setattr(args, key, [fetch(item) for item in value])
+    elif value:
+      setattr(args, key, fetch(value))
+
+
 def main(arguments: list[str] | None = None) -> int:
   """Runs a command, by default that of this process.
 
@@ -139,7 +177,9 @@ def main(arguments: list[str] | None = None) -> int:
   """
   args = _parser().parse_args(arguments)
   try:
-    args.run(args)
+    with contextlib.ExitStack() as stack:
+      _fetch(args, stack)
+      args.run(args)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 1

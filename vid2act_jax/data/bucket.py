@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -140,7 +140,7 @@ class Bucket:
         return False
     return True
 
-  def remove(self, names: Collection[str]) -> None:
+  def remove(self, names: Iterable[str]) -> None:
     """Removes objects; those that do not exist are none to remove."""
 
     def remove_one(name):
@@ -235,8 +235,12 @@ def local_folder(url: str, base: str = '', label: str = '') -> pathlib.Path:
     label: tells the processes of one machine apart.
 
   Raises:
-    UserError: there is no home folder.
+    UserError: there is no home folder, or `base` is in a bucket.
   """
+  if is_url(base):
+    raise UserError(
+      f'config.replay.scratch={base}: must be on a file system of this machine'
+    )
   if not base:
     base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
     base = f'{base}/vid2act_jax/buckets'

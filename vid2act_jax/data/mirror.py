@@ -31,6 +31,8 @@ _SKIPPED = re.compile(
 _FIXED = re.compile(
   rf'(?:.*/)?(?:(?:teacher|student)/[^/]*\d+/.*|{episodes.FOLDER}/[^/]*\.npz)'
 )
+# Where a run has them; other folders may hold other runs.
+_LAYOUT = re.compile(r'(?:teachers?|student|sources|replay)/')
 _EPISODE = re.compile(rf'(?:.*/)?{episodes.FOLDER}/[^/]*\.npz')
 _METADATA = re.compile(rf'(?:.*/)?{re.escape(dataset.FILE)}')
 _LOGS = re.compile(
@@ -126,8 +128,11 @@ class Mirror:
     """Removes what a killed process has uploaded, but not committed."""
     with self._lock:
       known = {entry.object for entry in self._entries.values()}
-      names = [name for name in self.bucket.list() if _FIXED.fullmatch(name)]
-      self.bucket.remove([name for name in names if name not in known])
+      self.bucket.remove(
+        name
+        for name in self.bucket.list()
+        if _LAYOUT.match(name) and _FIXED.fullmatch(name) and name not in known
+      )
 
   def upload(self) -> dict[str, Entry]:
     """Uploads this process's files that have changed; returns all of them."""

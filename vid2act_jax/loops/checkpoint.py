@@ -33,7 +33,7 @@ _relaxed: dict[str, Any] = {}  # Changed options of TensorStore.
 class Checkpoint:
   """The checkpoints of one stage."""
 
-  def __init__(self, directory, keep=2, warn=warnings.warn):
+  def __init__(self, directory, keep=2, warn=warnings.warn, shared=True):
     """Sets the folder; reads and writes nothing yet.
 
     Args:
@@ -41,10 +41,13 @@ class Checkpoint:
       keep: number of newest checkpoints to keep. With two, one is left when a
         crash of the machine damages the other.
       warn: called with the text of a warning.
+      shared: whether all processes see the same folder. If not, the first one
+        writes, and each reads its own copy.
     """
     self.directory = pathlib.Path(os.path.abspath(directory))
     self._keep = keep
     self._warn = warn
+    self._has_copies = not shared
     self._damaged = set()
     self._missing = None  # What the file system lacks; not known yet.
     logging.getLogger('absl').addFilter(_filter_orbax)
@@ -64,6 +67,12 @@ class Checkpoint:
     Raises:
       UserError: the folder cannot be written.
     """
+    if self._is_copy:
+      if jax.process_index():
+        sharding.barrier('saved')
+        return
+      # Orbax writes no arrays that other processes have as well.
+      state = jax.tree.map(np.asarray, sharding.local(state))
     try:
       self.directory.mkdir(parents=True, exist_ok=True)
       self.recover()
@@ -82,6 +91,8 @@ class Checkpoint:
         storage.sync_tree(self.directory / str(step))
       for path in aside:
         storage.remove_tree(path)
+      if self._is_copy:
+        sharding.barrier('saved')
     except types.UserError:
       raise
     except Exception as error:  # A full disk raises many types.
@@ -96,14 +107,14 @@ class Checkpoint:
 
     Only for the writer of the folder; `save` also calls it.
     """
-    if jax.process_index() == 0:
+    if self._changes_folder:
       for old in self.directory.glob(f'{_REPLACED}*'):
         path = self.directory / old.name.removeprefix(_REPLACED)
         if path.exists():
           storage.remove_tree(old)
         else:
           os.replace(old, path)
-    sharding.barrier('recover')
+    self._barrier('recover')
 
   def latest(self):
     """The newest step (int), or None without checkpoints."""
@@ -235,6 +246,15 @@ class Checkpoint:
     registry.add('state', ocp.args.PyTreeRestore)
     for args in (ocp.args.JsonSave, ocp.args.JsonRestore):
       registry.add('extra', args)
+    alone = {}
+    if self._is_copy:
+      index = jax.process_index()
+      alone['multiprocessing_options'] = ocp.options.MultiprocessingOptions(
+        primary_host=index,
+        active_processes={index},
+        barrier_sync_key_prefix=f'process {index}',
+      )
+      alone['create'] = False  # Orbax requires it.
     return ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
@@ -242,6 +262,7 @@ class Checkpoint:
         enable_async_checkpointing=False,
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
+        **alone,
       ),
       handler_registry=registry,
     )
@@ -259,15 +280,29 @@ class Checkpoint:
     """
     aside = []
     steps = self._steps()
-    for old in steps if jax.process_index() == 0 else ():
+    for old in steps if self._changes_folder else ():
       if old >= step or old in self._damaged:
         path = self.directory / f'{_REPLACED}{old}'
         storage.remove_tree(path)
         os.replace(self.directory / str(old), path)
         aside.append(path)
     self._damaged.clear()
-    sharding.barrier('set aside')
+    self._barrier('set aside')
     return aside
+
+  @property
+  def _is_copy(self):
+    """Whether other processes have folders of their own."""
+    return self._has_copies and jax.process_count() > 1
+
+  @property
+  def _changes_folder(self):
+    return self._is_copy or jax.process_index() == 0
+
+  def _barrier(self, name):
+    """Waits for the processes that share the folder."""
+    if not self._is_copy:
+      sharding.barrier(name)
 
   def _adapt_to_storage(self):
     """Tries what the folder's file system lacks, before the first write."""

@@ -5,7 +5,7 @@ import pathlib
 
 from vid2act_jax import behaviours, learner
 from vid2act_jax import envs as environments
-from vid2act_jax.data import dataset
+from vid2act_jax.data import bucket, dataset
 from vid2act_jax.learner import open_loop
 from vid2act_jax.loops import (
   backends,
@@ -95,7 +95,12 @@ def check_config(config, workdir: pathlib.Path) -> None:
     backends.check(config.logger.backends)
   _check_stages(config, problems)
   _check_numbers(config, problems)
-  for check in (_check_learner, _check_transfer, setup.env_settings):
+  for check in (
+    _check_locations,
+    _check_learner,
+    _check_transfer,
+    setup.env_settings,
+  ):
     with problems.collect():
       check(config)
   _check_tasks(config, workdir, problems)
@@ -169,6 +174,21 @@ def _check_numbers(config, problems):
 
 def _check_learner(config):
   learner.check_settings(config.learner, runs.variant_of(config))
+
+
+def _check_locations(config):
+  """Datasets and teachers are read where they are, not fetched."""
+  for key, value in (
+    ('source_dir', config.source_dir),
+    ('teacher_from', config.teacher_from),
+    ('replay.scratch', config.replay.scratch),
+  ):
+    if bucket.is_url(value):
+      raise UserError(
+        f'config.{key}={value}: must be on a file system; a run in a bucket'
+        ' (--workdir=gs://...) keeps datasets and teachers of its own there,'
+        ' others can be copied (gcloud storage cp --recursive)'
+      )
 
 
 def _check_transfer(config):

@@ -13,6 +13,7 @@ from vid2act_jax.learner.update import multi_step
 from vid2act_jax.loops import config_keys
 from vid2act_jax.loops.preemption import PreemptionHandler
 from vid2act_jax.loops.progress import announce_compilation
+from vid2act_jax.loops.run_storage import FolderStorage
 from vid2act_jax.types import DeviceBatch
 
 UPDATE = 'update'
@@ -81,6 +82,7 @@ class Execution:
   calls: of the compiled functions.
   devices: (first, number) of those for this run; None: all.
   runs_per_device: number of runs that share them.
+  storage: of the run folder.
   """
 
   profile: bool = False
@@ -90,6 +92,7 @@ class Execution:
   calls: Calls = dataclasses.field(default_factory=Calls)
   devices: tuple[int, int] | None = None
   runs_per_device: int = 1
+  storage: FolderStorage = dataclasses.field(default_factory=FolderStorage)
 
   def jit(self, config, metadata: dict, kind: str, fn: Callable) -> Callable:
     """Compiles a function that depends on these, but not on the seed.

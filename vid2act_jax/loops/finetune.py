@@ -224,4 +224,5 @@ class Finetuner:
         **self._interaction.snapshot(),
       }
       self._context.checkpoint.save(self.counters.updates, self.state, extra)
+      self._context.commit()
       self._interaction.replay.delete_evicted()

@@ -63,6 +63,7 @@ def pretrain(setup: PretrainSetup):
         'lines': logger.lines,
       }
       context.checkpoint.save(step, state, extra)
+      context.commit()
 
   # The thread that samples the batches also puts them on the devices.
   with contextlib.closing(prefetch(calls, put=lambda call: call)) as stream:

@@ -48,6 +48,7 @@ class RunContext:
   averager: averages the metrics of the updates since the last log.
   metadata: written into every checkpoint; what is needed to build the agent
     again.
+  commit: makes the run's folder durable after a checkpoint.
   """
 
   devices: sharding.Devices
@@ -57,6 +58,7 @@ class RunContext:
   metadata: dict
   profiler: Profiler
   preemption: PreemptionHandler
+  commit: Callable[[], None] = lambda: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +119,9 @@ def setup_pretrain(
   devices = execution.open_devices(config)
   size, rows = pretrain_rows(config, devices, len(config.sources))
   replays = sources.load_replays(config, workdir)
-  checkpoint = Checkpoint(workdir / runs.TEACHER)
+  checkpoint = Checkpoint(
+    workdir / runs.TEACHER, shared=execution.storage.shared
+  )
   if checkpoint.latest() is None:
     # A teacher without a finetuning is for other runs, of any variant.
     alone = 'finetune' not in config.stages
@@ -170,6 +174,7 @@ def setup_pretrain(
         metadata,
         profiler,
         execution.preemption,
+        functools.partial(execution.storage.commit, workdir),
       ),
       schedule=PretrainSchedule(c.steps, intervals(c)),
       state=state,
@@ -258,7 +263,9 @@ def _build_finetune(config, workdir, profiler, execution, replay_dir, stack):
   )
   rehearsal = sources.load_for_rehearsal(config, workdir, agent)
   metadata = {'task': config.task, 'action_dim': envs.action_dim, **metadata}
-  checkpoint = Checkpoint(workdir / runs.STUDENT)
+  checkpoint = Checkpoint(
+    workdir / runs.STUDENT, shared=execution.storage.shared
+  )
 
   def init(key):
     return agent.init(key, teacher)
@@ -273,7 +280,8 @@ def _build_finetune(config, workdir, profiler, execution, replay_dir, stack):
   options = sources.replay_options(
     config, workdir, envs.action_dim, target_column
   )
-  replay = _open_replay(config, replay_dir, devices, extra, options)
+  shared = execution.storage.shared
+  replay = _open_replay(config, replay_dir, devices, extra, options, shared)
   env_steps = schedule.env_steps_done(counters) if extra else None
   logger = stack.enter_context(
     open_log(config, workdir, 'finetune', env_steps, extra)
@@ -313,6 +321,7 @@ def _build_finetune(config, workdir, profiler, execution, replay_dir, stack):
       metadata,
       profiler,
       execution.preemption,
+      functools.partial(execution.storage.commit, workdir),
     ),
     schedule=schedule,
     state=state,
@@ -377,11 +386,14 @@ def _open_envs(config, num, stream):
   )
 
 
-def _open_replay(config, replay_dir, devices, extra, options):
-  """Opens the online replay, with the episodes of the checkpoint."""
+def _open_replay(config, replay_dir, devices, extra, options, shared):
+  """Opens the online replay, with the episodes of the checkpoint.
+
+  shared: whether all processes see the same folder.
+  """
   processes, process = devices.process_count, devices.process_index
   written = [0] * processes
-  if devices.is_main_process:
+  if devices.is_main_process or not shared:
     before = extra.get('total_episodes', [])
     written = shards.reshard(replay_dir, processes, before)
   # The other processes wait here until process 0 has moved the files.
