@@ -76,7 +76,7 @@ def test_only_commits_count(gcs, one, tmp_path):
   (one.folder / 'replay/episodes/000000-21.npz').unlink()
   one.upload()
   # Of another run, below.
-  Bucket(URL).write('two/student/5/state/d/1', b'')
+  Bucket(URL).write('two/student/5/state/d/1', b'x')
   other, warnings = open_mirror(tmp_path / 'other')
   # Logs may be newer: a resumed run cuts them back.
   assert read(tmp_path / 'other') == {**FILES, 'metrics.jsonl': 'line\nline\n'}

@@ -1,0 +1,99 @@
+"""Where runs are kept: the life of a run folder in a bucket."""
+
+import pytest
+
+from experiments import debug
+from vid2act_jax.data.bucket import Bucket
+from vid2act_jax.data.lease import NAME
+from vid2act_jax.data.mirror import MANIFEST, Mirror
+from vid2act_jax.loops import config_checks, run_storage
+from vid2act_jax.types import UserError
+
+URL = 'gs://bucket/runs/one'
+
+
+def fetched(folder, name=''):
+  Mirror(Bucket(URL + name), folder).fetch(pytest.fail)
+  return {p.name for p in folder.rglob('*') if p.is_file()}
+
+
+def test_a_run_is_committed_also_after_an_error(gcs, tmp_path):
+  folder = tmp_path / 'copy'
+  with run_storage.open_storage(URL, folder, [folder]) as storage:
+    assert not storage.shared
+    assert storage.name_of(folder / 'a' / 'b') == f'{URL}/a/b'
+    assert storage.name_of(folder) == URL
+    with pytest.raises(KeyError), storage.keep(folder):
+      (folder / 'first').write_text('')
+      storage.commit(folder)
+      assert fetched(tmp_path / '1') == {'first'}
+      (folder / 'second').write_text('')
+      raise KeyError
+    assert f'runs/one/{NAME}' in gcs.names()
+  assert gcs.names() == [
+    f'runs/one/{name}' for name in (MANIFEST, 'first', 'second')
+  ]
+  # Another machine.
+  folder = tmp_path / 'other'
+  with run_storage.open_storage(URL, folder, [folder], writes=False):
+    assert {path.name for path in folder.iterdir()} == {'first', 'second'}
+    assert f'runs/one/{NAME}' not in gcs.names()
+
+
+def test_a_failing_bucket_does_not_hide_the_error_of_the_run(
+  gcs, tmp_path, capsys
+):
+  folder = tmp_path / 'copy'
+  with (
+    run_storage.open_storage(URL, folder, [folder]) as storage,
+    pytest.raises(KeyError),
+    storage.keep(folder),
+  ):
+    (folder / 'first').write_text('')
+    gcs.fail = lambda method, url: 403
+    raise KeyError
+  assert f'warning: {URL}: no permission' in capsys.readouterr().err
+
+
+def test_seeds_are_committed_one_by_one(gcs, tmp_path):
+  folders = [tmp_path / 'copy' / f'seed_{seed}' for seed in range(2)]
+  with run_storage.open_storage(URL, tmp_path / 'copy', folders) as storage:
+    for folder in folders:
+      (folder / 'sources').mkdir()
+      (folder / folder.name).write_text('')
+    storage.commit(folders[1] / 'sources')
+    assert fetched(tmp_path / '0', '/seed_0') == set()
+    assert fetched(tmp_path / '1', '/seed_1') == {'seed_1'}
+    assert storage.name_of(folders[1]) == f'{URL}/seed_1'
+
+
+def test_logs_are_uploaded_between_commits(gcs, tmp_path, monkeypatch):
+  monkeypatch.setattr(run_storage, '_FLUSH_SECONDS', 0.05)
+  folder = tmp_path / 'copy'
+  with run_storage.open_storage(URL, folder, [folder]) as storage:
+    storage.commit(folder)
+    (folder / 'metrics.jsonl').write_text('')
+    for _ in range(100):
+      if 'runs/one/metrics.jsonl' in gcs.names():
+        break
+      storage._ended.wait(0.05)
+    assert 'runs/one/metrics.jsonl' in gcs.names()
+
+
+def test_a_missing_bucket(gcs, tmp_path):
+  opened = run_storage.open_storage('gs://missing/a', tmp_path, [tmp_path])
+  with pytest.raises(UserError, match='there is no bucket gs://missing'):
+    opened.__enter__()
+
+
+def test_nothing_to_fetch(gcs, tmp_path):
+  with pytest.raises(UserError, match=r'gs://bucket/none: no run in it'):
+    run_storage.fetch_runs('gs://bucket/none', tmp_path)
+
+
+@pytest.mark.parametrize('key', ['source_dir', 'teacher_from'])
+def test_other_folders_must_be_local(tmp_path, key):
+  config = debug.get_config()
+  config[key] = 'gs://bucket/a'
+  with pytest.raises(UserError, match=f'config.{key}=gs://bucket/a: must be'):
+    config_checks.check_config(config, tmp_path)
