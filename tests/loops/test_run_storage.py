@@ -3,8 +3,9 @@
 import pytest
 
 from experiments import debug
+from vid2act_jax.data import lease
 from vid2act_jax.data.bucket import Bucket
-from vid2act_jax.data.lease import NAME
+from vid2act_jax.data.files import Locked
 from vid2act_jax.data.mirror import MANIFEST, Mirror
 from vid2act_jax.loops import config_checks, run_storage
 from vid2act_jax.types import UserError
@@ -29,7 +30,7 @@ def test_a_run_is_committed_also_after_an_error(gcs, tmp_path):
       assert fetched(tmp_path / '1') == {'first'}
       (folder / 'second').write_text('')
       raise KeyError
-    assert f'runs/one/{NAME}' in gcs.names()
+    assert f'runs/one/{lease.NAME}' in gcs.names()
   assert gcs.names() == [
     f'runs/one/{name}' for name in (MANIFEST, 'first', 'second')
   ]
@@ -37,7 +38,7 @@ def test_a_run_is_committed_also_after_an_error(gcs, tmp_path):
   folder = tmp_path / 'other'
   with run_storage.open_storage(URL, folder, [folder], writes=False):
     assert {path.name for path in folder.iterdir()} == {'first', 'second'}
-    assert f'runs/one/{NAME}' not in gcs.names()
+    assert f'runs/one/{lease.NAME}' not in gcs.names()
 
 
 def test_a_failing_bucket_does_not_hide_the_error_of_the_run(
@@ -65,6 +66,21 @@ def test_seeds_are_committed_one_by_one(gcs, tmp_path):
     assert fetched(tmp_path / '0', '/seed_0') == set()
     assert fetched(tmp_path / '1', '/seed_1') == {'seed_1'}
     assert storage.name_of(folders[1]) == f'{URL}/seed_1'
+
+
+def test_processes_write_seeds_of_the_same_folder(gcs, tmp_path, monkeypatch):
+  monkeypatch.setattr(lease, '_SECONDS', 1.0)
+
+  def opened(process, seed):
+    copy = tmp_path / process
+    return run_storage.open_storage(URL, copy, [copy / f'seed_{seed}'])
+
+  with opened('a', 0), opened('b', 1):
+    with pytest.raises(Locked), opened('c', 1):
+      pass
+    leased = [name for name in gcs.names() if name.endswith(lease.NAME)]
+    assert leased == [f'runs/one/seed_{i}/{lease.NAME}' for i in range(2)]
+  assert not gcs.names()
 
 
 def test_logs_are_uploaded_between_commits(gcs, tmp_path, monkeypatch):

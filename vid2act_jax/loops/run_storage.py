@@ -57,20 +57,21 @@ class BucketStorage(FolderStorage):
 
   shared = False
 
-  def __init__(self, mirrors: list[Mirror], lease: Lease | None):
-    """mirrors: of the runs in it; lease: of the folder, on process 0."""
-    self._mirrors, self._lease = mirrors, lease
+  def __init__(self, mirrors: list[Mirror], leases: list[Lease]):
+    """mirrors: of the runs in it; leases: of these, on process 0."""
+    self._mirrors, self._leases = mirrors, leases
     self._ended = threading.Event()
     self._flusher = threading.Thread(target=self._flush, daemon=True)
-    if lease:
+    if leases:
       self._flusher.start()
 
   def close(self) -> None:
-    """Ends the uploads between commits, and the lease."""
+    """Ends the uploads between commits, and the leases."""
     self._ended.set()
-    if self._lease:
+    if self._leases:
       self._flusher.join()
-      self._lease.release()
+    for lease in self._leases:
+      lease.release()
 
   def commit(self, workdir):
     """See `FolderStorage.commit`.
@@ -79,8 +80,8 @@ class BucketStorage(FolderStorage):
       UserError: the bucket cannot be used, or another process writes there.
     """
     mirror, is_first = self._mirror_of(workdir), jax.process_index() == 0
-    if self._lease:
-      self._lease.check()
+    for lease in self._leases:
+      lease.check()
     entries = mirror.upload()
     if not is_first:
       mirror.share(entries)
@@ -124,7 +125,8 @@ class BucketStorage(FolderStorage):
     while not self._ended.wait(_FLUSH_SECONDS):
       for mirror in self._mirrors:
         try:
-          self._lease.check()
+          for lease in self._leases:
+            lease.check()
           mirror.flush()
         except UserError:
           pass  # The next commit raises it, if it lasts.
@@ -155,21 +157,20 @@ def open_storage(
   mirrors = [
     Mirror(_child(root, name), folder / name, process, num) for name in names
   ]
-  lease = None
-  if process == 0 and writes:
-    lease = Lease(root, progress.report)
+  leases: list[Lease] = []
   with contextlib.ExitStack() as stack:
-    if lease:
-      release = stack.enter_context(contextlib.ExitStack())
-      release.callback(lease.release)
+    release = stack.enter_context(contextlib.ExitStack())
+    # One for each run: several processes may run seeds of the same folder.
+    for mirror in mirrors if process == 0 and writes else ():
+      leases.append(Lease(mirror.bucket, progress.report))
+      release.callback(leases[-1].release)
     sharding.barrier('leased')
     for mirror in mirrors:
       mirror.fetch(_warn)
-      if lease:
+      if leases:
         mirror.remove_uncommitted()
-    if lease:
-      release.pop_all()  # `close` releases it.
-    storage = BucketStorage(mirrors, lease)
+    release.pop_all()  # `close` releases them.
+    storage = BucketStorage(mirrors, leases)
     stack.callback(storage.close)
     yield storage
 
