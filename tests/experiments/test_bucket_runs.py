@@ -75,7 +75,7 @@ def test_killed_while_uploading_and_resumed_on_another_machine(
   assert listed - objects == {mirror_lib.MANIFEST}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_hosts(gcs, copies, tmp_path):
   cache, port = tmp_path / 'compiled', test_hosts.free_port()
   collect = '--config.stages=("collect",)'

@@ -496,12 +496,12 @@ def test_prefill_statistics_are_logged(finished):
       profiler=None,
     )
     acting._prefill_episodes, acting._hosts_ready = episodes, 1
-    acting.step = lambda state: []
+    acting.step = lambda state, send: []
     loop = types.SimpleNamespace(
       _interaction=acting,
       _logger=types.SimpleNamespace(scalars=lambda _, x, v=values: v.update(x)),
       _log_worker_failures=lambda: None,
-      policy_state=lambda: None,
+      policy_state=lambda: jax.numpy.zeros(()),
       env_steps=8,
     )
     finetune.Finetuner._act(loop)

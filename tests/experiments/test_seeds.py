@@ -82,7 +82,9 @@ def test_stopped_seeds_resume_exactly(finished, tmp_path):
   assert kill_runs.differences(finished, tmp_path / 'seed_0') == []
 
 
-@pytest.mark.parametrize('device_gb', [0, 1])
+@pytest.mark.parametrize(
+  'device_gb', [0, pytest.param(1, marks=pytest.mark.nightly)]
+)
 def test_vectorized_seeds_learn_what_a_run_alone_learns(
   finished, tmp_path, monkeypatch, device_gb
 ):
@@ -115,10 +117,10 @@ def test_a_seed_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
   vectorize(monkeypatch)
   step = interaction.Interaction.step
 
-  def die(self, state):
+  def die(self, state, send):
     if self._seed == 3 and self.counters.steps == 30:
       raise UserError('the simulator has crashed')
-    return step(self, state)
+    return step(self, state, send)
 
   monkeypatch.setattr(interaction.Interaction, 'step', die)
   message = '1 of the seeds failed.*seed_3: the simulator has crashed'

@@ -111,6 +111,7 @@ def events_of(ready, log_every=2, save_every=0):
     ),
     averager=MetricAverager(),
     checkpoint=types.SimpleNamespace(save=lambda *args: events.append('save')),
+    commit=lambda: events.append('commit'),
     metadata={},
     profiler=Profiler(),
     preemption=PreemptionHandler(),
