@@ -108,7 +108,7 @@ def topology_devices(platform: str, topology: str) -> list:
       f'error: --topology={topology}: the compiler does not know it'
       f' ({str(error).splitlines()[0]}); these are known: {known}'
     )
-  except (NotImplementedError, RuntimeError):
+  except RuntimeError:  # Of several kinds: without a library, or its plugin.
     sys.exit(
       f'error: the compiler for {platform} is not installed; run pip install'
       f" 'jax[{'tpu' if platform == 'tpu' else 'cuda13'}]'"

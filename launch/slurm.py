@@ -155,8 +155,8 @@ def minutes(text: str) -> int:
 def log_folder(folder: pathlib.Path) -> pathlib.Path:
   """Folder of the logs of runs in this folder.
 
-  submitit and Slurm replace patterns such as %j in its name and cannot be told
-  not to. So it is in the closest parent without a percent sign.
+  submitit and Slurm always replace patterns such as %j in its name. So it is in
+  the closest parent without a percent sign.
   """
   if '%' not in str(folder):
     return folder / 'slurm'

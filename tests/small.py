@@ -11,6 +11,7 @@ import numpy as np
 from experiments import base
 from vid2act_jax import learner
 from vid2act_jax.learner import teachers
+from vid2act_jax.loops import inference
 from vid2act_jax.types import Batch, FinetuneBatch, LearnerState
 
 KEY = jax.random.key(0)
@@ -31,15 +32,7 @@ _FAST_COMPILE = {
 @functools.cache
 def quick_options() -> dict:
   """Compiler options for fast compilation that this jax supports."""
-
-  def is_supported(name, value):
-    try:
-      jax.jit(lambda: 0, compiler_options={name: value})()
-    except jax.errors.JaxRuntimeError:
-      return False
-    return True
-
-  return {k: v for k, v in _FAST_COMPILE.items() if is_supported(k, v)}
+  return inference.supported_options(_FAST_COMPILE)
 
 
 def jit(fn, **kwargs):

@@ -200,7 +200,7 @@ def _learner():
       # JAX's, which is bfloat16 on a TPU, TF32 on a GPU and float32 on a CPU;
       # 'high', three bfloat16 passes on a TPU; 'highest', float32.
       'matmul_precision': 'default',
-      # 'native', 'blocked', 'subpixel', or 'auto': fast on GPU, TPU, CPU.
+      # 'native' (GPU), 'blocked' (TPU) or 'subpixel' (CPU); 'auto': by device.
       'conv': 'auto',
       # Unrolled time steps per scan iteration, with weight gradients batched
       # over time; 0: plain scan; -1: 10 on GPU, 1 on TPU, 0 on CPU.

@@ -232,7 +232,7 @@ def local_folder(url: str, base: str = '', label: str = '') -> pathlib.Path:
   Args:
     url: of the folder.
     base: folder of the copies; '': in the user's cache.
-    label: tells the processes of one machine apart.
+    label: differs between the processes of one machine.
 
   Raises:
     UserError: there is no home folder, or `base` is in a bucket.

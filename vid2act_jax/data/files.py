@@ -80,7 +80,7 @@ def walk_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   for parent, folders, names in os.walk(folder, followlinks=True):
     real = os.path.realpath(parent)
     if real in seen:
-      folders.clear()  # A link to a folder above or beside it.
+      folders.clear()  # A link to a folder outside of it.
       continue
     seen.add(real)
     folders.sort()

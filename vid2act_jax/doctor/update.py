@@ -95,7 +95,7 @@ def _normal(shape):
 
 
 def conv_error() -> float:
-  """Returns the largest relative difference of a convolution's two forms.
+  """Returns the largest relative difference of a convolution's forms.
 
   In values and in gradients, by norm. Computed as exactly as the device can:
   what it does by default, on GPU and TPU, is less than float32.

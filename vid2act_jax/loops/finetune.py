@@ -38,9 +38,8 @@ class Finetuner:
     self._local_state = None  # This host's copy of the state, to act with.
     self._recent: dict[str, float] = {}  # Returns, for the progress line.
     self._num_evaluations = 0  # By this start.
-    self._unlogged: int | None = (
-      None  # Env steps of metrics still to be logged.
-    )
+    # Env steps of metrics still to be logged.
+    self._unlogged: int | None = None
     self._estimator = Estimator(self._profiler, _SECTIONS, self._work_done())
 
   @property

@@ -236,9 +236,18 @@ def _compile(agent, state, key, explore):
 
 
 def _compiler_options():
-  """Those of `_QUICK_COMPILE` that this XLA has: they change with versions."""
+  """Options for `_compile`."""
   if jax.default_backend() != 'cpu':
     return None
+  return supported_options(_QUICK_COMPILE)
+
+
+def supported_options(options: dict) -> dict:
+  """Those compiler options that this XLA has: they change with versions.
+
+  Args:
+    options: of `jax.jit`, by name.
+  """
 
   def is_supported(name, value):
     try:
@@ -247,7 +256,7 @@ def _compiler_options():
       return False
     return True
 
-  return {k: v for k, v in _QUICK_COMPILE.items() if is_supported(k, v)}
+  return {k: v for k, v in options.items() if is_supported(k, v)}
 
 
 def _actions_of(env):

@@ -1,10 +1,10 @@
 """Convolutions for TPU: all images stay in blocks of pixels (space to depth).
 
-A TPU has 128 lanes for channels, which the pixels of a block fill. To rearrange
-pixels between channels and rows takes it as long as a convolution. So every
-layer reads and writes blocks of 2 x 2 pixels, and the images are in blocks of
-4 x 4. That doubles the operations of some layers, which the blocks use better,
-and spares all rearrangement but that of the frames, which is done as bytes.
+A TPU has 128 lanes for channels, which the pixels of a block fill. To move
+pixels between channels and rows takes it nearly as long as a convolution. So
+every layer reads and writes blocks of 2 x 2 pixels, and the images are in
+blocks of 4 x 4. Kernels have more zeros, and pixels do not move, but once: the
+frames, as bytes.
 """
 
 import jax
@@ -20,9 +20,9 @@ _BLOCK = 2  # Of the layers' outputs.
 def frames(pixels: jax.Array) -> BlockedImage:
   """See `conv.frames`."""
   m, size, _, channels = pixels.shape
-  if size % _FRAME_BLOCK:
-    return BlockedImage.of(pixels).blocks(_FRAME_BLOCK)
-  grid = size // _FRAME_BLOCK
+  grid = -(-size // _FRAME_BLOCK)
+  padding = (0, grid * _FRAME_BLOCK - size)
+  pixels = jnp.pad(pixels, ((0, 0), padding, padding, (0, 0)))
   # The barriers keep the compiler from rearranging floating-point numbers
   # instead, and from doing so once for each use.
   x = pixels.reshape(m, grid, _FRAME_BLOCK, grid, _FRAME_BLOCK * channels)
