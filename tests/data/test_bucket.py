@@ -1,6 +1,7 @@
 """Folders in a bucket: manifests, leases, errors; with an emulator."""
 
 import json
+import types
 
 import pytest
 
@@ -272,3 +273,20 @@ def test_local_folders(tmp_path):
   assert all(folder.name.startswith('one-') for folder in folders)
   with pytest.raises(UserError, match='scratch=gs://b/a: must be on a file'):
     bucket_lib.local_folder(URL, 'gs://b/a')
+
+
+def test_a_host_that_cannot_be_reached(gcs, monkeypatch, caplog):
+  """By name or by number, and without a traceback in the log."""
+  from gcsfs import retry
+  from gcsfs.core import GCSFileSystem
+
+  async def sleep(seconds):  # Half a minute between its six attempts.
+    del seconds
+
+  monkeypatch.setattr(retry, 'asyncio', types.SimpleNamespace(sleep=sleep))
+  for host in ('http://127.0.0.1:9', 'http://nowhere.invalid'):
+    monkeypatch.setenv('STORAGE_EMULATOR_HOST', host)
+    GCSFileSystem.clear_instance_cache()
+    with pytest.raises(UserError, match='cannot be used .*check the network'):
+      Bucket('gs://bucket/a').list()
+  assert not [x for x in caplog.records if x.name.startswith('gcsfs')]

@@ -7,9 +7,11 @@ import contextlib
 import functools
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import re
+import socket
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -167,6 +169,8 @@ class Bucket:
     # Not gcsfs.GCSFileSystem, which asks for the kind of every bucket.
     from gcsfs.core import GCSFileSystem
 
+    # It logs errors with their tracebacks before it raises them.
+    logging.getLogger('gcsfs').setLevel(logging.CRITICAL)
     with self._explained():
       return GCSFileSystem(use_listings_cache=False)
 
@@ -196,7 +200,7 @@ class Bucket:
         raise
       raise UserError(self._missing()) from error
     except Exception as error:  # Of gcsfs, google.auth, aiohttp and requests.
-      if isinstance(error, OSError) and error.errno is not None:
+      if _is_local(error):
         raise
       text = ' '.join(str(error).split()) or type(error).__name__
       if _is_refused(error):
@@ -259,6 +263,15 @@ def local_folder(url: str, base: str = '', label: str = '') -> pathlib.Path:
 def to_json(value) -> bytes:
   """Encodes a small object."""
   return (json.dumps(value, indent=1) + '\n').encode()
+
+
+def _is_local(error: Exception) -> bool:
+  """Whether it is of the local file system: connections have numbers, too."""
+  import aiohttp  # With gcsfs.
+
+  network = aiohttp.ClientError, ConnectionError, TimeoutError, socket.gaierror
+  local = isinstance(error, OSError) and error.errno is not None
+  return local and not isinstance(error, network)
 
 
 def _is_refused(error):
