@@ -38,6 +38,9 @@ spot=${TPU_SPOT:-} dry_run=${TPU_DRY_RUN:-}
 # Relative to the home folder of the hosts.
 home=vid2act_jax
 
+# On a host: the number of the worker, with which its name ends: NAME-w-0.
+this_worker='worker=$(hostname) && worker=${worker##*-w-}'
+
 log() { printf '%s\n' "$*" >&2; }
 
 fail() {
@@ -145,7 +148,7 @@ exit 1
 }
 
 run() {
-  local arguments variables=
+  local arguments variables= hosts=1 own=
   check_folder
   # A slice that replaces a preempted one finds its compiled steps there.
   if [[ -z $cache && $folder == gs://* ]]; then
@@ -154,6 +157,20 @@ run() {
   fi
   [[ -z $cache ]] ||
     variables="JAX_COMPILATION_CACHE_DIR=$(printf %q "$cache") "
+  if [[ " $* " == *' --config.seeds'[=\ ]* ]]; then
+    hosts=$(tpu describe "$name" '--format=value(networkEndpoints.len())')
+    if [[ -n $dry_run ]]; then
+      printf '%s\n' "$hosts"
+      hosts=HOSTS
+    fi
+  fi
+  if [[ $hosts != 1 ]]; then
+    # Seeds are shared out. Each host sees a slice of its own: in slices of
+    # several hosts each has four chips, in a square.
+    variables+='TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1 '
+    variables+='TPU_VISIBLE_DEVICES=0,1,2,3 CLOUD_TPU_TASK_ID=0 '
+    own=" --num_processes=$hosts --process_id=\$worker"
+  fi
   arguments=$(printf ' %q' "$@" "--workdir=$folder")
   # stop sends its signal to the Python process, not to a shell.
   run_on all "cd $home || exit 1
@@ -163,10 +180,11 @@ echo 'error: already running; stop it first' >&2
 exit 1
 fi
 rm -f run.status
+$this_worker
 ${variables}nohup bash -c '.venv/bin/python -u -m experiments.run \"\$@\" &
 echo \$! >run.pid
 wait \$!
-echo \$? >run.status' run$arguments >>run.log 2>&1 </dev/null &
+echo \$? >run.status' run$arguments$own >>run.log 2>&1 </dev/null &
 sleep 1"
 }
 
@@ -182,9 +200,8 @@ test ! -e run.log || tail -n ${1:-5} run.log"
 }
 
 logs() {
-  # The name of a host ends with the number of the worker: NAME-w-0.
   run_on all "cd $home || exit 1
-worker=\$(hostname) && worker=\${worker##*-w-}
+$this_worker
 test ! -e run.log || tail -n ${1:-100} run.log | sed \"s/^/[\$worker] /\""
 }
 

@@ -345,10 +345,45 @@ def test_pod_with_a_bucket():
   cache = '--cache', 'gs://other/c'
   [start] = commands_of('--folder=gs://b/runs/one', *cache, 'run')
   assert 'JAX_COMPILATION_CACHE_DIR=gs://other/c nohup' in start[7]
+  seeds = commands_of('--folder=gs://b/runs/one', 'run', '--config.seeds=8')
+  assert seeds[0][:6] == [*GCLOUD, 'describe', 'pod']
+  assert '--num_processes=HOSTS --process_id=$worker' in seeds[1][7]
   [make, fetch] = commands_of('--folder=gs://b/runs/one', 'fetch', '/copy')
   assert make == ['mkdir', '-p', '/copy']
   assert fetch == ['gcloud', 'storage', 'cp', '--recursive', 'gs://b/runs/one',
                    '/copy']  # fmt: skip
+
+
+def test_pod_shares_seeds_out(tmp_path):
+  """With a fake gcloud: ssh runs the command on this host, as worker 2."""
+  path = {'PATH': f'{tmp_path}/bin:{os.environ["PATH"]}'}
+  write_program(tmp_path / 'bin' / 'hostname', 'echo t1v-n-1-w-2')
+  write_program(
+    tmp_path / 'bin' / 'gcloud',
+    f'cd {tmp_path}; if test "$4" = describe; then echo $HOSTS; exit; fi\n'
+    'for a in "$@"; do case $a in\n'
+    '--command=*) exec bash -c "${a#*=}" ;; esac; done',
+  )
+  write_program(
+    tmp_path / 'vid2act_jax' / '.venv' / 'bin' / 'python',
+    'echo "${@:4}" bounds $TPU_PROCESS_BOUNDS',
+  )
+  log = tmp_path / 'vid2act_jax' / 'run.log'
+
+  def log_of(hosts, *arguments):
+    log.unlink(missing_ok=True)
+    options = '--zone=z', f'--folder={tmp_path}/runs'
+    status, _, err = pod(*options, 'run', *arguments, HOSTS=hosts, **path)
+    assert status == 0, err
+    wait_for((log.parent / 'run.status').exists)
+    return log.read_text().replace(f' --workdir={tmp_path}/runs', '')
+
+  own = '--num_processes=4 --process_id=2'
+  for seeds in (['--config.seeds=8'], ['--config.seeds', '8']):
+    text = ' '.join(seeds)
+    assert log_of('4', *seeds) == f'{text} {own} bounds 1,1,1\n'
+    assert log_of('1', *seeds) == f'{text} bounds\n'
+  assert log_of('4', '--config.seed=8') == '--config.seed=8 bounds\n'
 
 
 @pytest.mark.parametrize(

@@ -150,8 +150,9 @@ def check(config, workdir: pathlib.Path, execution: Execution) -> list:
   if jax.process_count() > 1:  # Others are not joined: `hosts.share`.
     problems.add(
       f'config.seeds={tuple(config.seeds)}: the {jax.process_count()} hosts of'
-      ' this TPU slice share its devices, and seeds need a host of their own;'
-      ' use slices of one host, or one seed a run'
+      ' this TPU slice share its devices, and seeds need devices of their own;'
+      ' start them with launch/tpu_pod.sh run --config.seeds=..., which gives'
+      ' each host its own, or run one seed at a time'
     )
   if execution.profile:
     problems.add('--profile is for a single seed; set --config.seeds=()')
