@@ -50,9 +50,10 @@ def reward_loss_and_grads(
   noise = jnp.full((*rows.reward.shape, model.sizes.stoch), 0.3)
 
   def loss_fn(params):
+    embed = model.embed(params, rows.image, label)
     observe = model.observe_scan(
       params,
-      model.embed(params, rows.image, label),
+      model.project_embed(params, embed),
       rows.action,
       rows.is_first,
       noise,

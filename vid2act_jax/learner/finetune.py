@@ -136,7 +136,7 @@ def model_loss(
   )
   observe = agent.student.observe_scan(
     params['world_model'],
-    embed,
+    agent.student.project_embed(params['world_model'], embed),
     student.action,
     student.is_first,
     agent.student.latent_noise(world_rng, student.reward.shape, row_axis=0),

@@ -126,9 +126,10 @@ class Pretrainer:
     rows, label = self._flatten_domains(batch)
 
     def loss_fn(params):
+      embed = self.teacher.embed(params, rows.image, label)
       observe = self.teacher.observe_scan(
         params,
-        self.teacher.embed(params, rows.image, label),
+        self.teacher.project_embed(params, embed),
         rows.action[..., : self.teacher.action_dim],
         rows.is_first,
         _merge_rows(noise),

@@ -124,10 +124,14 @@ def teacher_scans(
   domains, target = agent.num_domains, batch.target
   per_domain = lambda x: jnp.broadcast_to(x, (domains, *x.shape))
   target_rng, source_rng = rng.split()
-  # Of each batch: embed, action, is_first, rng.
+  project = model.project_embed
+  if agent.variant.teachers == 'separate':
+    project = jax.vmap(project)
+  # Of each batch: projected embeddings, action, is_first, rng. They are
+  # projected first: a TPU would rearrange the larger embeddings for `flat`.
   parts = [
     (
-      _target_embed(agent, params, batch),
+      project(params, _target_embed(agent, params, batch)),
       fit_actions(target.action, agent.teacher_mask),
       per_domain(target.is_first),
       target_rng,
@@ -138,9 +142,10 @@ def teacher_scans(
     embed = _source_embed(agent, params, batch.sources, batch.source_embed)
     action = batch.sources.action[..., : model.action_dim]
     action = action * agent.teacher_mask[:, None, None]
+    embed = project(params, embed)
     parts.append((embed, action, batch.sources.is_first, source_rng))
 
-  # Of each batch: embed, action, is_first, noise.
+  # Of each batch: projected embeddings, action, is_first, noise.
   columns = [
     (*part[:3], model.latent_noise(part[3], part[2].shape, row_axis=1))
     for part in parts

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.dense import Dense, SplitDense
 from vid2act_jax.ops.elu import elu
+from vid2act_jax.ops.gru import gru_update
 from vid2act_jax.types import Latent, Normal, Params
 
 
@@ -29,12 +30,20 @@ class GRUCell(nn.Module):
     """x [..., I], h [..., deter] -> the next h."""
     joint = jnp.concatenate([x.astype(self.dtype), h.astype(self.dtype)], -1)
     y = Dense(3 * self.deter, self.dtype, name='dense')(joint)
-    norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name='norm')
-    y = norm(y.astype(jnp.float32))
-    reset, candidate, update = jnp.split(y, 3, -1)
-    candidate = jnp.tanh(nn.sigmoid(reset) * candidate)
-    update = nn.sigmoid(update - 1)
-    return update * candidate + (1 - update) * h
+    scale, bias = _NormParams(3 * self.deter, name='norm')()
+    return gru_update(y, h, scale, bias)
+
+
+class _NormParams(nn.Module):
+  """The parameters of a layer norm."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self):
+    shape = (self.features,)
+    scale = self.param('scale', nn.initializers.ones_init(), shape)
+    return scale, self.param('bias', nn.initializers.zeros_init(), shape)
 
 
 class RSSM(nn.Module):

@@ -187,7 +187,8 @@ class WorldModel:
     Returns:
       States and posteriors, [B, L, ...].
     """
-    spec = self.observe_scan(params, embed, action, is_first, noise, label)
+    pre_embed = self.project_embed(params, embed)
+    spec = self.observe_scan(params, pre_embed, action, is_first, noise, label)
     return self.run_scans(spec)[0]
 
   def run_scans(
@@ -206,15 +207,21 @@ class WorldModel:
     results = scan(learned, *frozen, unroll=self.compute.unroll)
     return jax.tree.map(lambda x: x.swapaxes(0, 1), results)
 
+  def project_embed(self, params, embed) -> jax.Array:
+    """The recurrence's input from embeddings: [..., E] -> [..., hidden]."""
+    return self._rssm(params, 'project_embed', embed)
+
   def observe_scan(
-    self, params, embed, action, is_first, noise, label=None
+    self, params, pre_embed, action, is_first, noise, label=None
   ) -> ScanSpec:
-    """The scan that `observe` runs, for the same arguments."""
+    """The scan that `observe` runs, for its arguments.
+
+    But for `pre_embed` [B, L, hidden], from `project_embed`.
+    """
     action = jnp.where(is_first[..., None], 0, action)
     if label is not None:
       label = jnp.broadcast_to(label[:, None], action.shape[:2])
     pre_action = self._rssm(params, 'project_action', action, label)
-    pre_embed = self._rssm(params, 'project_embed', embed)
     xs = (pre_action, pre_embed, is_first, noise)
     xs = jax.tree.map(lambda x: x.swapaxes(0, 1), xs)
 
@@ -227,7 +234,7 @@ class WorldModel:
     """One step of `observe`, for [B, ...] arrays and an explicit state."""
     action = jnp.where(is_first[..., None], 0, action)
     pre_action = self._rssm(params, 'project_action', action, label)
-    pre_embed = self._rssm(params, 'project_embed', embed)
+    pre_embed = self.project_embed(params, embed)
     step, step_params = self._recurrence(params)
     return step(step_params, latent, (pre_action, pre_embed, is_first, noise))
 
