@@ -290,3 +290,43 @@ def test_a_host_that_cannot_be_reached(gcs, monkeypatch, caplog):
     with pytest.raises(UserError, match='cannot be used .*check the network'):
       Bucket('gs://bucket/a').list()
   assert not [x for x in caplog.records if x.name.startswith('gcsfs')]
+@pytest.fixture
+def dead(gcs, seconds, monkeypatch):
+  """Folders of a process that has died."""
+  monkeypatch.setattr(lease_lib, '_SECONDS', 1.5)
+  buckets = [Bucket(f'{URL}/seed_{seed}') for seed in range(3)]
+  for lease in lease_lib.take_all(buckets, str):
+    lease._ended.set()
+    lease._thread.join()
+  return buckets
+
+
+def test_several_leases_are_waited_for_at_the_same_time(gcs, dead):
+  lines = []
+  leases = lease_lib.take_all(dead, lines.append)
+  assert all('waiting up to' in line for line in lines[:3])
+  assert all('took over from' in line for line in lines[3:])
+  assert len(lines) == 6
+  for lease, bucket in zip(leases, dead, strict=True):
+    lease.check()
+    assert lease._bucket is bucket
+    lease.release()
+  assert gcs.names() == []
+
+
+def test_all_leases_or_none(gcs, dead):
+  dead[1].remove([lease_lib.NAME])
+  active = Lease(dead[1], str)
+  free = Bucket(f'{URL}/seed_9')
+  # The others would be waited for.
+  for bucket in dead[0], dead[2]:
+    content = {'owner': 'process 1', 'time': '', 'id': '', 'seconds': 600}
+    bucket.write(lease_lib.NAME, bucket_lib.to_json(content))
+  with pytest.raises(Locked, match='seed_1: another process is writing here'):
+    lease_lib.take_all([free, *dead], str)
+  active.release()
+  assert gcs.names() == [
+    f'runs/one/seed_{seed}/{lease_lib.NAME}' for seed in (0, 2)
+  ]
+
+

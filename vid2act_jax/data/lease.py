@@ -1,5 +1,6 @@
 """A lease on a folder of a bucket: what a lock is on a file system."""
 
+import concurrent.futures
 import contextlib
 import datetime
 import json
@@ -8,7 +9,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from vid2act_jax.data.bucket import Bucket, Changed, to_json
 from vid2act_jax.data.files import Locked
@@ -20,6 +21,50 @@ _RENEWALS = 4  # In that time.
 _POLL = 1.0  # Seconds.
 
 
+class _Cancelled(Exception):
+  """Another lease of `take_all` was refused."""
+
+
+def take_all(
+  buckets: Sequence[Bucket], report: Callable[[str], None]
+) -> list['Lease']:
+  """Takes the leases of several folders; waits for all at the same time.
+
+  Args:
+    buckets: the folders.
+    report: prints a line; several threads call it.
+
+  Raises:
+    Locked: another process renews one of them; then none is held.
+    UserError: the bucket cannot be used; then none is held.
+  """
+  if not buckets:
+    return []
+  cancelled = threading.Event()
+  with concurrent.futures.ThreadPoolExecutor(len(buckets)) as pool:
+    args = report, cancelled
+    futures = [pool.submit(Lease, bucket, *args) for bucket in buckets]
+    try:
+      concurrent.futures.wait(futures, return_when='FIRST_EXCEPTION')
+      ended = [future for future in futures if future.done()]
+      errors = [error for x in ended if (error := x.exception())]
+      if not errors:
+        return [future.result() for future in futures]
+    except BaseException:
+      _cancel(futures, cancelled)
+      raise
+    _cancel(futures, cancelled)
+  raise errors[0]
+
+
+def _cancel(futures, cancelled):
+  """Ends the waiting for leases, and those that have been taken."""
+  cancelled.set()
+  for future in futures:
+    if not future.exception():
+      future.result().release()
+
+
 class Lease:
   """An object that names the process that writes a folder; it is renewed.
 
@@ -28,12 +73,18 @@ class Lease:
   the generation that was read, so that no two processes take it.
   """
 
-  def __init__(self, bucket: Bucket, report: Callable[[str], None]):
+  def __init__(
+    self,
+    bucket: Bucket,
+    report: Callable[[str], None],
+    cancelled: threading.Event | None = None,
+  ):
     """Takes the lease.
 
     Args:
       bucket: the folder.
       report: prints a line.
+      cancelled: ends the waiting, by an error; for `take_all`.
 
     Raises:
       Locked: another process renews it.
@@ -41,7 +92,7 @@ class Lease:
     """
     self._bucket, self._id = bucket, uuid.uuid4().hex
     self._lost = ''
-    self._generation = self._take(report)
+    self._generation = self._take(report, cancelled or threading.Event())
     self._ended = threading.Event()
     self._thread = threading.Thread(target=self._renew, daemon=True)
     self._thread.start()
@@ -76,7 +127,7 @@ class Lease:
       }
     )
 
-  def _take(self, report):
+  def _take(self, report, cancelled):
     """Returns the generation of the lease once it is this process's."""
     generation, deadline, owner = 0, 0.0, ''
     while True:
@@ -104,7 +155,8 @@ class Lease:
           return taken
       except Changed:
         continue
-      time.sleep(min(_POLL, max(deadline - time.monotonic(), 0)))
+      if cancelled.wait(min(_POLL, max(deadline - time.monotonic(), 0))):
+        raise _Cancelled
 
   def _renew(self):
     while not self._ended.wait(_SECONDS / _RENEWALS):

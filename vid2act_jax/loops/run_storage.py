@@ -14,6 +14,7 @@ import jax
 
 from vid2act_jax import sharding
 from vid2act_jax.data import bucket as bucket_lib
+from vid2act_jax.data import lease as lease_lib
 from vid2act_jax.data import mirror as mirror_lib
 from vid2act_jax.data.bucket import Bucket
 from vid2act_jax.data.lease import Lease
@@ -161,9 +162,11 @@ def open_storage(
   with contextlib.ExitStack() as stack:
     release = stack.enter_context(contextlib.ExitStack())
     # One for each run: several processes may run seeds of the same folder.
-    for mirror in mirrors if process == 0 and writes else ():
-      leases.append(Lease(mirror.bucket, progress.report))
-      release.callback(leases[-1].release)
+    if process == 0 and writes:
+      buckets = [mirror.bucket for mirror in mirrors]
+      leases = lease_lib.take_all(buckets, progress.report)
+    for lease in leases:
+      release.callback(lease.release)
     sharding.barrier('leased')
     for mirror in mirrors:
       mirror.fetch(_warn)
