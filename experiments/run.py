@@ -31,6 +31,7 @@ from vid2act_jax.loops import (
   plan,
   progress,
   run_checks,
+  run_copies,
   run_storage,
   runs,
   seeds,
@@ -115,7 +116,7 @@ def _run_one(config, workdir, execution):
     if is_first:
       runs.init_workdir(workdir, config)
       runs.record_start(workdir, sys.argv[1:])
-      progress.report(f'run folder: {storage.name_of(workdir)}')
+      progress.report(storage.named(f'run folder: {workdir}'))
     storage.commit(workdir)
     try:
       for stage in config.stages:
@@ -126,7 +127,7 @@ def _run_one(config, workdir, execution):
       backends.finish(workdir)
     if is_first:
       path = summary.write_summary(workdir, summary.title(config))
-      progress.report(f'summary: {storage.name_of(path)}')
+      progress.report(storage.named(f'summary: {path}'))
 
 
 def main(_):
@@ -143,7 +144,7 @@ def main(_):
       execution = Execution(_PROFILE.value, storage=storage)
       if _DRY_RUN.value:
         run_checks.check_run(config, folder, execution)
-        print(plan.describe(config, folder))
+        print(storage.named(plan.describe(config, folder, _copy(config))))
         return
       with execution.preemption:
         run(config, folder, execution)
@@ -176,20 +177,39 @@ def _connect(config):
 
 @contextlib.contextmanager
 def _open_storage(config, workdir: str):
-  """Yields the run's folder on this machine, and its storage."""
-  if not bucket.is_url(workdir):
-    yield pathlib.Path(workdir).expanduser(), run_storage.FolderStorage()
-    return
+  """Yields the run's folder on this machine, and its storage.
+
+  Errors of the block have the names of folders in buckets, not of copies.
+  """
   with contextlib.ExitStack() as stack:
-    folder = run_storage.copy_folder(config, workdir)
-    if _DRY_RUN.value:  # The copy may belong to a run that is active.
-      temporary = tempfile.TemporaryDirectory(prefix='vid2act_jax-')
-      folder = pathlib.Path(stack.enter_context(temporary))
-    folders = [path for _, path in run_checks.runs_of(config, folder)]
-    opened = run_storage.open_storage(
-      workdir, folder, folders, writes=not _DRY_RUN.value
-    )
-    yield folder, stack.enter_context(opened)
+    stack.callback(run_copies.COPIES.close)
+    folder, storage = _open_folder(config, workdir, stack)
+    try:
+      yield folder, storage
+    except UserError as error:
+      raise UserError(storage.named(str(error))) from error
+
+
+def _open_folder(config, workdir, stack):
+  folder = _copy(config)
+  if not bucket.is_url(workdir):
+    return folder, run_storage.FolderStorage()
+  if _DRY_RUN.value:  # The copy may belong to a run that is active.
+    temporary = tempfile.TemporaryDirectory(prefix='vid2act_jax-')
+    folder = pathlib.Path(stack.enter_context(temporary))
+  folders = [path for _, path in run_checks.runs_of(config, folder)]
+  opened = run_storage.open_storage(
+    workdir, folder, folders, writes=not _DRY_RUN.value
+  )
+  return folder, stack.enter_context(opened)
+
+
+def _copy(config) -> pathlib.Path:
+  """The run's folder on this machine."""
+  workdir = _workdir(config)
+  if bucket.is_url(workdir):
+    return run_storage.copy_folder(config, workdir)
+  return pathlib.Path(workdir).expanduser()
 
 
 def _workdir(config) -> str:

@@ -11,6 +11,9 @@ from urllib import parse
 from gcp_storage_emulator import server
 from gcp_storage_emulator.exceptions import NotFound
 
+from vid2act_jax.data.bucket import Bucket
+from vid2act_jax.data.mirror import Mirror
+
 BUCKET = 'bucket'
 
 
@@ -37,6 +40,12 @@ class Emulator:
   def remove(self, name) -> None:
     """Removes an object."""
     self.storage.delete_file(BUCKET, name)
+
+  def commit(self, folder, url) -> None:
+    """Makes a folder the content of a run in the bucket."""
+    mirror = Mirror(Bucket(url), folder)
+    mirror._read_manifest(resumes=False)
+    mirror.commit(mirror.upload())
 
   def write(self, name, data) -> None:
     """Replaces an object's content."""

@@ -37,7 +37,8 @@ def get_config() -> ConfigDict:
         'dmc_walker_walk',
         'dmc_walker_run',
       ),
-      'source_dir': '',  # dataset folder; '': sources/ in the run folder
+      'source_dir': '',  # dataset folder, also gs://BUCKET/FOLDER; '':
+      # sources/ in the run folder
       'teacher_from': '',  # a run folder or a public checkpoint (.npz,
       # .safetensors, .pt); with separate teachers, a list of run folders,
       # 'RUN,RUN,...', one for each source; '': the teacher of this run

@@ -153,8 +153,55 @@ def test_a_removed_or_damaged_manifest(gcs, one, tmp_path):
   # To read, what is there is taken.
   assert mirror_lib.find_runs(Bucket('gs://bucket/runs')) == ['one']
   mirror = Mirror(Bucket(URL), tmp_path / 'copy')
-  mirror.fetch(print, mirror_lib.is_needed_to_read, resumes=False)
-  assert sorted(read(tmp_path / 'copy')) == ['config.json', 'metrics.jsonl']
+  names = ['config.json', 'metrics.jsonl']
+  mirror.fetch(print, lambda paths: names, resumes=False)
+  assert sorted(read(tmp_path / 'copy')) == names
+
+
+def test_a_commit_while_a_reader_fetches(gcs, one, tmp_path):
+  """What was read of the manifest is removed before it is fetched."""
+  commits = []
+
+  def choose(paths):
+    if not commits:
+      write(one.folder, {'student/9/state/d/1': 'new'})
+      (one.folder / 'student/5/state/d/1').unlink()
+      one.commit(one.upload())
+    commits.append(paths)
+    return paths
+
+  Mirror(Bucket(URL), tmp_path / 'other').fetch(pytest.fail, choose)
+  assert read(tmp_path / 'other') == read(one.folder)
+  assert len(commits) == 2
+
+
+def test_results_are_added_to_what_is_there(gcs, one, tmp_path):
+  other, _ = open_mirror(tmp_path / 'other')
+  write(one.folder, {'student/9/state/d/1': 'new'})
+  one.commit(one.upload())
+  write(other.folder, {'diagnosis.json': '{}'})
+  other.add(['diagnosis.json'])
+  open_mirror(tmp_path / 'last')
+  expected = {**read(one.folder), 'diagnosis.json': '{}'}
+  assert read(tmp_path / 'last') == expected
+
+
+def test_the_run_that_a_folder_is_in(gcs, one):
+  for url, found in (
+    (URL, (URL, '')),
+    (f'{URL}/sources/a', (URL, 'sources/a')),
+    ('gs://bucket/runs', ('gs://bucket/runs', '')),
+    ('gs://bucket/data/a', ('gs://bucket/data/a', '')),
+  ):
+    owner, name = mirror_lib.find_owner(Bucket(url))
+    assert (owner.url, name) == found
+
+
+def test_names_of_copies(tmp_path):
+  text = f'{tmp_path}: {tmp_path}/a, {tmp_path}-1/a, {tmp_path}1'
+  assert bucket_lib.rename(text, tmp_path, URL) == (
+    f'{URL}: {URL}/a, {tmp_path}-1/a, {tmp_path}1'
+  )
 
 
 def test_another_writer(gcs, one, tmp_path):
@@ -203,6 +250,46 @@ def test_the_lease_of_a_dead_process(gcs, seconds):
   dead.release()
   lease.check()
   lease.release()
+
+
+@pytest.fixture
+def dead(gcs, seconds, monkeypatch):
+  """Folders of a process that has died."""
+  monkeypatch.setattr(lease_lib, '_SECONDS', 1.5)
+  buckets = [Bucket(f'{URL}/seed_{seed}') for seed in range(3)]
+  for lease in lease_lib.take_all(buckets, str):
+    lease._ended.set()
+    lease._thread.join()
+  return buckets
+
+
+def test_several_leases_are_waited_for_at_the_same_time(gcs, dead):
+  lines = []
+  leases = lease_lib.take_all(dead, lines.append)
+  assert all('waiting up to' in line for line in lines[:3])
+  assert all('took over from' in line for line in lines[3:])
+  assert len(lines) == 6
+  for lease, bucket in zip(leases, dead, strict=True):
+    lease.check()
+    assert lease._bucket is bucket
+    lease.release()
+  assert gcs.names() == []
+
+
+def test_all_leases_or_none(gcs, dead):
+  dead[1].remove([lease_lib.NAME])
+  active = Lease(dead[1], str)
+  free = Bucket(f'{URL}/seed_9')
+  # The others would be waited for.
+  for bucket in dead[0], dead[2]:
+    content = {'owner': 'process 1', 'time': '', 'id': '', 'seconds': 600}
+    bucket.write(lease_lib.NAME, bucket_lib.to_json(content))
+  with pytest.raises(Locked, match='seed_1: another process is writing here'):
+    lease_lib.take_all([free, *dead], str)
+  active.release()
+  assert gcs.names() == [
+    f'runs/one/seed_{seed}/{lease_lib.NAME}' for seed in (0, 2)
+  ]
 
 
 def test_a_damaged_lease(gcs, seconds, monkeypatch):
@@ -290,43 +377,3 @@ def test_a_host_that_cannot_be_reached(gcs, monkeypatch, caplog):
     with pytest.raises(UserError, match='cannot be used .*check the network'):
       Bucket('gs://bucket/a').list()
   assert not [x for x in caplog.records if x.name.startswith('gcsfs')]
-@pytest.fixture
-def dead(gcs, seconds, monkeypatch):
-  """Folders of a process that has died."""
-  monkeypatch.setattr(lease_lib, '_SECONDS', 1.5)
-  buckets = [Bucket(f'{URL}/seed_{seed}') for seed in range(3)]
-  for lease in lease_lib.take_all(buckets, str):
-    lease._ended.set()
-    lease._thread.join()
-  return buckets
-
-
-def test_several_leases_are_waited_for_at_the_same_time(gcs, dead):
-  lines = []
-  leases = lease_lib.take_all(dead, lines.append)
-  assert all('waiting up to' in line for line in lines[:3])
-  assert all('took over from' in line for line in lines[3:])
-  assert len(lines) == 6
-  for lease, bucket in zip(leases, dead, strict=True):
-    lease.check()
-    assert lease._bucket is bucket
-    lease.release()
-  assert gcs.names() == []
-
-
-def test_all_leases_or_none(gcs, dead):
-  dead[1].remove([lease_lib.NAME])
-  active = Lease(dead[1], str)
-  free = Bucket(f'{URL}/seed_9')
-  # The others would be waited for.
-  for bucket in dead[0], dead[2]:
-    content = {'owner': 'process 1', 'time': '', 'id': '', 'seconds': 600}
-    bucket.write(lease_lib.NAME, bucket_lib.to_json(content))
-  with pytest.raises(Locked, match='seed_1: another process is writing here'):
-    lease_lib.take_all([free, *dead], str)
-  active.release()
-  assert gcs.names() == [
-    f'runs/one/seed_{seed}/{lease_lib.NAME}' for seed in (0, 2)
-  ]
-
-

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
 
 from tests import kill_runs
@@ -34,36 +36,27 @@ def fetch(folder):
   return folder
 
 
-@pytest.mark.slow
-def test_killed_while_uploading_and_resumed_on_another_machine(
-  gcs, copies, tmp_path
-):
-  reference = tmp_path / 'reference'
-  kill_runs.finish(kill_runs.start(reference))
-  process = kill_runs.start(URL)
-  committed = []
+@pytest.fixture(scope='module')
+def reference(tmp_path_factory):
+  """A run that is not killed."""
+  folder = tmp_path_factory.mktemp('reference')
+  kill_runs.finish(kill_runs.start(folder))
+  return folder
 
-  def kill(method, url):
-    """Between two objects of the checkpoint of update 10."""
-    if process.poll() is None and gcs.names('runs/one/student/10/'):
-      os.killpg(process.pid, signal.SIGKILL)
-      committed.append(gcs.read(f'runs/one/{mirror_lib.MANIFEST}'))
 
-  gcs.fail = kill
-  process.wait(300)
-  gcs.fail = lambda method, url: None
-  assert process.returncode == -signal.SIGKILL, process.stderr.read()
-  names = json.loads(committed[0])
-  assert any(name.startswith('student/5/') for name in names)
-  assert not any(name.startswith('student/10/') for name in names)
+def kill(process, gcs):
+  """Kills a run; returns the manifest that it leaves."""
+  os.killpg(process.pid, signal.SIGKILL)
+  return gcs.read(f'runs/one/{mirror_lib.MANIFEST}')
+
+
+def resume_elsewhere(gcs, copies, tmp_path, reference):
+  """Resumes a killed run; returns what it printed."""
   shutil.rmtree(copies)
-  command = [sys.executable, '-m', 'experiments.run', f'--workdir={URL}']
-  command += ['--config=experiments/debug.py']
-  resumed = subprocess.run(command, capture_output=True, text=True)
+  resumed = start(URL)
   assert resumed.returncode == 0, resumed.stderr
   out = resumed.stdout + resumed.stderr
   assert 'took over from process' in out
-  assert 'finetune: resuming after update 5' in out
   fetched = fetch(tmp_path / 'fetched')
   assert kill_runs.differences(reference, fetched) == []
   # Nothing is left of the killed process.
@@ -73,6 +66,71 @@ def test_killed_while_uploading_and_resumed_on_another_machine(
   }
   listed = {name.removeprefix('runs/one/') for name in gcs.names('runs/one/')}
   assert listed - objects == {mirror_lib.MANIFEST}
+  return out
+
+
+def start(workdir, *flags):
+  command = [sys.executable, '-m', 'experiments.run', f'--workdir={workdir}']
+  command += ['--config=experiments/debug.py', *flags]
+  return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_killed_while_uploading_and_resumed_on_another_machine(
+  gcs, copies, tmp_path, reference
+):
+  process = kill_runs.start(URL)
+  committed = []
+
+  def kill_once(method, url):
+    """Between two objects of the checkpoint of update 10."""
+    if process.poll() is None and gcs.names('runs/one/student/10/'):
+      committed.append(kill(process, gcs))
+
+  gcs.fail = kill_once
+  process.wait(300)
+  gcs.fail = lambda method, url: None
+  assert process.returncode == -signal.SIGKILL, process.stderr.read()
+  names = json.loads(committed[0])
+  assert any(name.startswith('student/5/') for name in names)
+  assert not any(name.startswith('student/10/') for name in names)
+  out = resume_elsewhere(gcs, copies, tmp_path, reference)
+  assert 'finetune: resuming after update 5' in out
+
+
+@pytest.mark.slow
+def test_the_teacher_and_the_sources_of_another_run(
+  gcs, copies, tmp_path, reference
+):
+  gcs.commit(reference, URL)
+  url = 'gs://bucket/runs/two'
+  flags = ['--config.stages=("collect","finetune")']
+  there = [f'--config.teacher_from={URL}', f'--config.source_dir={URL}/sources']
+  planned = start(url, *flags, *there, '--dry_run')
+  assert planned.returncode == 0, planned.stderr
+  assert f'run folder: {url}\n' in planned.stdout
+  assert f' episodes in {URL}/sources/' in planned.stdout
+  assert not [x for x in planned.stdout.split() if 'vid2act_jax-' in x]
+  assert gcs.names('runs/two') == []
+  done = start(url, *flags, *there)
+  assert done.returncode == 0, done.stderr
+  assert f'fetching {URL}\n' in done.stdout
+  mirror_lib.Mirror(Bucket(url), tmp_path / 'two').fetch(pytest.fail)
+  config = json.loads((tmp_path / 'two/config.json').read_text())
+  assert config['teacher_from'] == URL
+  assert config['source_dir'] == f'{URL}/sources'
+  left, right = (
+    Checkpoint(folder / runs.STUDENT).restore_raw()[0]
+    for folder in (reference, tmp_path / 'two')
+  )
+  jax.tree.map(np.testing.assert_array_equal, left, right)
+  again = start(url, *flags, *there, '--config.finetune.batch=3')
+  assert again.returncode == 1
+  assert f'error: {url} holds a run of another config' in again.stderr
+  missing = start(url, *flags, there[0], f'--config.source_dir={URL}/none')
+  assert missing.returncode == 1
+  assert f'{URL}/none/' in missing.stderr
+  assert 'no complete dataset' in missing.stderr
 
 
 @pytest.mark.nightly

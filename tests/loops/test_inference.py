@@ -230,3 +230,16 @@ def test_an_option_that_this_xla_lacks_is_left_out(monkeypatch):
   options = {**known, 'xla_no_such_option': True}
   monkeypatch.setattr(inference, '_QUICK_COMPILE', options)
   assert inference._compiler_options() == known
+
+
+def test_the_policy_of_a_run_in_a_bucket(gcs, scratch):
+  url = 'gs://bucket/runs/scratch'
+  gcs.commit(scratch, url)
+  obs = noise(64, 64, 3)
+  policies = [vid2act_jax.load_policy(run) for run in (scratch, url)]
+  first, second = (policy.act(obs) for policy in policies)
+  np.testing.assert_array_equal(first, second)
+  states = [runs.load_agent(run)[1] for run in (scratch, url)]
+  jax.tree.map(np.testing.assert_array_equal, *states)
+  with pytest.raises(UserError, match='gs://bucket/runs/no: no run in it'):
+    vid2act_jax.load_policy('gs://bucket/runs/no')

@@ -2,12 +2,11 @@
 
 import pytest
 
-from experiments import debug
 from vid2act_jax.data import lease
 from vid2act_jax.data.bucket import Bucket
 from vid2act_jax.data.files import Locked
 from vid2act_jax.data.mirror import MANIFEST, Mirror
-from vid2act_jax.loops import config_checks, run_storage
+from vid2act_jax.loops import run_storage
 from vid2act_jax.types import UserError
 
 URL = 'gs://bucket/runs/one'
@@ -22,8 +21,7 @@ def test_a_run_is_committed_also_after_an_error(gcs, tmp_path):
   folder = tmp_path / 'copy'
   with run_storage.open_storage(URL, folder, [folder]) as storage:
     assert not storage.shared
-    assert storage.name_of(folder / 'a' / 'b') == f'{URL}/a/b'
-    assert storage.name_of(folder) == URL
+    assert storage.named(f'{folder}/a/b: {folder}.') == f'{URL}/a/b: {URL}.'
     with pytest.raises(KeyError), storage.keep(folder):
       (folder / 'first').write_text('')
       storage.commit(folder)
@@ -65,7 +63,7 @@ def test_seeds_are_committed_one_by_one(gcs, tmp_path):
     storage.commit(folders[1] / 'sources')
     assert fetched(tmp_path / '0', '/seed_0') == set()
     assert fetched(tmp_path / '1', '/seed_1') == {'seed_1'}
-    assert storage.name_of(folders[1]) == f'{URL}/seed_1'
+    assert storage.named(str(folders[1])) == f'{URL}/seed_1'
 
 
 def test_processes_write_seeds_of_the_same_folder(gcs, tmp_path, monkeypatch):
@@ -100,16 +98,3 @@ def test_a_missing_bucket(gcs, tmp_path):
   opened = run_storage.open_storage('gs://missing/a', tmp_path, [tmp_path])
   with pytest.raises(UserError, match='there is no bucket gs://missing'):
     opened.__enter__()
-
-
-def test_nothing_to_fetch(gcs, tmp_path):
-  with pytest.raises(UserError, match=r'gs://bucket/none: no run in it'):
-    run_storage.fetch_runs('gs://bucket/none', tmp_path)
-
-
-@pytest.mark.parametrize('key', ['source_dir', 'teacher_from'])
-def test_other_folders_must_be_local(tmp_path, key):
-  config = debug.get_config()
-  config[key] = 'gs://bucket/a'
-  with pytest.raises(UserError, match=f'config.{key}=gs://bucket/a: must be'):
-    config_checks.check_config(config, tmp_path)

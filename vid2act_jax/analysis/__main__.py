@@ -7,7 +7,8 @@ python -m vid2act_jax.analysis diagnose RUNS...
 python -m vid2act_jax.analysis evaluate RUN --episodes 100
 python -m vid2act_jax.analysis summary RUN
 
-Folders of runs may be in a bucket, gs://BUCKET/FOLDER: copies are read.
+Runs and datasets may be in a bucket, gs://BUCKET/FOLDER: copies are read, and
+results are added to the run there, while no process writes to it.
 """
 
 from vid2act_jax import startup
@@ -20,16 +21,18 @@ import contextlib
 import json
 import pathlib
 import sys
-import tempfile
 
 from vid2act_jax.analysis import load_runs, report, summary
-from vid2act_jax.data import bucket
+from vid2act_jax.analysis.places import Places
+from vid2act_jax.data import bucket, files
+from vid2act_jax.loops import run_copies
 from vid2act_jax.types import UserError
 
 
 def _report(args):
   """Compares runs, on one page."""
-  print(report.write_report(args.runs, args.out, args.title, args.baseline))
+  options = args.title, args.baseline, args.places.named
+  print(report.write_report(args.runs, args.out, *options))
 
 
 def _findings(args):
@@ -42,7 +45,9 @@ def _findings(args):
     else:
       folders.append(folder)
   if folders:
-    found += report.load_results(folders, args.baseline)['findings']
+    found += report.load_results(folders, args.baseline, args.places.named)[
+      'findings'
+    ]
   for row in found:
     print('{name}: {run}\n  {text}\n  try: {hint}'.format(**row))
   print(f'{len(found)} findings')
@@ -53,14 +58,21 @@ def _teacher(args):
   from vid2act_jax.analysis import teacher, teacher_page  # Imports the learner.
 
   path, data, config = args.run_or_file, args.data, args.config
+  own = None if args.out or not path.is_dir() else path
+  args.places.check_free(own)
   results, pictures = teacher.judge(
     path, data, config, args.sequences, args.seed
   )
+  results['teacher'] = args.places.named(results['teacher'])
+  results['problems'] = list(map(args.places.named, results['problems']))
   for problem in results['problems']:
-    print(f'warning: {problem}', file=sys.stderr)
-  print(teacher_page.describe(results))
-  folder = path if path.is_dir() else pathlib.Path()
-  print(f'\n{teacher_page.write(results, pictures, args.out or folder)}')
+    args.places.show(f'warning: {problem}', sys.stderr)
+  args.places.show(teacher_page.describe(results))
+  page = teacher_page.write(
+    results, pictures, args.out or own or pathlib.Path()
+  )
+  args.places.add(own, page.name, teacher_page.RESULTS)
+  args.places.show(f'\n{page}')
 
 
 def _diagnose(args):
@@ -71,12 +83,15 @@ def _diagnose(args):
   done = 0
   for run in runs:
     try:
-      print(diagnose.write(run), flush=True)
+      args.places.check_free(run)
+      path = diagnose.write(run)
+      args.places.add(run, path.name)
+      args.places.show(path)
       done += 1
     except UserError as error:  # Only a teacher, or one of many is damaged.
       problems.append(f'{run}: not diagnosed ({error})')
   for problem in problems:
-    print(f'warning: {problem}', file=sys.stderr)
+    args.places.show(f'warning: {problem}', sys.stderr)
   if not done:
     folders = ', '.join(map(str, args.runs))
     raise UserError(f'no run in {folders} could be diagnosed')
@@ -87,12 +102,18 @@ def _evaluate(args):
   from vid2act_jax.analysis import evaluate  # Imports the learner.
 
   options = args.episodes, args.task, args.seed, args.video
-  print(json.dumps(evaluate.evaluate(args.run_folder, *options)))
+  args.places.show(json.dumps(evaluate.evaluate(args.run_folder, *options)))
 
 
 def _summary(args):
   """Draws the page of a run again."""
-  print(summary.write_summary(args.run_folder))
+  own = None if args.out else args.run_folder
+  args.places.check_free(own)
+  if args.out:
+    files.make_folder(args.out.absolute().parent)
+  path = summary.write_summary(args.run_folder, path=args.out)
+  args.places.add(own, path.name)
+  args.places.show(path)
 
 
 def _parser():
@@ -117,9 +138,9 @@ def _parser():
   for run in (_report, _findings):
     add[run]('--baseline', default='dreamerv2', help=text)
   text = 'folder of a run, or file of a public checkpoint'
-  add[_teacher]('run_or_file', type=path, help=text)
+  add[_teacher]('run_or_file', type=_folder, help=text)
   text = 'more datasets: the one that is named, or of the target'
-  add[_teacher]('--data', type=path, nargs='+', default=[], help=text)
+  add[_teacher]('--data', type=_folder, nargs='+', default=[], help=text)
   text = "of a file: an experiment's .py or the folder of a run, for its sizes"
   add[_teacher]('--config', type=path, help=text)
   text = 'folder of the page (default: the run, or the current folder)'
@@ -127,6 +148,8 @@ def _parser():
   text = 'of each dataset'
   add[_teacher]('--sequences', type=int, default=64, help=text)
   add[_teacher]('--seed', type=int, default=0, help='of the sequences')
+  text = 'the image (default: summary.png in the run)'
+  add[_summary]('--out', type=path, help=text)
   add[_evaluate]('--episodes', type=int, default=100)
   text = "a task other than the run's, with as many actions"
   add[_evaluate]('--task', default='', help=text)
@@ -141,32 +164,14 @@ def _folder(text):
   return text if bucket.is_url(text) else pathlib.Path(text)
 
 
-def _fetch(args, stack):
-  """Replaces URLs by folders with copies, which end with the stack."""
-  acts = args.run is _evaluate
-  if args.run not in (_report, _findings, _evaluate):
-    acts = None
-
-  def fetch(value):
-    if not bucket.is_url(value):
-      return value
-    if acts is None:
-      raise UserError(
-        f'{value}: only report, findings and evaluate read runs in a bucket;'
-        ' copy it (gcloud storage cp --recursive)'
-      )
-    from vid2act_jax.loops import run_storage
-
-    temporary = tempfile.TemporaryDirectory(prefix='vid2act_jax-')
-    folder = pathlib.Path(stack.enter_context(temporary))
-    return run_storage.fetch_runs(value, folder, acts)
-
-  for key in 'runs', 'run_folder':
-    value = getattr(args, key, None)
-    if isinstance(value, list):
-      setattr(args, key, [fetch(item) for item in value])
-    elif value:
-      setattr(args, key, fetch(value))
+def _choice(run):
+  """What a command reads of a run."""
+  special = {
+    _teacher: run_copies.to_judge,
+    _diagnose: run_copies.to_diagnose,
+    _evaluate: run_copies.to_act,
+  }
+  return special.get(run, run_copies.to_read)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -176,13 +181,14 @@ def main(arguments: list[str] | None = None) -> int:
     The exit status: 0, or 1 after a message about what the user can fix.
   """
   args = _parser().parse_args(arguments)
-  try:
-    with contextlib.ExitStack() as stack:
-      _fetch(args, stack)
+  with contextlib.ExitStack() as stack:
+    args.places = Places(stack)
+    try:
+      args.places.fetch(args, _choice(args.run))
       args.run(args)
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 1
+    except UserError as error:
+      args.places.show(f'error: {error}', sys.stderr)
+      return 1
   return 0
 
 

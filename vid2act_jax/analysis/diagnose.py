@@ -18,11 +18,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vid2act_jax.analysis import load_runs
-from vid2act_jax.data import dataset, files, shards
+from vid2act_jax.data import bucket, dataset, files, shards
 from vid2act_jax.data import episodes as eps
 from vid2act_jax.data import weights as weight_files
 from vid2act_jax.learner import diagnostics, open_loop, teacher_diagnostics
-from vid2act_jax.loops import runs, sources
+from vid2act_jax.loops import run_copies, runs, sources
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import Batch, UserError
 
@@ -36,7 +36,6 @@ _PARTS = (
   'relation',
   'pull',
 )
-_NEWEST = 10  # Episodes of the replay that the target's sequences are from.
 _KEYS = ('image', 'action', 'reward', 'is_first', 'discount')
 
 
@@ -185,7 +184,7 @@ class _Subject:
     # If several processes collected, those of the first.
     num_shards = len(self.metadata['total_episodes'])
     folder = shards.folder_of(self._run / 'replay', 0, num_shards)
-    found = dataset.find_episodes(folder)[-_NEWEST:]
+    found = dataset.find_episodes(folder)[-run_copies.NEWEST :]
     return sample(found, self._num, self._length([found]), self._rng(0))
 
   def _sources(self):
@@ -264,6 +263,8 @@ def open_config(run: pathlib.Path) -> ConfigDict:
   config = ConfigDict(runs.read_config_dict(run))
 
   def locate(path, file):
+    if bucket.is_url(path):
+      return path
     tried = load_runs.candidates(path, run)
     return str(next((x for x in tried if (x / file).exists()), tried[0]))
 
@@ -273,4 +274,5 @@ def open_config(run: pathlib.Path) -> ConfigDict:
   if origin := config.teacher_from:
     file = '' if origin.endswith(weight_files.SUFFIXES) else runs.TEACHER
     config.teacher_from = locate(origin, file)
+  config.replay.scratch = ''  # Of the machine that ran it.
   return config

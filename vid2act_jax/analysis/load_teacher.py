@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from vid2act_jax import learner
 from vid2act_jax.analysis import diagnose
-from vid2act_jax.data import dataset
+from vid2act_jax.data import bucket, dataset
 from vid2act_jax.data import weights as weight_files
-from vid2act_jax.loops import runs, sources
+from vid2act_jax.loops import run_copies, runs, sources
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import Params, UserError
 
@@ -98,9 +98,15 @@ def _run_of_teacher(path):
   origin = config.teacher_from
   if not origin or sources.is_public(origin):
     return config, path
-  path = pathlib.Path(origin).expanduser()
+  is_url = bucket.is_url(origin)
+  if is_url:
+    path = run_copies.open_teacher(origin, config.replay.scratch)
+  else:
+    path = pathlib.Path(origin).expanduser()
   config = diagnose.open_config(path)
   config.teacher_from = ''  # As in training, which does not follow it twice.
+  if is_url and not config.source_dir:  # They are no part of the copy.
+    config.source_dir = f'{origin}/{runs.SOURCES}'
   return config, path
 
 

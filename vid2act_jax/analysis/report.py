@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import sys
+from collections.abc import Callable
 
 import matplotlib
 
@@ -33,6 +34,7 @@ def write_report(
   out: pathlib.Path,
   title: str = 'Comparison of runs',
   baseline: str = 'dreamerv2',
+  named: Callable[[str], str] = str,
 ) -> pathlib.Path:
   """Compares runs, and writes index.html, results.json and the figures.
 
@@ -43,11 +45,12 @@ def write_report(
     out: the report's folder, created if it does not exist.
     title: of the page, whose path is returned.
     baseline: the variant that the others are compared with.
+    named: replaces the names of copies of runs in a text.
 
   Raises:
     UserError: there is nothing to report, or `out` cannot be written.
   """
-  results = load_results(folders, baseline)
+  results = load_results(folders, baseline, named)
   try:
     files.make_folder(out)
     page = render(results, draw(results, out), title)
@@ -65,14 +68,18 @@ def write_report(
   return out / PAGE
 
 
-def load_results(folders: list[pathlib.Path], baseline: str) -> dict:
+def load_results(
+  folders: list[pathlib.Path],
+  baseline: str,
+  named: Callable[[str], str] = str,
+) -> dict:
   """Returns what `write_report` writes into results.json.
 
   Warnings go to stderr; arguments and errors are those of `write_report`.
   """
   paths, problems = load_runs.find(folders)
   runs = [load_runs.load(path) for path in paths]
-  results = aggregate.gather(runs, problems, baseline)
+  results = _map_texts(named, aggregate.gather(runs, problems, baseline))
   for problem in results['problems']:
     print(f'warning: {problem}', file=sys.stderr)
   if not results['tasks']:
@@ -81,6 +88,15 @@ def load_results(folders: list[pathlib.Path], baseline: str) -> dict:
       ' of runs that have finetuned (the warnings above say what was found)'
     )
   return results
+
+
+def _map_texts(function, value):
+  """Applies a function to the texts of a tree, but not to its keys."""
+  if isinstance(value, dict):
+    return {key: _map_texts(function, x) for key, x in value.items()}
+  if isinstance(value, list | tuple):
+    return [_map_texts(function, x) for x in value]
+  return function(value) if isinstance(value, str) else value
 
 
 def read_findings(path: pathlib.Path) -> list[dict[str, str]]:

@@ -67,6 +67,11 @@ class Bucket:
     """The objects below a folder."""
     return Bucket(f'{self.url}/{name}')
 
+  def parent(self) -> Bucket | None:
+    """The objects below the folder that this one is in; None: the bucket."""
+    parent = self.url.rpartition('/')[0]
+    return Bucket(parent) if '/' in self._folder else None
+
   def list(self, folder: str = '') -> dict[str, Stored]:
     """All objects, or those below a folder, by name."""
     prefix = f'{self._bucket}/{self._folder}'
@@ -258,6 +263,11 @@ def local_folder(url: str, base: str = '', label: str = '') -> pathlib.Path:
       f'{url}: there is no home folder for its copy; set'
       ' --config.replay.scratch to a local folder'
     ) from error
+
+
+def rename(text: str, folder: pathlib.Path, url: str) -> str:
+  """Replaces the name of a copy in a text by that of the folder copied."""
+  return re.sub(rf'{re.escape(str(folder))}(?![\w-]|\.\w)', lambda _: url, text)
 
 
 def to_json(value) -> bytes:

@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from vid2act_jax.data import bucket as bucket_lib
@@ -22,6 +22,7 @@ from vid2act_jax.types import UserError
 
 MANIFEST = '.vid2act/manifest.json'
 _PART = '.vid2act/part-{}.json'  # The files of another process.
+_ATTEMPTS = 3  # To fetch what is being written.
 _RUN_FILES = 'config.json', 'metrics.jsonl', 'starts.jsonl'
 # Caches, and what is being written.
 _SKIPPED = re.compile(
@@ -50,14 +51,9 @@ class Entry(NamedTuple):
   md5: str
 
 
-def is_needed_to_read(path: str) -> bool:
-  """Whether reports read this file of a run: no episodes, no checkpoints."""
-  return not (_FIXED.fullmatch(path) or path.startswith('tensorboard/'))
-
-
-def is_needed_to_act(path: str) -> bool:
-  """Whether acting with a run reads this file."""
-  return is_needed_to_read(path) or bool(re.match(r'student/\d+/', path))
+def is_fixed(path: str) -> bool:
+  """Whether a file of a run is of a checkpoint or an episode."""
+  return bool(_FIXED.fullmatch(path))
 
 
 class Mirror:
@@ -88,7 +84,7 @@ class Mirror:
   def fetch(
     self,
     warn: Callable[[str], None],
-    wanted: Callable[[str], bool] = lambda path: True,
+    choose: Callable[[Sequence[str]], Iterable[str]] = lambda paths: paths,
     resumes: bool = True,
   ) -> None:
     """Makes the local folder equal to the last commit.
@@ -98,31 +94,42 @@ class Mirror:
     Args:
       warn: called with a sentence for each object that is missing or damaged;
         its file is missing then.
-      wanted: whether a file is fetched.
+      choose: the files to fetch, of the names of all.
       resumes: False: a folder that was copied there, without a manifest, is
         read as well.
 
     Raises:
       UserError: the bucket cannot be used, or holds a run without a manifest.
     """
+    lost: list[str] = []
+    generation = None
     with self._lock:
-      self._read_manifest(resumes)
-      files.make_folder(self.folder)
-      for path in self._walk():
-        if path not in self._entries:
-          (self.folder / path).unlink(missing_ok=True)
-      for path in self.folder.rglob('*orbax-checkpoint-tmp*'):
-        storage.remove_tree(path)
-      missing = [
-        path
-        for path, entry in self._entries.items()
-        if wanted(path)
-        and not self._is_others(path)
-        and not self._is_equal(path, entry)
-      ]
-      lost = bucket_lib.for_each(self._download, missing)
-      for text in filter(None, lost):
-        warn(text)
+      for _ in range(_ATTEMPTS):
+        self._read_manifest(resumes)
+        if self._generation == generation:
+          break
+        generation = self._generation
+        lost = self._fetch_once(choose)
+        if not lost:  # Else a commit may have removed what it replaced.
+          break
+    for text in lost:
+      warn(text)
+
+  def _fetch_once(self, choose) -> list[str]:
+    """Makes the folder equal to the manifest; returns what was wrong."""
+    files.make_folder(self.folder)
+    for path in self._walk():
+      if path not in self._entries:
+        (self.folder / path).unlink(missing_ok=True)
+    for path in self.folder.rglob('*orbax-checkpoint-tmp*'):
+      storage.remove_tree(path)
+    missing = [
+      path
+      for path in dict.fromkeys(choose(list(self._entries)))
+      if not self._is_others(path)
+      and not self._is_equal(path, self._entries[path])
+    ]
+    return [*filter(None, bucket_lib.for_each(self._download, missing))]
 
   def remove_uncommitted(self) -> None:
     """Removes what a killed process has uploaded, but not committed."""
@@ -138,6 +145,21 @@ class Mirror:
     """Uploads this process's files that have changed; returns all of them."""
     with self._lock:
       return self._upload(path for path in self._walk() if self._owns(path))
+
+  def add(self, paths: Sequence[str]) -> None:
+    """Commits files of the copy on top of what is in the bucket.
+
+    Args:
+      paths: of logs and results, not of checkpoints or episodes.
+
+    Raises:
+      UserError: the bucket cannot be used, or another process writes there.
+    """
+    with self._lock:
+      self._read_manifest(resumes=False)
+      added = self._upload(paths)
+      if self._generation:  # Else it was copied there, without a manifest.
+        self._write({**self._entries, **added})
 
   def flush(self) -> None:
     """Commits logs and whole episodes; removes nothing.
@@ -342,6 +364,24 @@ def find_runs(bucket: Bucket, depth: int = 3) -> list[str]:
   )
   found = [name for name in names if names.isdisjoint(outer(name))]
   return sorted(name for name in found if name.count('/') < depth)
+
+
+def find_owner(bucket: Bucket) -> tuple[Bucket, str]:
+  """Finds the run that a folder is in.
+
+  Returns:
+    The run's folder, and the name in it of the given one. Without a run, the
+    given one and ''.
+
+  Raises:
+    UserError: the bucket cannot be used.
+  """
+  owner: Bucket | None = bucket
+  while owner:
+    if owner.read(MANIFEST):
+      return owner, bucket.url[len(owner.url) + 1 :]
+    owner = owner.parent()
+  return bucket, ''
 
 
 def _number(path):

@@ -96,7 +96,7 @@ def check_config(config, workdir: pathlib.Path) -> None:
   _check_stages(config, problems)
   _check_numbers(config, problems)
   for check in (
-    _check_locations,
+    _check_scratch,
     _check_learner,
     _check_transfer,
     setup.env_settings,
@@ -176,19 +176,12 @@ def _check_learner(config):
   learner.check_settings(config.learner, runs.variant_of(config))
 
 
-def _check_locations(config):
-  """Datasets and teachers are read where they are, not fetched."""
-  for key, value in (
-    ('source_dir', config.source_dir),
-    ('teacher_from', config.teacher_from),
-    ('replay.scratch', config.replay.scratch),
-  ):
-    if bucket.is_url(value):
-      raise UserError(
-        f'config.{key}={value}: must be on a file system; a run in a bucket'
-        ' (--workdir=gs://...) keeps datasets and teachers of its own there,'
-        ' others can be copied (gcloud storage cp --recursive)'
-      )
+def _check_scratch(config):
+  if bucket.is_url(config.replay.scratch):
+    raise UserError(
+      f'config.replay.scratch={config.replay.scratch}: must be on a file system'
+      ' of this machine'
+    )
 
 
 def _check_transfer(config):
@@ -245,13 +238,11 @@ def _check_tasks(config, workdir, problems):
       _raise_no_sources(config)
   elif uses_sources:
     # An existing dataset needs no environment: it may be imported.
-    missing = [
-      task
-      for task in config.sources
-      if not (
-        sources.source_folder(config, workdir, task) / dataset.FILE
-      ).exists()
-    ]
+    for task in config.sources:
+      with problems.collect():
+        folder = sources.source_folder(config, workdir, task)
+        if not (folder / dataset.FILE).exists():
+          missing.append(task)
     tasks += missing
     if config.collect.policy not in ('auto', 'agent'):
       with problems.collect():

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from vid2act_jax import envs as environments
 from vid2act_jax.envs import frames
-from vid2act_jax.loops import runs, setup
+from vid2act_jax.loops import run_copies, runs, setup
 from vid2act_jax.types import UserError
 
 # On CPU: a policy compiles in half the time, and is as fast.
@@ -31,7 +31,8 @@ def load_policy(
   """Loads the policy of a run, to act in one or many environments.
 
   Args:
-    run: the run's folder, with a checkpoint of the finetuning.
+    run: the run's folder, with a checkpoint of the finetuning; it may be in a
+      bucket, gs://BUCKET/FOLDER.
     env: the gymnasium environment or vector environment to act in; it gives
       the actions' range and kind, and how it resets automatically. None: the
       actions are those of the training environment.
@@ -44,7 +45,11 @@ def load_policy(
       the environment has other actions. A run of an older version did not
       record its actions: the training environment is made, as in `envs.make`.
   """
-  run = pathlib.Path(run).expanduser()
+  with run_copies.open_run(run) as folder:
+    return _load(folder, env, explore, seed)
+
+
+def _load(run, env, explore, seed):
   config = ConfigDict(runs.read_config_dict(run))
   agent, state = runs.load_agent(run, act_only=True)
   settings = setup.env_settings(config)

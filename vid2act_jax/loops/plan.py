@@ -27,7 +27,9 @@ from vid2act_jax.types import LearnerState
 _KEPT = 2  # Checkpoints of a stage.
 
 
-def describe(config, workdir: pathlib.Path) -> str:
+def describe(
+  config, workdir: pathlib.Path, place: pathlib.Path | None = None
+) -> str:
   """Describes stages, memory, disk space and time of a run that was checked.
 
   With several seeds: the stages of each, and the rest of the first one.
@@ -35,6 +37,7 @@ def describe(config, workdir: pathlib.Path) -> str:
   Args:
     config: the run's.
     workdir: the run's folder, or that of the seeds' folders; may be missing.
+    place: where the run will have it, if that is a temporary copy.
   """
   several = run_checks.runs_of(config, workdir)
   lines = []
@@ -43,7 +46,7 @@ def describe(config, workdir: pathlib.Path) -> str:
   if len(several) > 1:
     lines.append(f'for each of {len(several)} seeds:')
   own_config, folder = several[0]
-  needs = _Needs(own_config, folder)
+  needs = _Needs(own_config, folder, place or folder)
   lines += [*needs.memory(), *needs.disk(), timing.describe(own_config, folder)]
   return '\n'.join([*lines, 'nothing was written'])
 
@@ -91,8 +94,8 @@ def _begun(folder):
 class _Needs:
   """Memory and disk space of a run."""
 
-  def __init__(self, config, workdir):
-    self._config, self._workdir = config, workdir
+  def __init__(self, config, workdir, place):
+    self._config, self._workdir, self._place = config, workdir, place
     self._work = run_checks.work_of(config, workdir)
     self._variant = runs.variant_of(config)
     self._frames, self._dims = [], []  # Of the sources.
@@ -199,7 +202,7 @@ class _Needs:
     parts = {**self._buffers(), 'checkpoints': self._checkpoints()}
     text = ', '.join(f'{k} {_bytes(v)}' for k, v in parts.items() if v)
     total = sum(parts.values())
-    scratch = sources.scratch_folder(self._config, self._workdir).absolute()
+    scratch = sources.scratch_folder(self._config, self._place).absolute()
     parent = next(p for p in (scratch, *scratch.parents) if p.exists())
     free = shutil.disk_usage(parent).free
     enough = '' if total <= free else ', NOT ENOUGH'

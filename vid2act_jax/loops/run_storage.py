@@ -15,11 +15,11 @@ import jax
 from vid2act_jax import sharding
 from vid2act_jax.data import bucket as bucket_lib
 from vid2act_jax.data import lease as lease_lib
-from vid2act_jax.data import mirror as mirror_lib
 from vid2act_jax.data.bucket import Bucket
 from vid2act_jax.data.lease import Lease
 from vid2act_jax.data.mirror import Mirror
 from vid2act_jax.loops import progress
+from vid2act_jax.loops.run_copies import COPIES
 from vid2act_jax.types import UserError
 
 _FLUSH_SECONDS = 30.0  # Between two uploads of logs and episodes.
@@ -48,9 +48,9 @@ class FolderStorage:
     """Commits at the end of the block, also after an error."""
     yield
 
-  def name_of(self, path: pathlib.Path) -> str:
-    """The name of a file or folder for users."""
-    return str(path)
+  def named(self, text: str) -> str:
+    """Replaces the names of local copies in a text by those for users."""
+    return COPIES.named(text)
 
 
 class BucketStorage(FolderStorage):
@@ -58,8 +58,22 @@ class BucketStorage(FolderStorage):
 
   shared = False
 
-  def __init__(self, mirrors: list[Mirror], leases: list[Lease]):
-    """mirrors: of the runs in it; leases: of these, on process 0."""
+  def __init__(
+    self,
+    url: str,
+    folder: pathlib.Path,
+    mirrors: list[Mirror],
+    leases: list[Lease],
+  ):
+    """Starts to upload logs.
+
+    Args:
+      url: of the folder.
+      folder: of the local copy.
+      mirrors: of the runs in it.
+      leases: of these, on process 0.
+    """
+    self._url, self._folder = url.rstrip('/'), folder
     self._mirrors, self._leases = mirrors, leases
     self._ended = threading.Event()
     self._flusher = threading.Thread(target=self._flush, daemon=True)
@@ -112,11 +126,9 @@ class BucketStorage(FolderStorage):
       raise
     self.commit(workdir)
 
-  def name_of(self, path):
-    """See `FolderStorage.name_of`."""
-    mirror = self._mirror_of(path)
-    name = path.relative_to(mirror.folder).as_posix()
-    return mirror.bucket.url + ('' if name == '.' else f'/{name}')
+  def named(self, text):
+    """See `FolderStorage.named`."""
+    return bucket_lib.rename(super().named(text), self._folder, self._url)
 
   def _mirror_of(self, path):
     """The mirror of the run that a path belongs to."""
@@ -173,7 +185,7 @@ def open_storage(
       if leases:
         mirror.remove_uncommitted()
     release.pop_all()  # `close` releases them.
-    storage = BucketStorage(mirrors, leases)
+    storage = BucketStorage(url, folder, mirrors, leases)
     stack.callback(storage.close)
     yield storage
 
@@ -183,37 +195,6 @@ def copy_folder(config, url: str) -> pathlib.Path:
   num = jax.process_count()
   label = f'-{jax.process_index()}-of-{num}' if num > 1 else ''
   return bucket_lib.local_folder(url, config.replay.scratch, label)
-
-
-def fetch_runs(
-  url: str, folder: pathlib.Path, acts: bool = False
-) -> pathlib.Path:
-  """Fetches what reports read of the runs in a folder of a bucket.
-
-  Args:
-    url: of the folder: of a run, or of several.
-    folder: to copy them to.
-    acts: also what acting with their policies reads.
-
-  Returns:
-    The folder of the copies.
-
-  Raises:
-    UserError: the bucket cannot be used, or there is no run.
-  """
-  root = Bucket(url)
-  names = mirror_lib.find_runs(root)
-  if not names:
-    raise UserError(f'{url}: no run in it')
-  wanted = mirror_lib.is_needed_to_read
-  if acts:
-    wanted = mirror_lib.is_needed_to_act
-  folder = folder / bucket_lib.local_folder(url, str(folder)).name
-  for name in names:
-    Mirror(_child(root, name), folder / name).fetch(
-      _warn, wanted, resumes=False
-    )
-  return folder
 
 
 def _child(bucket, name):

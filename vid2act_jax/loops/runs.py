@@ -22,7 +22,7 @@ from vid2act_jax import learner, sharding
 from vid2act_jax.data import dataset, files, limits, storage
 from vid2act_jax.envs import Interface
 from vid2act_jax.learner import policy
-from vid2act_jax.loops import config_keys, progress, schedule
+from vid2act_jax.loops import config_keys, progress, run_copies, schedule
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import UserError
 
@@ -330,7 +330,8 @@ def load_agent(workdir: str | pathlib.Path, act_only: bool = False):
   """Loads the agent of a run, to act with.
 
   Args:
-    workdir: the run's folder, with a checkpoint of the finetuning.
+    workdir: the run's folder, with a checkpoint of the finetuning; it may be in
+      a bucket, gs://BUCKET/FOLDER.
     act_only: load only what `Agent.policy` reads, which is faster; the state
       cannot be trained.
 
@@ -340,7 +341,11 @@ def load_agent(workdir: str | pathlib.Path, act_only: bool = False):
   Raises:
     UserError: the run does not exist, or its checkpoint is damaged.
   """
-  workdir = pathlib.Path(workdir)
+  with run_copies.open_run(workdir) as folder:
+    return _load_agent(folder, act_only)
+
+
+def _load_agent(workdir, act_only):
   config = ConfigDict(read_config_dict(workdir))
   checkpoint = Checkpoint(workdir / STUDENT)
   metadata = checkpoint.restore_extra()

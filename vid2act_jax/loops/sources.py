@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from vid2act_jax import learner, sharding
-from vid2act_jax.data import dataset, quarantine, weights
+from vid2act_jax.data import bucket, dataset, quarantine, weights
 from vid2act_jax.data.replay import DerivedColumn, ReplayOptions
 from vid2act_jax.data.sources import load_sources
 from vid2act_jax.learner import teachers, torch_import
-from vid2act_jax.loops import embedding, progress, runs
+from vid2act_jax.loops import embedding, progress, run_copies, runs
 from vid2act_jax.loops.batches import Rehearsal
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.types import Problems, UserError
@@ -50,7 +50,14 @@ def replay_options(
 
 
 def source_folder(config, workdir: pathlib.Path, task: str) -> pathlib.Path:
-  """Folder of the dataset of a source task; it may not exist yet."""
+  """Folder of the dataset of a source task; it may not exist yet.
+
+  Raises:
+    UserError: it is in a bucket, and cannot be read or is not complete.
+  """
+  if bucket.is_url(config.source_dir):
+    url = f'{config.source_dir.rstrip("/")}/{task}'
+    return run_copies.open_dataset(url, config.replay.scratch)
   root = config.source_dir or workdir / runs.SOURCES
   return pathlib.Path(root).expanduser() / task
 
@@ -206,7 +213,7 @@ def load_teacher(config, workdir: pathlib.Path, agent):
       domains.
   """
   if is_public(config.teacher_from):
-    read = weights.read(config.teacher_from)
+    read = weights.read(_public_file(config))
     return torch_import.load_teacher(read, agent)
   params, agents = [], _single_agents(config, agent)
   for place, own in zip(
@@ -237,7 +244,7 @@ def check_teacher(config, workdir: pathlib.Path, variant, agent=None) -> None:
     UserError: as in `load_teacher`, with all problems.
   """
   if is_public(config.teacher_from):
-    read = weights.read(config.teacher_from)
+    read = weights.read(_public_file(config))
     if agent:
       torch_import.load_teacher(read, agent)
     return
@@ -311,7 +318,7 @@ def teacher_folders(config, variant: learner.Variant) -> list[pathlib.Path]:
         f' but config.learner.transfer.teachers={variant.teachers}; name one,'
         ' or set --config.learner.transfer.teachers=separate'
       )
-    return [folder]
+    return [_teacher_copy(config, config.teacher_from)]
   names = [name.strip() for name in config.teacher_from.split(',')]
   if len(names) != len(config.sources):
     raise UserError(
@@ -320,7 +327,19 @@ def teacher_folders(config, variant: learner.Variant) -> list[pathlib.Path]:
       ' config.learner.transfer.teachers=separate name one for each source,'
       ' RUN,RUN,..., in the same order'
     )
-  return [pathlib.Path(name).expanduser() for name in names]
+  return [_teacher_copy(config, name) for name in names]
+
+
+def _teacher_copy(config, name: str) -> pathlib.Path:
+  """A run folder or a public checkpoint, or the copy of one in a bucket."""
+  if not bucket.is_url(name):
+    return pathlib.Path(name).expanduser()
+  copy = run_copies.open_file if is_public(name) else run_copies.open_teacher
+  return copy(name, config.replay.scratch)
+
+
+def _public_file(config) -> pathlib.Path:
+  return _teacher_copy(config, config.teacher_from)
 
 
 def is_public(teacher_from: str) -> bool:
