@@ -1,6 +1,8 @@
 """Folders in a bucket: manifests, leases, errors; with an emulator."""
 
+import errno
 import json
+import os
 import types
 
 import pytest
@@ -156,6 +158,48 @@ def test_a_removed_or_damaged_manifest(gcs, one, tmp_path):
   names = ['config.json', 'metrics.jsonl']
   mirror.fetch(print, lambda paths: names, resumes=False)
   assert sorted(read(tmp_path / 'copy')) == names
+
+
+def test_a_snapshot_is_committed_while_the_folder_changes(gcs, one, tmp_path):
+  write(one.folder, {'student/9/state/d/1': 'new'})
+  before = read(one.folder)
+  snapshot = one.snapshot()
+  # Later checkpoints replace it, and episodes are forgotten.
+  write(one.folder, {'student/12/state/d/1': 'newest'})
+  (one.folder / 'student/9/state/d/1').unlink()
+  (one.folder / 'replay/episodes/000000-21.npz').unlink()
+  one.commit_snapshot(snapshot, lambda: None)
+  open_mirror(tmp_path / 'other')
+  assert read(tmp_path / 'other') == before
+  assert not list(one.folder.glob('.snapshot-*'))
+  one.commit(one.upload())
+  open_mirror(tmp_path / 'other')
+  assert read(tmp_path / 'other') == read(one.folder)
+
+
+def test_snapshots_that_are_not_committed(gcs, one, monkeypatch):
+  """A refused one is removed at once, that of a killed process at its start."""
+
+  def refuse():
+    raise UserError('refused')
+
+  write(one.folder, {'student/9/state/d/1': 'new'})
+  before = gcs.read(f'runs/one/{MANIFEST}')
+  with pytest.raises(UserError, match='refused'):
+    one.commit_snapshot(one.snapshot(), refuse)
+  assert gcs.read(f'runs/one/{MANIFEST}') == before
+  assert not list(one.folder.glob('.snapshot-*'))
+  one.snapshot()
+  assert list(one.folder.glob('.snapshot-*'))
+  one.fetch(pytest.fail)
+  assert not list(one.folder.glob('.snapshot-*'))
+
+  def link(source, target):
+    raise OSError(errno.EPERM, 'not permitted')
+
+  monkeypatch.setattr(os, 'link', link)
+  assert one.snapshot() is None
+  assert not list(one.folder.glob('.snapshot-*'))
 
 
 def test_a_commit_while_a_reader_fetches(gcs, one, tmp_path):

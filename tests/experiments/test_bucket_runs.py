@@ -99,6 +99,38 @@ def test_killed_while_uploading_and_resumed_on_another_machine(
 
 
 @pytest.mark.slow
+def test_killed_after_training_went_on_during_an_upload(
+  gcs, copies, tmp_path, reference
+):
+  process = kill_runs.start(URL)
+  committed, lines = [], []
+
+  def kill_later(method, url):
+    """Lets the upload of the checkpoint of update 5 wait for training."""
+    saved = list(copies.rglob('one-*/student/5'))
+    if committed or not saved or 'uploadType=multipart' not in url:
+      return
+    folder, deadline = saved[0].parents[1], time.monotonic() + 60
+    lines.append(kill_runs.num_lines(folder))
+    while kill_runs.num_lines(folder) < lines[0] + 2:
+      if process.poll() is not None or time.monotonic() > deadline:
+        break
+      time.sleep(0.01)
+    lines.append(kill_runs.num_lines(folder))
+    committed.append(kill(process, gcs))
+
+  gcs.fail = kill_later
+  process.wait(300)
+  gcs.fail = lambda method, url: None
+  assert process.returncode == -signal.SIGKILL, process.stderr.read()
+  assert lines[1] >= lines[0] + 2
+  names = json.loads(committed[0])
+  assert any(name.startswith('teacher/') for name in names)
+  assert not any(name.startswith('student/') for name in names)
+  resume_elsewhere(gcs, copies, tmp_path, reference)
+
+
+@pytest.mark.slow
 def test_the_teacher_and_the_sources_of_another_run(
   gcs, copies, tmp_path, reference
 ):

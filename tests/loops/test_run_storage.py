@@ -1,5 +1,7 @@
 """Where runs are kept: the life of a run folder in a bucket."""
 
+import threading
+
 import pytest
 
 from vid2act_jax.data import lease
@@ -10,6 +12,7 @@ from vid2act_jax.loops import run_storage
 from vid2act_jax.types import UserError
 
 URL = 'gs://bucket/runs/one'
+FILE = 'uploadType=multipart'  # Of a file: not of a manifest or a lease.
 
 
 def fetched(folder, name=''):
@@ -25,6 +28,7 @@ def test_a_run_is_committed_also_after_an_error(gcs, tmp_path):
     with pytest.raises(KeyError), storage.keep(folder):
       (folder / 'first').write_text('')
       storage.commit(folder)
+      storage.wait(folder)
       assert fetched(tmp_path / '1') == {'first'}
       (folder / 'second').write_text('')
       raise KeyError
@@ -61,6 +65,7 @@ def test_seeds_are_committed_one_by_one(gcs, tmp_path):
       (folder / 'sources').mkdir()
       (folder / folder.name).write_text('')
     storage.commit(folders[1] / 'sources')
+    storage.wait(folders[1])
     assert fetched(tmp_path / '0', '/seed_0') == set()
     assert fetched(tmp_path / '1', '/seed_1') == {'seed_1'}
     assert storage.named(str(folders[1])) == f'{URL}/seed_1'
@@ -86,12 +91,108 @@ def test_logs_are_uploaded_between_commits(gcs, tmp_path, monkeypatch):
   folder = tmp_path / 'copy'
   with run_storage.open_storage(URL, folder, [folder]) as storage:
     storage.commit(folder)
+    storage.wait(folder)
     (folder / 'metrics.jsonl').write_text('')
     for _ in range(100):
       if 'runs/one/metrics.jsonl' in gcs.names():
         break
       storage._ended.wait(0.05)
     assert 'runs/one/metrics.jsonl' in gcs.names()
+
+
+@pytest.fixture
+def uploads(gcs):
+  """Events: an upload of a file has begun; it may end."""
+  begun, allowed = threading.Event(), threading.Event()
+
+  def wait(method, url):
+    if FILE in url:
+      begun.set()
+      allowed.wait(30)
+
+  gcs.fail = wait
+  yield begun, allowed
+  allowed.set()
+
+
+def save(folder, step):
+  """Writes a checkpoint, and removes the one before."""
+  for old in (folder / 'student').glob('*'):
+    (old / 'array').unlink()
+    old.rmdir()
+  (folder / 'student' / str(step)).mkdir(parents=True)
+  (folder / 'student' / str(step) / 'array').write_text(str(step))
+
+
+def test_a_run_goes_on_while_its_checkpoint_is_uploaded(gcs, uploads, tmp_path):
+  begun, allowed = uploads
+  folder = tmp_path / 'copy'
+  with run_storage.open_storage(URL, folder, [folder]) as storage:
+    save(folder, 5)
+    storage.commit(folder)
+    assert begun.wait(30)
+    # The next one replaces it, while nothing is committed.
+    save(folder, 10)
+    assert f'runs/one/{MANIFEST}' not in gcs.names()
+    allowed.set()
+    storage.wait(folder)
+    Mirror(Bucket(URL), tmp_path / '1').fetch(pytest.fail)
+    assert (tmp_path / '1/student/5/array').read_text() == '5'
+    assert not (tmp_path / '1/student/10').exists()
+    with storage.keep(folder):
+      pass
+    assert gcs.names('runs/one/student/') == ['runs/one/student/10/array']
+
+
+def test_a_commit_waits_for_the_one_before(gcs, uploads, tmp_path):
+  begun, allowed = uploads
+  folder = tmp_path / 'copy'
+  with run_storage.open_storage(URL, folder, [folder]) as storage:
+    save(folder, 5)
+    storage.commit(folder)
+    assert begun.wait(30)
+    save(folder, 10)
+    second = threading.Thread(target=storage.commit, args=[folder])
+    second.start()
+    second.join(0.3)
+    assert second.is_alive()
+    allowed.set()
+    second.join(30)
+    storage.wait(folder)
+  assert fetched(tmp_path / '1') == {'array'}
+  assert (tmp_path / '1/student/10/array').read_text() == '10'
+
+
+def test_an_error_of_an_upload_is_raised_by_the_next_commit(
+  gcs, tmp_path, capsys
+):
+  folder = tmp_path / 'copy'
+  fail = lambda method, url: 403 if FILE in url else None
+  with run_storage.open_storage(URL, folder, [folder]) as storage:
+    save(folder, 5)
+    gcs.fail = fail
+    with pytest.raises(UserError, match='no permission'), storage.keep(folder):
+      storage.commit(folder)
+      storage.commit(folder)
+    # At its end, a run tries once more, and warns.
+    assert 'no permission' in capsys.readouterr().err
+    assert f'runs/one/{MANIFEST}' not in gcs.names()
+    with pytest.raises(UserError, match='no permission'), storage.keep(folder):
+      storage.commit(folder)
+    # The last commit also has what earlier ones failed to upload.
+    with storage.keep(folder):
+      storage.commit(folder)
+      gcs.fail = lambda method, url: None
+  assert gcs.names('runs/one/student/') == ['runs/one/student/5/array']
+
+
+def test_commits_without_hard_links(gcs, tmp_path, monkeypatch):
+  monkeypatch.setattr(Mirror, 'snapshot', lambda self: None)
+  folder = tmp_path / 'copy'
+  with run_storage.open_storage(URL, folder, [folder]) as storage:
+    save(folder, 5)
+    storage.commit(folder)
+    assert fetched(tmp_path / '1') == {'array'}
 
 
 def test_a_missing_bucket(gcs, tmp_path):

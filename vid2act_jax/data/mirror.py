@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from vid2act_jax.types import UserError
 MANIFEST = '.vid2act/manifest.json'
 _PART = '.vid2act/part-{}.json'  # The files of another process.
 _ATTEMPTS = 3  # To fetch what is being written.
+_SNAPSHOT = '.snapshot-'  # Prefix of local folders of links.
 _RUN_FILES = 'config.json', 'metrics.jsonl', 'starts.jsonl'
 # Caches, and what is being written.
 _SKIPPED = re.compile(
@@ -54,6 +56,13 @@ class Entry(NamedTuple):
 def is_fixed(path: str) -> bool:
   """Whether a file of a run is of a checkpoint or an episode."""
   return bool(_FIXED.fullmatch(path))
+
+
+class Snapshot(NamedTuple):
+  """Links to files of a copy, as they were; folder: of the links."""
+
+  folder: pathlib.Path
+  paths: list[str]
 
 
 class Mirror:
@@ -121,8 +130,9 @@ class Mirror:
     for path in self._walk():
       if path not in self._entries:
         (self.folder / path).unlink(missing_ok=True)
-    for path in self.folder.rglob('*orbax-checkpoint-tmp*'):
-      storage.remove_tree(path)
+    for name in '*orbax-checkpoint-tmp*', f'{_SNAPSHOT}*':
+      for path in self.folder.rglob(name):
+        storage.remove_tree(path)
     missing = [
       path
       for path in dict.fromkeys(choose(list(self._entries)))
@@ -145,6 +155,51 @@ class Mirror:
     """Uploads this process's files that have changed; returns all of them."""
     with self._lock:
       return self._upload(path for path in self._walk() if self._owns(path))
+
+  def snapshot(self) -> Snapshot | None:
+    """Keeps this process's files as they are, for `commit_snapshot`.
+
+    Those that are written in place, which are logs, may grow.
+
+    Returns:
+      The snapshot; None: the file system has no hard links.
+    """
+    names = [path for path in self._walk() if self._owns(path)]
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=_SNAPSHOT, dir=self.folder))
+    for parent in {(folder / path).parent for path in names}:
+      files.make_folder(parent)
+    paths = []
+    for path in names:
+      try:
+        os.link(os.path.realpath(self.folder / path), folder / path)
+      except FileNotFoundError:  # A log that was replaced meanwhile.
+        continue
+      except OSError:
+        storage.remove_tree(folder)
+        return None
+      paths.append(path)
+    return Snapshot(folder, paths)
+
+  def commit_snapshot(
+    self, snapshot: Snapshot, check: Callable[[], None]
+  ) -> None:
+    """Uploads and commits a snapshot, and removes its links.
+
+    Args:
+      snapshot: from `snapshot`, later than those of earlier calls.
+      check: called before the commit; raises an error if it must not be.
+
+    Raises:
+      UserError: the bucket cannot be used, or another process writes there.
+    """
+    try:
+      # `flush` may not come in between: what it commits may be newer.
+      with self._lock:
+        entries = self._upload(snapshot.paths, snapshot.folder)
+        check()
+        self.commit(entries)
+    finally:
+      storage.remove_tree(snapshot.folder)
 
   def add(self, paths: Sequence[str]) -> None:
     """Commits files of the copy on top of what is in the bucket.
@@ -284,13 +339,14 @@ class Mirror:
       return int(shard[1]) == self._process
     return self._process == 0
 
-  def _hash(self, path) -> str:
-    """The MD5 of a local file; '' if it is missing."""
+  def _hash(self, path, folder=None) -> str:
+    """The MD5 of a local file, or of its link; '' if it is missing."""
     try:
-      stat = os.stat(self.folder / path)
+      file = (folder or self.folder) / path
+      stat = os.stat(file)
       key = stat.st_size, stat.st_mtime_ns, stat.st_ino
       if self._hashes.get(path, ((), ''))[0] != key:
-        md5 = bucket_lib.md5_of(self.folder / path)
+        md5 = bucket_lib.md5_of(file)
         self._hashes[path] = key, md5
       return self._hashes[path][1]
     except FileNotFoundError:
@@ -299,10 +355,13 @@ class Mirror:
   def _is_equal(self, path, entry):
     return bool(entry.md5) and self._hash(path) == entry.md5
 
-  def _upload(self, paths: Iterable[str]) -> dict[str, Entry]:
+  def _upload(
+    self, paths: Iterable[str], folder: pathlib.Path | None = None
+  ) -> dict[str, Entry]:
+    """Uploads files that have changed, or their links in a folder."""
     entries, changed = {}, []
     for path in paths:
-      md5, old = self._hash(path), self._entries.get(path)
+      md5, old = self._hash(path, folder), self._entries.get(path)
       if old and old.md5 == md5:
         entries[path] = old
       elif md5:
@@ -315,7 +374,8 @@ class Mirror:
 
     def upload_one(path):
       try:
-        self.bucket.upload(self.folder / path, entries[path].object)
+        file = (folder or self.folder) / path
+        self.bucket.upload(file, entries[path].object)
       except FileNotFoundError:  # A log that was replaced meanwhile.
         return path
       return None

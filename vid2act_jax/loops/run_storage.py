@@ -9,6 +9,7 @@ import pathlib
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 
@@ -34,7 +35,7 @@ class FolderStorage:
   shared = True
 
   def commit(self, workdir: pathlib.Path) -> None:
-    """Makes a run's folder durable as it is; all processes call it.
+    """Makes a run's folder durable as it is, now or soon; all processes call.
 
     Args:
       workdir: the run's folder, or one inside it.
@@ -54,7 +55,11 @@ class FolderStorage:
 
 
 class BucketStorage(FolderStorage):
-  """Copies of a folder in a bucket, one for each process."""
+  """Copies of a folder in a bucket, one for each process.
+
+  A process that is alone uploads in a thread while the run goes on: each commit
+  waits for the one before, and raises its error.
+  """
 
   shared = False
 
@@ -75,13 +80,16 @@ class BucketStorage(FolderStorage):
     """
     self._url, self._folder = url.rstrip('/'), folder
     self._mirrors, self._leases = mirrors, leases
+    self._uploader = ThreadPoolExecutor(len(mirrors))
+    self._uploads: dict[Mirror, Future] = {}  # That may be under way.
     self._ended = threading.Event()
     self._flusher = threading.Thread(target=self._flush, daemon=True)
     if leases:
       self._flusher.start()
 
   def close(self) -> None:
-    """Ends the uploads between commits, and the leases."""
+    """Ends the uploads and the leases."""
+    self._uploader.shutdown()
     self._ended.set()
     if self._leases:
       self._flusher.join()
@@ -94,9 +102,25 @@ class BucketStorage(FolderStorage):
     Raises:
       UserError: the bucket cannot be used, or another process writes there.
     """
-    mirror, is_first = self._mirror_of(workdir), jax.process_index() == 0
-    for lease in self._leases:
-      lease.check()
+    mirror = self._mirror_of(workdir)
+    self._check_leases()
+    if jax.process_count() > 1:
+      self._commit_together(mirror)
+      return
+    self.wait(workdir)
+    snapshot = mirror.snapshot()
+    if snapshot is None:
+      mirror.commit(mirror.upload())
+    else:
+      args = mirror.commit_snapshot, snapshot, self._check_leases
+      self._uploads[mirror] = self._uploader.submit(*args)
+
+  def _commit_together(self, mirror):
+    """Commits the files of several processes, before they go on.
+
+    Barriers are collective operations, which a thread must not make.
+    """
+    is_first = jax.process_index() == 0
     entries = mirror.upload()
     if not is_first:
       mirror.share(entries)
@@ -104,6 +128,27 @@ class BucketStorage(FolderStorage):
     if is_first:
       mirror.commit(entries)
     sharding.barrier('committed')
+
+  def wait(self, workdir: pathlib.Path) -> None:
+    """Waits for the last commit of a run.
+
+    Args:
+      workdir: as in `commit`.
+
+    Raises:
+      UserError: it failed; raised once.
+    """
+    mirror = self._mirror_of(workdir)
+    if upload := self._uploads.get(mirror):
+      try:
+        upload.result()
+      finally:  # The waiting may have been interrupted.
+        if upload.done():
+          del self._uploads[mirror]
+
+  def _check_leases(self):
+    for lease in self._leases:
+      lease.check()
 
   def sync(self, workdir):
     """See `FolderStorage.sync`."""
@@ -120,11 +165,18 @@ class BucketStorage(FolderStorage):
       # The others of several processes may not come here.
       if jax.process_count() == 1:
         try:
-          self.commit(workdir)
+          self._commit_last(workdir)
         except UserError as error:
           _warn(str(error))
       raise
+    self._commit_last(workdir)
+
+  def _commit_last(self, workdir):
+    """Commits, and waits until it is done."""
+    with contextlib.suppress(UserError):
+      self.wait(workdir)  # If it failed, this one commits the same.
     self.commit(workdir)
+    self.wait(workdir)
 
   def named(self, text):
     """See `FolderStorage.named`."""
@@ -137,9 +189,11 @@ class BucketStorage(FolderStorage):
   def _flush(self):
     while not self._ended.wait(_FLUSH_SECONDS):
       for mirror in self._mirrors:
+        upload = self._uploads.get(mirror)
+        if upload and not upload.done():
+          continue  # It would replace newer logs by those of its snapshot.
         try:
-          for lease in self._leases:
-            lease.check()
+          self._check_leases()
           mirror.flush()
         except UserError:
           pass  # The next commit raises it, if it lasts.
