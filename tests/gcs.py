@@ -1,6 +1,7 @@
 """A Cloud Storage emulator in this process, with conditional writes.
 
-gcp-storage-emulator ignores `ifGenerationMatch`, which leases need.
+gcp-storage-emulator ignores `ifGenerationMatch`, which leases need, and fails
+at empty uploads.
 """
 
 import contextlib
@@ -15,6 +16,11 @@ from vid2act_jax.data.bucket import Bucket
 from vid2act_jax.data.mirror import Mirror
 
 BUCKET = 'bucket'
+
+
+def is_file_upload(url: str) -> bool:
+  """Whether a request uploads a file, not a manifest or a lease."""
+  return 'uploadType=' in url and '.vid2act' not in url
 
 
 class Emulator:
@@ -101,6 +107,8 @@ def emulate(monkeypatch):
   """Runs an emulator with a bucket, also for children of this process."""
   holder = {}
   monkeypatch.setattr(server, 'RequestHandler', _handler(holder))
+  read = server._read_data
+  monkeypatch.setattr(server, '_read_data', lambda *args: read(*args) or b'')
   # Of connections that wait; clients open several.
   monkeypatch.setattr(server.server.HTTPServer, 'request_queue_size', 64)
   running = server.create_server('localhost', 0, True, default_bucket=BUCKET)

@@ -366,6 +366,15 @@ def test_errors_of_a_bucket(gcs, tmp_path):
       call()
 
 
+@pytest.mark.parametrize('content', [b'', b'a\r', b'\r\n', b'\n--==0==--\n'])
+def test_files_arrive_as_they_are(gcs, tmp_path, content):
+  (tmp_path / 'file').write_bytes(content)
+  Bucket(URL).upload(tmp_path / 'file', 'file')
+  assert gcs.read('runs/one/file') == content
+  assert Bucket(URL).download('file', tmp_path / 'copy')
+  assert (tmp_path / 'copy').read_bytes() == content
+
+
 def test_conditional_writes(gcs):
   bucket = Bucket(URL)
   assert bucket.read('a') is None

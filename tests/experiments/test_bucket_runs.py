@@ -14,6 +14,7 @@ import pytest
 
 from tests import kill_runs
 from tests.experiments import test_hosts
+from tests.gcs import is_file_upload
 from vid2act_jax.data import mirror as mirror_lib
 from vid2act_jax.data.bucket import Bucket
 from vid2act_jax.loops import runs
@@ -108,7 +109,7 @@ def test_killed_after_training_went_on_during_an_upload(
   def kill_later(method, url):
     """Lets the upload of the checkpoint of update 5 wait for training."""
     saved = list(copies.rglob('one-*/student/5'))
-    if committed or not saved or 'uploadType=multipart' not in url:
+    if committed or not saved or not is_file_upload(url):
       return
     folder, deadline = saved[0].parents[1], time.monotonic() + 60
     lines.append(kill_runs.num_lines(folder))

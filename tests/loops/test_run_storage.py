@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from tests.gcs import is_file_upload
 from vid2act_jax.data import lease
 from vid2act_jax.data.bucket import Bucket
 from vid2act_jax.data.files import Locked
@@ -12,7 +13,6 @@ from vid2act_jax.loops import run_storage
 from vid2act_jax.types import UserError
 
 URL = 'gs://bucket/runs/one'
-FILE = 'uploadType=multipart'  # Of a file: not of a manifest or a lease.
 
 
 def fetched(folder, name=''):
@@ -106,7 +106,7 @@ def uploads(gcs):
   begun, allowed = threading.Event(), threading.Event()
 
   def wait(method, url):
-    if FILE in url:
+    if is_file_upload(url):
       begun.set()
       allowed.wait(30)
 
@@ -167,7 +167,7 @@ def test_an_error_of_an_upload_is_raised_by_the_next_commit(
   gcs, tmp_path, capsys
 ):
   folder = tmp_path / 'copy'
-  fail = lambda method, url: 403 if FILE in url else None
+  fail = lambda method, url: 403 if is_file_upload(url) else None
   with run_storage.open_storage(URL, folder, [folder]) as storage:
     save(folder, 5)
     gcs.fail = fail
