@@ -1,5 +1,6 @@
 """Where runs are kept: the life of a run folder in a bucket."""
 
+import contextlib
 import threading
 
 import pytest
@@ -124,13 +125,20 @@ def save(folder, step):
   (folder / 'student' / str(step) / 'array').write_text(str(step))
 
 
-def test_a_run_goes_on_while_its_checkpoint_is_uploaded(gcs, uploads, tmp_path):
-  begun, allowed = uploads
-  folder = tmp_path / 'copy'
+@contextlib.contextmanager
+def uploading(folder, begun):
+  """The storage of a run whose checkpoint of step 5 is being uploaded."""
   with run_storage.open_storage(URL, folder, [folder]) as storage:
     save(folder, 5)
     storage.commit(folder)
     assert begun.wait(30)
+    yield storage
+
+
+def test_a_run_goes_on_while_its_checkpoint_is_uploaded(gcs, uploads, tmp_path):
+  begun, allowed = uploads
+  folder = tmp_path / 'copy'
+  with uploading(folder, begun) as storage:
     # The next one replaces it, while nothing is committed.
     save(folder, 10)
     assert f'runs/one/{MANIFEST}' not in gcs.names()
@@ -147,10 +155,7 @@ def test_a_run_goes_on_while_its_checkpoint_is_uploaded(gcs, uploads, tmp_path):
 def test_a_commit_waits_for_the_one_before(gcs, uploads, tmp_path):
   begun, allowed = uploads
   folder = tmp_path / 'copy'
-  with run_storage.open_storage(URL, folder, [folder]) as storage:
-    save(folder, 5)
-    storage.commit(folder)
-    assert begun.wait(30)
+  with uploading(folder, begun) as storage:
     save(folder, 10)
     second = threading.Thread(target=storage.commit, args=[folder])
     second.start()
