@@ -317,8 +317,10 @@ def test_a_pretrained_generator_needs_no_source_batches():
   )
 
 
-def test_the_prior_draws_the_actor_to_the_generated_actions():
-  agent = build(**GUIDED, guidance='prior', prior_scale=100.0)
+@pytest.mark.parametrize('floor', [0.0, 0.1])
+def test_the_prior_draws_the_actor_to_the_generated_actions(floor):
+  fields = {**GUIDED, 'prior_scale': 100.0, 'prior_floor': floor}
+  agent = build(**fields, guidance='prior')
   state = small.state_of(agent)
   num = 6
   demonstration = transfer.Demonstration(
@@ -336,7 +338,7 @@ def test_the_prior_draws_the_actor_to_the_generated_actions():
   (_, (after, *_)), _ = value_and_grad(moved, state)
   assert after['prior_nll'] < before['prior_nll']
   assert before['guidance_strength'] == 1
-  for step, strength in ((1_000, 0.8), (5_000, 0), (9_000, 0)):
+  for step, strength in ((1_000, 0.8), (5_000, floor), (9_000, floor)):
     later = state.replace(step=jnp.int32(step))
     (_, (metrics, *_)), _ = value_and_grad(state.params['actor'], later)
     expected = pytest.approx(strength, abs=1e-6)

@@ -427,7 +427,7 @@ def _policy_at_start(agent, actor_params, imagined, demonstration):
 
 
 def _prior_loss(agent, step, dist, demonstration, spread):
-  """Draws the actor to actions of the sources, less and less during training.
+  """Draws the actor to actions of the sources, down to the floor of its weight.
 
   The loss is the negative log-likelihood of these actions at the start states,
   which are real ones, where the teacher's state is known. It is in units of the
@@ -436,7 +436,7 @@ def _prior_loss(agent, step, dist, demonstration, spread):
   """
   logp = dists.log_prob(dist, demonstration.action)
   nll = -(demonstration.weight * logp).sum(-1).mean()
-  strength = transfer.fade(agent, step)
+  strength = transfer.prior_strength(agent, step)
   scale = strength * agent.variant.guidance.prior_scale * jnp.maximum(spread, 1)
   return scale * nll, {'prior_nll': nll, 'guidance_strength': strength}
 

@@ -285,7 +285,7 @@ def _compared_state(agent, model, latent, rng) -> jax.Array:
 
 def _draw_guided(agent, state, guided, first, rng) -> jax.Array:
   """Whether generated actions act, bool [E]; drawn for whole episodes."""
-  strength = transfer.fade(agent, state.step)
+  strength = transfer.jump_start_strength(agent, state.step)
   share = agent.variant.guidance.jump_start_share * strength
   draw = jax.random.uniform(rng.fold_in(1).key, first.shape)
   return jnp.where(first, draw < share, guided)

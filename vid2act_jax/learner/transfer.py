@@ -293,10 +293,16 @@ def freeze_generator(
   return new.replace(params={**new.params, 'model': model})
 
 
-def fade(agent: Agent, step: jax.Array) -> jax.Array:
-  """The strength of the guidance by prior and jump start, from 1 to 0."""
+def jump_start_strength(agent: Agent, step: jax.Array) -> jax.Array:
+  """The strength of the guidance by jump start, f32 [], from 1 to 0."""
   updates = agent.variant.guidance.updates
   return jnp.clip(1 - step / updates, 0, 1) if updates else jnp.zeros(())
+
+
+def prior_strength(agent: Agent, step: jax.Array) -> jax.Array:
+  """The strength of the guidance by a prior, f32 [], from 1 to its floor."""
+  floor = agent.variant.guidance.prior_floor
+  return jnp.maximum(jump_start_strength(agent, step), floor)
 
 
 def actor_input(

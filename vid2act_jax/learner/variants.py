@@ -54,8 +54,9 @@ class Guidance:
   """Use of the generated actions."""
 
   kinds: tuple[str, ...] = ('feature',)  # some of `GUIDANCE`
-  updates: int = 5_000  # in which prior and jump start fade to 0
+  updates: int = 5_000  # in which prior and jump start fade
   prior_scale: float = 1.0  # initial weight of the prior in the actor's loss
+  prior_floor: float = 0.0  # smallest strength of the prior; the first is 1
   # Share of the first episodes that generated actions act in.
   jump_start_share: float = 0.8
 
@@ -148,6 +149,7 @@ FIELDS = {
   'guidance': 'feature',
   'guidance_updates': 5_000,
   'prior_scale': 1.0,
+  'prior_floor': 0.0,
   'jump_start_share': 0.8,
   'start': 'fresh',
   'pretrain_actions': True,
@@ -181,6 +183,7 @@ VARIANTS: dict[str, dict] = {
     'generator_until': 0.0,
     'guidance': 'residual+prior+jump_start',
     'prior_scale': 10.0,
+    'prior_floor': 0.1,
     'start': 'teacher',
     'rehearsal': 0.33,
   },
@@ -195,7 +198,7 @@ _CHOICES = {
   'rehearsal_domains': ('all', 'selected'),
 }
 _WEIGHTS = 'learned', 'evidence', 'uniform', 'frozen'
-_SHARES = 'generator_until', 'jump_start_share'
+_SHARES = 'generator_until', 'prior_floor', 'jump_start_share'
 _SINGLE, _ROLLOUT = 'single:', 'rollout:'
 
 
@@ -247,6 +250,7 @@ def parse(
       _kinds(fields['guidance']),
       fields['guidance_updates'],
       fields['prior_scale'],
+      fields['prior_floor'],
       fields['jump_start_share'],
     ),
     Rehearsal(fields['rehearsal'], fields['rehearsal_domains']),
