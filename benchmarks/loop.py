@@ -1,8 +1,7 @@
 """The online loop: env steps a second, its parts, and the time of a whole run.
 
   python -m benchmarks.loop
-  python -m benchmarks.loop --seconds 60 --config.seeds=4 --config.env.num=4 \
-    --config.env.parallel=True
+  python -m benchmarks.loop --seconds 60 --config.seeds=4
 
 Runs the finetuning of dmc_quadruped.py on quadruped run (or --config) for some
 seconds after the first evaluation, in a temporary folder, and projects the time

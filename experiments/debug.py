@@ -13,7 +13,7 @@ def get_config():
   config.name = 'debug'
   config.task = 'probe_action'
   config.sources = ('probe_wide', 'probe_count')
-  config.env.update(action_repeat=1, time_limit=20)
+  config.env.update(action_repeat=1, time_limit=20, num=1, parallel=False)
   set_tiny_networks(config.learner)
   config.collect.update(episodes=3, workers=1)
   config.pretrain.update(

@@ -14,11 +14,7 @@ from experiments import base
 
 
 def get_config():
-  """base.py with environments in processes of their own."""
+  """base.py, under a name of its own."""
   config = base.get_config()
   config.name = 'dmc_quadruped'
-  # They render while the device learns, as often as with a single one.
-  config.env.update(num=4, parallel=True)
-  # At most a tenth of the time: four environments train side by side.
-  config.evaluate.every = 50_000
   return config

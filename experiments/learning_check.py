@@ -18,7 +18,7 @@ def get_config():
   config.name = 'learning_check'
   config.task = 'dmc_cartpole_swingup'
   config.sources = ('dmc_cartpole_balance', 'dmc_pendulum_swingup')
-  config.env.action_repeat = 4
+  config.env.update(action_repeat=4, num=1, parallel=False)
   config.env.quality = 'fast'
   # This camera follows the cart. From the fixed camera the pole is one or two
   # pixels wide, and small networks did not learn it in 2,000 updates.

@@ -23,8 +23,7 @@ def get_config():
     'metaworld_reach_wall',
     'metaworld_window_close',
   )
-  config.env.update(action_repeat=1, time_limit=500, num=4, parallel=True)
-  # At most a tenth of the time: four environments train side by side.
+  config.env.update(action_repeat=1, time_limit=500)
   config.evaluate.every = 20_000
   config.finetune.update(env_steps=300_000, prefill=5_000)
   return config

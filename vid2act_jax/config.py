@@ -102,7 +102,9 @@ def get_config() -> ConfigDict:
       'pretrain': _pretrain(),
       'finetune': _finetune(),
       'evaluate': {
-        'every': 10_000,  # env steps between evaluations; 0: only at the end
+        # Env steps between evaluations; 0: only at the end. Four environments
+        # train side by side: evaluations are at most a tenth of the time.
+        'every': 50_000,
         'episodes': 10,  # episodes per evaluation; 0: no evaluations
         'envs': 10,  # episodes side by side, in one call of the policy
       },
@@ -132,8 +134,9 @@ def _env():
       'time_limit': 1000,  # env steps per episode
       'camera': '',  # camera name or number; '': the task's default
       'quality': 'standard',  # 'fast': no shadows, reflections, multisampling
-      'num': 1,  # number of environments for acting
-      'parallel': False,  # each environment in its own worker process
+      'num': 4,  # number of environments for acting
+      # Each in its own worker process, which renders while the device learns.
+      'parallel': True,
       # Workers that die or time out are replaced:
       'timeout': 120.0,  # seconds for a step or a reset
       'replacements': 5,  # replacements of a worker without a complete episode;

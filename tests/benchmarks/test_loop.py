@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import loop
 from experiments import (
+  base,
   debug,
   dmc_hopper,
   dmc_quadruped,
@@ -50,7 +51,7 @@ def test_the_sources_of_the_benchmark_are_small():
   assert config.finetune.env_steps == whole
 
 
-FULL_SIZE = dmc_quadruped, dmc_hopper, metaworld
+FULL_SIZE = base, dmc_quadruped, dmc_hopper, metaworld
 
 
 @pytest.mark.parametrize('experiment', FULL_SIZE)

@@ -26,7 +26,7 @@ def make_run(folder, task, variant='vid2act'):
   config = base.get_config()
   config.task, config.learner = task, small.config()
   config.sources, config.variant = ('a', 'b'), variant
-  config.env.update(action_repeat=1, time_limit=20)
+  config.env.update(action_repeat=1, time_limit=20, num=1, parallel=False)
   runs.init_workdir(folder, config)
   agent = learner.build_agent(
     config.learner, ACTIONS, (1, 3), variant=runs.variant_of(config)
