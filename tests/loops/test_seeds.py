@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import debug
+from experiments import base, debug, learning_check
 from tests import small
 from vid2act_jax import learner
 from vid2act_jax.loops import seeds
@@ -131,8 +131,21 @@ def test_arguments_that_cannot_be_copied_are_an_error(group, monkeypatch):
   assert [str(r[0]) for r in results[1:]] == ['no memory for a copy'] * 2
 
 
-def test_without_vectorization_calls_follow_one_another():
-  group, calls = seeds.Group(2, False), []
+@pytest.mark.parametrize(
+  'backend, small_updates, full_size',
+  [('cpu', False, False), ('gpu', True, True), ('tpu', True, False)],
+)
+def test_seeds_are_vectorized_where_it_takes_less_time(
+  monkeypatch, backend, small_updates, full_size
+):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  assert seeds.vectorizes(learning_check.get_config()) == small_updates
+  assert seeds.vectorizes(base.get_config()) == full_size
+
+
+@pytest.mark.parametrize('waits', [False, True])
+def test_without_vectorization_calls_follow_one_another(waits):
+  group, calls = seeds.Group(2, False, waits), []
 
   def jit(fn, num):
     assert num == 1

@@ -1,8 +1,9 @@
 """Several seeds of an experiment in one process.
 
 Each seed is a run with a folder of its own, in a thread of its own. The threads
-share compiled functions. On accelerators they also join their calls: one call
-of a vectorized function updates all seeds of a device, or acts for them.
+share compiled functions. On accelerators they also join their calls, where that
+takes less time: one call of a vectorized function updates all seeds of a
+device, or acts for them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from vid2act_jax.loops.execution import (
 )
 from vid2act_jax.loops.preemption import Preempted
 from vid2act_jax.types import LearnerState, Problems, UserError
+
+# Of an update on a TPU: four seeds of 2,500 frames each take 4.8 times one, two
+# of 150 take 1.7.
+_MAX_VECTORIZED_FRAMES = 1_000
 
 
 def parse(config) -> tuple[int, ...]:
@@ -117,7 +122,8 @@ def run(
 
   threads = []
   for devices, members in groups:
-    for calls, seed in zip(_calls(len(members)), members, strict=True):
+    calls_of = _calls(config, len(members))
+    for calls, seed in zip(calls_of, members, strict=True):
       how = dataclasses.replace(
         execution, calls=calls, devices=devices, runs_per_device=len(members)
       )
@@ -202,13 +208,25 @@ def split(config, seeds):
   return [((i * each, each), m) for i, m in enumerate(members) if m]
 
 
-def _calls(num: int) -> Sequence[Calls]:
+def _calls(config, num: int) -> Sequence[Calls]:
   """The calls of the seeds of one group of devices."""
   if num == 1:
     return [Calls()]
-  on_cpu = jax.default_backend() == 'cpu'
-  group = Group(num, vectorized=not on_cpu, check_fn=check_memory)
+  group = Group(
+    num, vectorizes(config), jax.default_backend() == 'cpu', check_memory
+  )
   return [SeedCalls(group, index) for index in range(num)]
+
+
+def vectorizes(config) -> bool:
+  """Whether a call for several seeds takes less time than one after another.
+
+  On a TPU small updates alone, by its compiler's estimates (docs/scaling.md).
+  """
+  backend, finetune = jax.default_backend(), config.finetune
+  if backend == 'tpu':
+    return finetune.batch * finetune.length <= _MAX_VECTORIZED_FRAMES
+  return backend != 'cpu'
 
 
 class SeedCalls(Calls):
@@ -246,13 +264,15 @@ class Group:
   episodes end at different steps meet again. A function is always called for
   all seeds: copies take the place of those that do not call it.
 
-  Otherwise, on CPU, calls are made one after another, as each uses all cores.
+  Otherwise calls are made one after another. On CPU each is waited for, as it
+  uses all cores.
   """
 
   def __init__(
     self,
     num: int,
     vectorized: bool,
+    waits: bool = False,
     check_fn: Callable[[list[tuple]], None] | None = None,
   ):
     """Starts without functions.
@@ -260,10 +280,11 @@ class Group:
     Args:
       num: of the seeds.
       vectorized: whether calls are joined.
+      waits: whether a call that is not joined waits for its results.
       check_fn: called with the arguments of every seed before an update's first
         joined call.
     """
-    self._num, self._vectorized = num, vectorized
+    self._num, self._vectorized, self._waits = num, vectorized, waits
     self._check_fn = check_fn
     self._condition = threading.Condition()
     self._functions: dict[str, Callable] = {}
@@ -286,7 +307,8 @@ class Group:
     """Calls a function for one seed; returns its result."""
     if not self._vectorized:
       with self._condition:
-        return jax.block_until_ready(self._functions[name](*args))
+        results = self._functions[name](*args)
+        return jax.block_until_ready(results) if self._waits else results
     request = _Request(name, args)
     with self._condition:
       self._waiting[index] = request
