@@ -37,7 +37,7 @@ def vectorize(monkeypatch):
   """Joins the calls as on an accelerator."""
   group = seeds.Group
   monkeypatch.setattr(
-    seeds, 'Group', lambda num, vectorized, check_fn: group(num, True, check_fn)
+    seeds, 'Group', lambda num, vectorized, *args: group(num, True, *args)
   )
 
 
