@@ -25,7 +25,7 @@ from jax.experimental import topologies
 from benchmarks import hlo, measure, seeds, update
 from vid2act_jax import learner, sharding
 from vid2act_jax.learner import build
-from vid2act_jax.loops import seeds as seeds_lib
+from vid2act_jax.loops import seed_calls
 from vid2act_jax.types import Batch, FinetuneBatch
 
 # The target device for the compiler (XLA's GpuTargetConfigProto): an H200.
@@ -165,15 +165,17 @@ def compile_step(args, devices: list):
   spec = sharding.specs(batch_type)
   key = jax.random.key(0)
   replicate = where.replicated_structs
-  inputs = (
-    replicate(jax.eval_shape(init)),
-    where.structs(jax.eval_shape(make), spec),
-    replicate(jax.eval_shape(lambda: key)),
-  )
-  if args.seeds > 1:
-    step, spec = seeds_lib.join(step, args.seeds), (spec,) * args.seeds
-    inputs = tuple((x,) * args.seeds for x in inputs)
-  traced = where.jit(step, spec).trace(*inputs)
+  state = replicate(jax.eval_shape(init))
+  batch = where.structs(jax.eval_shape(make), spec)
+  rest, num = replicate(jax.eval_shape(lambda: key)), args.seeds
+  if num > 1:
+    step = seed_calls.join_update(step, num)
+    stack = lambda x: jax.ShapeDtypeStruct((num, *x.shape), x.dtype)
+    state = replicate(jax.tree.map(stack, state))
+    batch, spec = (batch,) * num, (spec,) * num
+    chosen = replicate(jax.ShapeDtypeStruct((num,), bool))
+    rest = (rest,) * num, chosen
+  traced = where.jit(step, spec).trace(state, batch, rest)
   started = time.perf_counter()
   lowered = traced.lower(lowering_platforms=(args.platform,))
   return lowered.compile(), time.perf_counter() - started

@@ -14,11 +14,12 @@ import argparse
 import itertools
 
 import jax
+import jax.numpy as jnp
 
 from benchmarks import measure, update
 from experiments import learning_check
 from vid2act_jax import learner
-from vid2act_jax.loops import seeds
+from vid2act_jax.loops import seed_calls
 
 PRESETS = {**update.PRESETS, 'learning_check': learning_check}
 _ACTIONS = 6
@@ -37,26 +38,29 @@ def make_call(agent, batches: tuple, vectorized: bool):
   num = len(batches)
   keys = tuple(jax.random.key(i) for i in range(num))
   init = jax.jit(lambda key: agent.init(key, agent.teacher.init(key)))
-  states = tuple(map(init, keys))
-  step = agent.finetune_step
+  turns = itertools.cycle(zip(*batches, strict=True))
   if vectorized:
-    step = seeds.join(step, num)
+    states = jax.jit(jax.vmap(init))(jnp.stack(keys))
+    step = seed_calls.join_update(agent.finetune_step, num)
+    rest = keys, jnp.full(num, True)
+  else:
+    states, step = list(map(init, keys)), agent.finetune_step
   step = jax.jit(step, donate_argnums=0)
 
-  turns = itertools.cycle(zip(*batches, strict=True))
-
-  def call():
+  def call_together():
     nonlocal states
-    current = next(turns)
-    if vectorized:
-      results = step(states, current, keys)
-    else:
-      rows = zip(states, current, keys, strict=True)
-      results = [jax.block_until_ready(step(*row)) for row in rows]
-    states = tuple(state for state, _ in results)
-    return [metrics for _, metrics in results]
+    states, metrics = step(states, next(turns), rest)
+    return metrics
 
-  return call
+  def call_one_after_another():
+    metrics = []
+    for i, batch in enumerate(next(turns)):
+      results = jax.block_until_ready(step(states[i], batch, keys[i]))
+      states[i] = results[0]
+      metrics.append(results[1])
+    return metrics
+
+  return call_together if vectorized else call_one_after_another
 
 
 def measure_seeds(args) -> dict:

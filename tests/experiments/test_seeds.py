@@ -13,7 +13,7 @@ from tests import kill_runs, small
 from tests.test_sharding import run_simulated
 from vid2act_jax import learner
 from vid2act_jax.analysis import load_runs
-from vid2act_jax.loops import interaction, runs, seeds
+from vid2act_jax.loops import interaction, runs, seed_calls, seeds
 from vid2act_jax.loops.checkpoint import Checkpoint
 from vid2act_jax.loops.execution import Execution
 from vid2act_jax.loops.logger import read_metrics
@@ -182,12 +182,9 @@ def test_seeds_on_devices_of_their_own(finished, tmp_path):
 
 def test_a_joined_update_has_no_collectives():
   agent = learner.build_agent(small.config(), 2, (1, 3))
-  args = [
-    (value,) * 2
-    for value in (
-      small.state_of(agent), small.finetune_batch(agent), jax.random.key(0)
-    )
-  ]  # fmt: skip
-  joined = seeds.join(agent.finetune_step, 2)
-  program = small.jit(joined).lower(*args).compile().as_text()
+  states = jax.tree.map(lambda x: np.stack([x, x]), small.state_of(agent))
+  batches, keys = (small.finetune_batch(agent),) * 2, (jax.random.key(0),) * 2
+  joined = small.jit(seed_calls.join_update(agent.finetune_step, 2))
+  args = states, batches, (keys, np.array([True, True]))
+  program = joined.lower(*args).compile().as_text()
   assert collectives.read(program) == {}

@@ -12,7 +12,7 @@ from tests.episode_data import fill, play
 from vid2act_jax import sharding
 from vid2act_jax.data.replay import DerivedColumn, Replay, ReplayOptions
 from vid2act_jax.data.store import Column
-from vid2act_jax.loops import device_replay, seeds
+from vid2act_jax.loops import device_replay, seed_calls
 from vid2act_jax.loops.batches import (
   FinetuneBatches,
   PretrainBatches,
@@ -150,10 +150,9 @@ def test_joined_seeds_gather_from_their_own_replays(tmp_path, sources):
     state + batch.target.image.astype(jnp.float32).mean(),
     batch.source_embed,
   )
-  prepare = lambda state, batch, key: (state, load(batch), key)
-  joined = jax.jit(seeds.join(mean, 2, prepare))
-  states = jnp.zeros(()), jnp.ones(())
-  results = joined(states, raw, (0, 0))
+  prepare = lambda batch, key: (load(batch), key)
+  joined = jax.jit(seed_calls.join(mean, 2, prepare))
+  results = joined(jnp.arange(2.0), raw, (0, 0))
   for seed, result in enumerate(results):
     arrays = batches[seed].arrays(raw[seed])
     assert np.isclose(result[0], seed + arrays.target.image.mean())

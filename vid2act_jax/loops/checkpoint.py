@@ -67,6 +67,7 @@ class Checkpoint:
     Raises:
       UserError: the folder cannot be written.
     """
+    state = jax.tree.map(lambda x: x, state)  # Of a `SeedState`, a copy.
     if self._is_copy:
       if jax.process_index():
         sharding.barrier('saved')

@@ -22,10 +22,10 @@ _SEED_KEYS = 'seed', 'seeds', 'source_dir', 'teacher_from'
 
 
 def compose(fn: Callable, prepare: Callable[..., tuple] | None) -> Callable:
-  """Returns `fn` of the arguments that `prepare` returns; None: `fn`."""
+  """Prepares the arguments of a function but the first; None: leaves them."""
   if prepare is None:
     return fn
-  return functools.wraps(fn)(lambda *args: fn(*prepare(*args)))
+  return functools.wraps(fn)(lambda state, *args: fn(state, *prepare(*args)))
 
 
 class Calls:
@@ -44,12 +44,13 @@ class Calls:
     Args:
       name: of the function; runs in one process share those of equal names.
         That of an update begins with `UPDATE`.
-      fn: a pure function of arrays.
+      fn: a pure function of a state and of other arrays.
       jit: (function, number of runs) -> compiled function. With several runs
-        each argument and each result is a tuple of theirs.
+        it is that of `seed_calls.join` or, for an update, of `join_update`.
       message: announces the first call, which compiles; None: nothing does.
-      prepare: pure, (arguments of one run) -> those of the function. Those of
-        several runs are stacked after it. None: they are those of the function.
+      prepare: pure, (a run's arguments after the state) -> those of the
+        function. Those of several runs are stacked after it. None: they are
+        those of the function.
     """
     return announced(jit(compose(fn, prepare), 1), message)
 
@@ -101,7 +102,7 @@ class Execution:
       config: the run's.
       metadata: of its checkpoints.
       kind: of the function.
-      fn: (array trees) -> array trees.
+      fn: (state, array trees) -> array trees.
     """
     jit = lambda fn, unused_num: jax.jit(fn)
     return self.calls.compile(_name(kind, config, metadata), fn, jit)
@@ -130,7 +131,7 @@ class Execution:
 
     prepare = None
     if load:
-      prepare = lambda state, batch, *args: (state, load(batch), *args)
+      prepare = lambda batch, *args: (load(batch), *args)
 
     def compile_step(fn, leading_axes):
       def jit(fn, num):

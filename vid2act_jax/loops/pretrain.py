@@ -2,6 +2,7 @@
 
 import contextlib
 
+import jax
 import numpy as np
 
 from vid2act_jax import sharding
@@ -98,6 +99,7 @@ def pretrain(setup: PretrainSetup):
   log_metrics()
   if setup.fit_generator:
     logger.message("training the generator of the sources' actions")
+    state = jax.tree.map(lambda x: x, state)  # Of a `SeedState`, a copy.
     with profiler.section('updating'):
       params, metrics = setup.fit_generator(
         sharding.local(state.params['model'])

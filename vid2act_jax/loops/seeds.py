@@ -8,7 +8,6 @@ device, or acts for them.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import pathlib
 import threading
@@ -17,18 +16,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from vid2act_jax.loops import memory, progress, runs, sources, stages
-from vid2act_jax.loops.execution import (
-  UPDATE,
-  Calls,
-  Execution,
-  announced,
-  compose,
-)
+from vid2act_jax.loops import progress, runs, sources, stages
+from vid2act_jax.loops.execution import Calls, Execution
 from vid2act_jax.loops.preemption import Preempted
-from vid2act_jax.types import LearnerState, Problems, UserError
+from vid2act_jax.loops.seed_calls import Group, SeedCalls, check_memory
+from vid2act_jax.types import Problems, UserError
 
 # Of an update on a TPU: four seeds of 2,500 frames each take 4.8 times one, two
 # of 150 take 1.7.
@@ -227,188 +220,3 @@ def vectorizes(config) -> bool:
   if backend == 'tpu':
     return finetune.batch * finetune.length <= _MAX_VECTORIZED_FRAMES
   return backend != 'cpu'
-
-
-class SeedCalls(Calls):
-  """The calls of one of the seeds of a group."""
-
-  def __init__(self, group: Group, index: int):
-    """index: of the seed in its group."""
-    self._group, self._index = group, index
-
-  def compile(self, name, fn, jit, message=None, prepare=None):
-    """See `Calls.compile`."""
-    self._group.compile(name, fn, jit, message, prepare)
-    return lambda *args: self._group.call(self._index, name, args)
-
-  def leave(self) -> None:
-    """The seed makes no more calls."""
-    self._group.leave(self._index)
-
-
-class _Request:
-  """A call that waits for its result."""
-
-  def __init__(self, name, args):
-    self.name, self.args = name, args
-    self.result = self.error = None
-    self.done = False
-
-
-class Group:
-  """Calls of several seeds, one thread each, on the same devices.
-
-  Vectorized: a call waits until every seed calls something. Then those with
-  the same function make one call. What is joined depends on the calls alone,
-  not on the threads' timing. Acting comes before updates, so that seeds whose
-  episodes end at different steps meet again. A function is always called for
-  all seeds: copies take the place of those that do not call it.
-
-  Otherwise calls are made one after another. On CPU each is waited for, as it
-  uses all cores.
-  """
-
-  def __init__(
-    self,
-    num: int,
-    vectorized: bool,
-    waits: bool = False,
-    check_fn: Callable[[list[tuple]], None] | None = None,
-  ):
-    """Starts without functions.
-
-    Args:
-      num: of the seeds.
-      vectorized: whether calls are joined.
-      waits: whether a call that is not joined waits for its results.
-      check_fn: called with the arguments of every seed before an update's first
-        joined call.
-    """
-    self._num, self._vectorized, self._waits = num, vectorized, waits
-    self._check_fn = check_fn
-    self._condition = threading.Condition()
-    self._functions: dict[str, Callable] = {}
-    self._active = set(range(num))
-    self._waiting: dict[int, _Request] = {}
-    self._served: collections.Counter[str] = collections.Counter()
-
-  def compile(self, name, fn, jit, message, prepare=None) -> None:
-    """Adds a function, if it is not there; see `Calls.compile`."""
-    with self._condition:
-      if name in self._functions:
-        return
-      if self._vectorized:
-        compiled = jit(join(fn, self._num, prepare), self._num)
-      else:
-        compiled = jit(compose(fn, prepare), 1)
-      self._functions[name] = announced(compiled, message)
-
-  def call(self, index: int, name: str, args: tuple):
-    """Calls a function for one seed; returns its result."""
-    if not self._vectorized:
-      with self._condition:
-        results = self._functions[name](*args)
-        return jax.block_until_ready(results) if self._waits else results
-    request = _Request(name, args)
-    with self._condition:
-      self._waiting[index] = request
-      self._serve()
-      while not request.done:
-        self._condition.wait()
-    if request.error:
-      raise request.error
-    return request.result
-
-  def leave(self, index: int) -> None:
-    """Removes a seed, which makes no more calls."""
-    with self._condition:
-      self._active.discard(index)
-      self._waiting.pop(index, None)
-      self._serve()
-
-  def _serve(self):
-    """Makes a call for the seeds that wait, if all of them do."""
-    if not self._waiting or set(self._waiting) != self._active:
-      return
-    names = {request.name for request in self._waiting.values()}
-    order = lambda name: (name.startswith(UPDATE), self._served[name], name)
-    name = min(names, key=order)
-    new = not self._served[name]
-    self._served[name] += 1
-    chosen = {k: v for k, v in self._waiting.items() if v.name == name}
-    first = next(iter(chosen.values()))
-    try:
-      rows = [
-        chosen[i].args if i in chosen else _copy_state(first.args)
-        for i in range(self._num)
-      ]
-      if new and name.startswith(UPDATE) and self._check_fn:
-        self._check_fn(rows)
-      results = self._functions[name](*zip(*rows, strict=True))
-      for index, request in chosen.items():
-        request.result = results[index]
-    except Exception as error:  # Raised in the threads of all.
-      for request in chosen.values():
-        request.error = error
-    for index, request in chosen.items():
-      request.done = True
-      del self._waiting[index]
-    self._condition.notify_all()
-
-
-def check_memory(rows: Sequence[tuple[LearnerState, Any, jax.Array]]) -> None:
-  """Raises a UserError if the states of all seeds cannot fit a device.
-
-  Known before the update is compiled; what its own arrays need is not.
-
-  Args:
-    rows: of each seed, the arguments of its update: state, batch, key.
-  """
-  state, batch, _ = rows[0]
-  (device, *_) = jax.tree.leaves(state)[0].devices()
-  limit = (device.memory_stats() or {}).get('bytes_limit')
-  sizes = {**memory.state_bytes(state), 'batches': memory.tree_bytes(batch)}
-  parts = {name: len(rows) * size for name, size in sizes.items()}
-  # The joined call has a second copy of all states.
-  needed = 2 * sum(parts.values()) - parts['batches']
-  if limit and needed > limit:
-    text = ', '.join(f'{k} {v / 1e9:.2f} GB' for k, v in parts.items())
-    raise UserError(
-      f'{len(rows)} seeds do not fit the {limit / 1e9:.1f} GB of'
-      f' {device.device_kind}: {text}, and the states twice; use fewer seeds'
-      ' (config.seeds), or more groups of devices (config.mesh.seed)'
-    )
-
-
-def _copy_state(args):
-  """Copies the first argument on its device: no buffer is donated twice."""
-  state, *rest = args
-  copy = lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x
-  return jax.tree.map(copy, state), *rest
-
-
-def join(
-  fn: Callable, num: int, prepare: Callable[..., tuple] | None = None
-) -> Callable:
-  """Vectorizes a function: its arguments and results are tuples of `num`.
-
-  Args:
-    fn: (state, ...) -> results. An additional last argument that is not a
-      tuple, the name of a mapped axis, is the same for all.
-    num: of the seeds.
-    prepare: of the arguments of each seed, before they are stacked; None: they
-      are unchanged.
-  """
-
-  def joined(*args):
-    columns = [x for x in args if isinstance(x, tuple)]
-    rest = args[len(columns) :]
-    rows = list(zip(*columns, strict=True))
-    if prepare:
-      rows = [prepare(*row) for row in rows]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *rows)
-    results = jax.vmap(lambda *x: fn(*x, *rest))(*stacked)
-    take = lambda i: jax.tree.map(lambda x: x[i], results)
-    return tuple(take(i) for i in range(num))
-
-  return joined
