@@ -24,7 +24,7 @@ from vid2act_jax.loops.seed_calls import Group, SeedCalls, check_memory
 from vid2act_jax.types import Problems, UserError
 
 # Of an update on a TPU: four seeds of 2,500 frames each take 4.8 times one, two
-# of 150 take 1.7.
+# of 150 take 1.4.
 _MAX_VECTORIZED_FRAMES = 1_000
 
 
