@@ -1,4 +1,4 @@
-"""A bench of transfer: four targets, each with three sources of known relation.
+"""A bench of transfer: six targets, each with three sources of known relation.
 
   python -m experiments.grid --study=experiments/studies/bench.py \
     --base=experiments/studies/bench.py --jobs=2
@@ -37,6 +37,19 @@ TARGETS = {
     'dmc_walker_walk',
     'dmc_walker_run',
     'dmc_cheetah_run',
+    'dmc_pendulum_swingup',
+  ),
+  # Held out: no setting was chosen on these.
+  'ball_in_cup': (  # A sparse reward.
+    'dmc_ball_in_cup_catch',
+    'dmc_ball_in_cup_catch@gravity=0.75',
+    'dmc_pendulum_swingup',
+    'dmc_cheetah_run',
+  ),
+  'hopper': (
+    'dmc_hopper_stand',
+    'dmc_hopper_stand@gravity=0.75',
+    'dmc_walker_run',
     'dmc_pendulum_swingup',
   ),
 }
