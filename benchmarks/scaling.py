@@ -21,7 +21,7 @@ BYTES = {'pretrain': 21_395_340, 'finetune': 29_809_572}
 COLLECTIVES = {'pretrain': 2, 'finetune': 3}
 # Frames per second of quadruped on one core, with rendering; measured by
 # benchmarks.envs.
-FRAMES = {'fast': 257, 'standard': 24}
+FRAMES = {'fast': 257, 'standard': 23}
 UPDATE_EVERY = 5  # Agent steps, with one frame each.
 
 
@@ -45,7 +45,7 @@ class Machine:
 
 
 # Of a full-size update in bfloat16 on one H100, measured: benchmarks/README.md.
-_UPDATE, _STEP = 12.5e-3, 25e-6
+_UPDATE, _STEP = 12.6e-3, 25e-6
 MACHINES = (
   Machine('CPU hosts of two cores', 11.9, 1.25e9, 50e-6),
   Machine('accelerators, fast links', _UPDATE, 100e9, 5e-6, _STEP),

@@ -2,7 +2,7 @@
 
   python launch/slurm.py --config experiments/dmc_quadruped.py \
     experiments/metaworld.py --seeds 0 1 2 --partition gpu --time 24:00:00 \
-    -- --config.env.num=4
+    -- --config.env.quality=fast
   python launch/slurm.py --config experiments/quickstart.py --seeds 0 1 --local
   python launch/slurm.py --config experiments/quickstart.py --dry-run
 

@@ -7,7 +7,7 @@ A related source has the target's body: another task, or other physics. A
 half-related one has another body with similar motion. An unrelated one has
 neither. The related source comes first. All datasets are collected with state
 policies (docs/data.md), and the seeds of a target share a teacher. A run takes
-4 to 7 minutes on one CPU core, a teacher about 15. To run a part, select runs
+4 to 9 minutes on one CPU core, a teacher about 15. To run a part, select runs
 by name: --only 'cheetah*' '*dreamerv2*'.
 """
 

@@ -204,4 +204,6 @@ def test_a_driver_sends_once():
   driver.send()
   driver.send()
   assert events == ['send', 'send']  # Of the reset and of the step.
-  np.testing.assert_array_equal(driver.snapshot()['led'], np.ones((2, 1)))
+  np.testing.assert_array_equal(
+    driver.snapshot()['prev_action'], np.ones((2, 1))
+  )

@@ -158,8 +158,10 @@ def _add_import_options(command):
   command.add_argument('--size', type=int, help='resize frames to this')
   command.add_argument(
     '--align',
-    choices=('led', 'at'),
-    help='led: the action preceded its frame; at: it was taken at its frame; '
+    # With the names of 0.2.
+    type=lambda name: {'led': 'prev', 'at': 'next'}.get(name, name),
+    choices=('prev', 'next'),
+    help='prev: the action preceded the frame; next: it was taken at it; '
     "default: the format's own alignment",
   )
   command.add_argument('--image-key', help='the camera, if there are several')

@@ -32,7 +32,7 @@ class Driver:
   def snapshot(self) -> dict:
     """State of the environments and the last actions, for `resume`."""
     self.send()
-    return {**self.envs.snapshot(), 'led': self._actions.copy()}
+    return {**self.envs.snapshot(), 'prev_action': self._actions.copy()}
 
   def resume(self, snapshot: dict, receive) -> None:
     """Resumes from a snapshot.
@@ -44,7 +44,8 @@ class Driver:
     """
     for row in self.envs.resume(snapshot):
       receive(*row)
-    self._actions = np.array(snapshot['led'], np.float32)
+    actions = snapshot.get('prev_action', snapshot.get('led'))  # Before 0.3.
+    self._actions = np.array(actions, np.float32)
 
   def step(self, policy_fn):
     """Steps every environment once.

@@ -135,7 +135,7 @@ class TestDreamer:
     episode['is_terminal'] = episode['is_last']
     assert_same(source.read(0), episode)
     assert source.metadata == {
-      'alignment': 'led',
+      'alignment': 'prev',
       'dropped': ['logprob', 'ram'],
     }
 
@@ -150,9 +150,9 @@ class TestDreamer:
     episode = make(6)
     other = {k: shift(episode[k]) for k in ('action', 'reward')}
     write_dreamer(tmp_path, [{**episode, **other}])
-    with pytest.raises(UserError, match="'action' is not zero .* --align at"):
+    with pytest.raises(UserError, match="'action' is not zero .* --align next"):
       open_source('dreamer', tmp_path).read(0)
-    source = open_source('dreamer', tmp_path, align='at')
+    source = open_source('dreamer', tmp_path, align='next')
     assert_same(source.read(0), episode)
     assert source.metadata['dropped'][0].startswith('the last action')
 

@@ -54,16 +54,16 @@ class TestVd4rl:
     assert [source.name(i) for i in range(2)] == ['0.hdf5[2:5]', '0.hdf5[7:10]']
     assert source.read(1)['image'][:, 0, 0, 1].tolist() == [7, 8, 9]
     lost = '6 rows of 0.hdf5: not a complete episode'
-    assert source.metadata == {'alignment': 'led', 'dropped': ['height', lost]}
+    assert source.metadata == {'alignment': 'prev', 'dropped': ['height', lost]}
     source.close()
 
   def test_next_action_alignment(self, tmp_path):
     episode = make(6)
     other = {k: shift(episode[k]) for k in ('action', 'reward')}
     write_shard(tmp_path / '0.hdf5', [{**episode, **other}])
-    with pytest.raises(UserError, match='--align at'):
+    with pytest.raises(UserError, match='--align next'):
       open_source('vd4rl', tmp_path).read(0)
-    assert_same(open_source('vd4rl', tmp_path, align='at').read(0), episode)
+    assert_same(open_source('vd4rl', tmp_path, align='next').read(0), episode)
 
   def test_a_shard_without_rewards_among_others(self, tmp_path):
     path = write_shards(tmp_path, reward=None)
@@ -128,12 +128,12 @@ class TestOgbench:
 
   def test_prev_action_alignment(self, tmp_path):
     path = write_trajectories(tmp_path, prev_action=True)
-    source = open_source('ogbench', path, align='led')
+    source = open_source('ogbench', path, align='prev')
     assert_same(source.read(1), EPISODES[1])
     assert source.metadata['dropped'] == ['qpos']
     path = write_trajectories(tmp_path)
-    with pytest.raises(UserError, match='--align at'):
-      open_source('ogbench', path, align='led').read(1)
+    with pytest.raises(UserError, match='--align next'):
+      open_source('ogbench', path, align='prev').read(1)
 
   @pytest.mark.parametrize(
     'changes, message',

@@ -28,7 +28,7 @@ class TestLerobot:
     assert len(source) == 3 and source.name(1) == 'episode 1'
     last, done = source.metadata.pop('dropped')
     assert last.startswith('the last action') and done.startswith('next.done')
-    assert source.metadata == {'alignment': 'at', 'task': 'push'}
+    assert source.metadata == {'alignment': 'next', 'task': 'push'}
 
   def test_options(self, tmp_path):
     """prev_action alignment, scaling by observed bounds, a camera's name."""
@@ -36,7 +36,7 @@ class TestLerobot:
     stats = {'action': {'min': [-1, -0.5], 'max': [1, 0.5]}}
     (tmp_path / 'meta' / 'stats.json').write_text(json.dumps(stats))
     source = open_source(
-      'lerobot', tmp_path, align='led', scale_actions=True, image_key=CAMERA
+      'lerobot', tmp_path, align='prev', scale_actions=True, image_key=CAMERA
     )
     episode = source.read(2)
     action = self.EPISODES[2]['action']

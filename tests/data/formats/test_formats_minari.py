@@ -39,7 +39,7 @@ class TestMinari:
         assert_same(source.read(index), {**episode, 'state': state})
       assert len(source) == 3 and source.name(1) == 'episode 1'
       assert source.metadata == {
-        'alignment': 'at',
+        'alignment': 'next',
         'dropped': ['goal', 'infos/x'],
         'action_low': [-2, -2],
         'action_high': [4, 4],
@@ -60,7 +60,7 @@ class TestMinari:
     np.testing.assert_allclose(action[1:], (expected + 2) / 3 - 1, atol=1e-6)
     assert not action[0].any()
     with pytest.raises(UserError, match='leave --align out'):
-      open_source('minari', path, align='led')
+      open_source('minari', path, align='prev')
 
   def test_local_ids(self, tmp_path, monkeypatch):
     monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path))

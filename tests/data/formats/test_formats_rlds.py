@@ -58,7 +58,7 @@ class TestRlds:
       last, *dropped = source.metadata.pop('dropped')
       assert last.startswith('the last action')
       assert dropped == ['discount', 'language_instruction']
-      assert source.metadata == {'alignment': 'at', 'task': 'push'}
+      assert source.metadata == {'alignment': 'next', 'task': 'push'}
 
   def test_checksums(self):
     """The example of RFC 3720, masked as in TFRecord."""

@@ -106,7 +106,7 @@ def _one_hot(value, count, metadata, where):
       'actions with --discrete-actions.'
     )
   out = np.eye(count, dtype=np.float32)[value.astype(int) - first]
-  if metadata['alignment'] == 'led' and not value[:1].any():
+  if metadata['alignment'] == 'prev' and not value[:1].any():
     out[:1] = 0  # No action precedes the first frame.
   return out
 
@@ -125,7 +125,7 @@ def _scale(action, metadata, where):
   scaled = (2 * (action - (low + high) / 2) / span).astype(np.float32)
   # If the bounds are already -1 and 1, the values stay bit for bit.
   scaled = np.where((low == -1) & (high == 1), action, scaled)
-  if metadata['alignment'] == 'led':
+  if metadata['alignment'] == 'prev':
     scaled[:1] = action[:1]  # No action precedes the first frame.
   return scaled
 

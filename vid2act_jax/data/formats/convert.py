@@ -1,10 +1,10 @@
 """Converts episodes of other programs to the schema.
 
-There are two alignments of actions. 'led': row t holds the action that preceded
-frame t (prev_action), as in the schema. 'at': row t holds the action taken at
-frame t (the next action) with its reward and discount, which the schema stores
-at frame t + 1. An 'at' source with as many actions as frames loses the last
-action, because no frame follows it.
+There are two alignments of actions. 'prev': row t holds the action that
+preceded frame t, as in the schema. 'next': row t holds the action taken at
+frame t with its reward and discount, which the schema stores at frame t + 1. A
+source of 'next' actions that has as many of them as frames loses the last one,
+because no frame follows it.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Steps:
   """An episode of T frames without its images, in the source's alignment.
 
   Per frame: state, is_first, is_last. The others are per row: R = T, or T - 1
-  if an 'at' source has no action for the last frame. Any numeric dtypes.
+  if a source of 'next' actions has none for the last frame. Any numeric dtypes.
   """
 
   action: Any  # [R, ...]
@@ -61,7 +61,7 @@ def build_episode(
     UserError: an array is missing, not finite, out of range or of the wrong
       shape or dtype.
   """
-  frames, is_prev = len(image), metadata['alignment'] == 'led'
+  frames, is_prev = len(image), metadata['alignment'] == 'prev'
   action = _check_numbers(steps.action, 'action', where)
   allowed = (frames,) if is_prev else (frames, frames - 1)
   rows = len(action) if action.ndim else 0
@@ -250,5 +250,5 @@ def _check_first(episode, where):
       raise UserError(
         f'{where}: {key!r} is not zero at frame 0, which no action precedes; '
         'if the source stores the actions taken at the frames, pass '
-        '--align at.'
+        '--align next.'
       )

@@ -48,7 +48,7 @@ class Options:
   """How to read a source; by default its values are not changed."""
 
   size: int | None = None  # of the resized frames; None: unchanged
-  align: str | None = None  # 'led' or 'at'; None: that of the format
+  align: str | None = None  # 'prev' or 'next'; None: that of the format
   image_key: str | None = None  # which image, if there are several
   flips: tuple[str, ...] = ()  # 'vertical', 'horizontal'
   scale_actions: bool = False  # map the declared bounds to [-1, 1]
@@ -89,9 +89,9 @@ def make_options(**values) -> Options:
 class Source(Protocol):
   """Episodes of another program's dataset, read one at a time.
 
-  `metadata` of the source can be written as JSON: 'alignment' ('led' or 'at')
-  and 'dropped' (a list of what the schema cannot hold, which may grow while
-  reading); if known also 'task', 'action_low' and 'action_high'; for indices of
+  `metadata` of the source can be written as JSON: 'alignment' ('prev' or
+  'next') and 'dropped' (a list of what the schema cannot hold, which may grow
+  while reading); if known also 'task', 'action_low' and 'action_high'; for indices of
   a Discrete 'num_actions' and 'first_action'; 'has_rewards', False, if the
   source has none; 'counts' and 'warnings', see `notes`.
   """

@@ -45,8 +45,8 @@ class Folder:
         f'{path}: no *.npz in it or its subfolders; pass the folder of the '
         'episodes.'
       )
-    self.metadata = {'alignment': options.align or 'led', 'dropped': []}
-    if self.metadata['alignment'] == 'at':
+    self.metadata = {'alignment': options.align or 'prev', 'dropped': []}
+    if self.metadata['alignment'] == 'next':
       core.record_dropped(self.metadata, core.DROPPED_LAST_ACTION)
     reward_key = options.names.reward_key or 'reward'
     if not any(_has_array(p, reward_key) for p in self._paths):

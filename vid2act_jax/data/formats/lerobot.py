@@ -37,8 +37,8 @@ class Folder:
     self._root = core.find_folder(path, 'a LeRobot dataset')
     self._parquet = core.import_optional('pyarrow.parquet')
     self._options, self._video = options, None
-    self.metadata = {'alignment': options.align or 'at', 'dropped': []}
-    if self.metadata['alignment'] == 'at':
+    self.metadata = {'alignment': options.align or 'next', 'dropped': []}
+    if self.metadata['alignment'] == 'next':
       core.record_dropped(self.metadata, core.DROPPED_LAST_ACTION)
     info = lerobot_index.read_info(self._root)
     with core.wrap_errors(self._root / 'meta'):

@@ -34,13 +34,13 @@ class Dataset:
       core.import_optional('minari'),
       core.import_optional('gymnasium').spaces,
     )
-    if options.align == 'led':
+    if options.align == 'prev':
       raise UserError(
         f'{path}: Minari has one action less than frames, each taken at its '
         'frame; leave --align out.'
       )
     self._path, self._options = path, options
-    self.metadata = {'alignment': 'at', 'dropped': []}
+    self.metadata = {'alignment': 'next', 'dropped': []}
     with core.wrap_errors(path):
       self._dataset = _open(minari, path)
       self._image_key = self._select_image(

@@ -38,8 +38,8 @@ class Trajectories:
       raise UserError(f'{path}: not a file; pass the npz of a visual dataset.')
     core.reject_scaling(options, path)
     self._options = options
-    self.metadata = {'alignment': options.align or 'at', 'dropped': []}
-    if self.metadata['alignment'] == 'at':
+    self.metadata = {'alignment': options.align or 'next', 'dropped': []}
+    if self.metadata['alignment'] == 'next':
       core.record_dropped(self.metadata, core.DROPPED_LAST_ACTION)
     with core.wrap_errors(path):
       self._bytes = self._path.stat().st_size

@@ -14,7 +14,7 @@ _MAX_FILES = 5000  # Looked at in a folder.
 _CONVERT = (
   'save each episode as an npz of image, action, reward and is_terminal, named '
   '<name>-<frames>.npz, and import their folder with --format dreamer '
-  '--align at'
+  '--align next'
 )
 # The replay of DreamerV3: <time>-<id>-<next id>-<rows>.npz.
 _CHUNK = re.compile(r'\d{8}T\d{6}F?\d*-\w{16,}-\w{16,}-\d+\.npz')

@@ -40,8 +40,8 @@ class Folder:
     folder = core.find_folder(path, 'an RLDS dataset')
     core.import_optional('google_crc32c')
     self._root, self._options = rlds_shards.find_root(folder), options
-    self.metadata = {'alignment': options.align or 'at', 'dropped': []}
-    if self.metadata['alignment'] == 'at':
+    self.metadata = {'alignment': options.align or 'next', 'dropped': []}
+    if self.metadata['alignment'] == 'next':
       core.record_dropped(self.metadata, core.DROPPED_LAST_ACTION)
     document = core.read_json(self._root / rlds_shards.FEATURES)
     with core.wrap_errors(self._root / rlds_shards.FEATURES):

@@ -64,8 +64,8 @@ class Shards:
     self._root, self._options = root, options
     self._image_key = options.image_key or 'observation'
     self._file, self._path = None, None
-    self.metadata = {'alignment': options.align or 'led', 'dropped': []}
-    if self.metadata['alignment'] == 'at':
+    self.metadata = {'alignment': options.align or 'prev', 'dropped': []}
+    if self.metadata['alignment'] == 'next':
       core.record_dropped(self.metadata, core.DROPPED_LAST_ACTION)
     self._action = core.split_keys(options.names.action_key) or ('action',)
     self._state = core.split_keys(
