@@ -103,6 +103,11 @@ def topology_devices(platform: str, topology: str) -> list:
         'gpu', 'cuda', target_config=CUDA_TARGET, topology='1x1x1'
       )
   except jax.errors.JaxRuntimeError as error:
+    if platform != 'tpu':
+      sys.exit(
+        'error: the compiler does not know the device of CUDA_TARGET'
+        f' ({str(error).splitlines()[0]}); install the tested jax'
+      )
     known = ', '.join(TOPOLOGIES)
     sys.exit(
       f'error: --topology={topology}: the compiler does not know it'

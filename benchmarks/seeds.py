@@ -3,11 +3,12 @@
   python -m benchmarks.seeds
   python -m benchmarks.seeds --preset learning_check --seeds 1 8 --repeats 20
 
-On an accelerator the seeds make one vectorized call, on a CPU one call after
-another, as in training. Every update has another batch than the one before, so
-that no number of seeds finds its own in a cache, and the numbers take turns.
-Prints one line of JSON and a table: seconds of all updates together, the ratio
-to the first number of seeds, and the peak memory, which grows along the list.
+The seeds make one vectorized call, or one call after another, as in training
+(`seeds.vectorizes`); --vectorized makes one on any device. Every update has
+another batch than the one before, so that no number of seeds finds its own in a
+cache, and the numbers take turns. Prints one line of JSON and a table: seconds
+of all updates together, the ratio to the first number of seeds, and the peak
+memory, which grows along the list.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from benchmarks import measure, update
 from experiments import learning_check
 from vid2act_jax import learner
-from vid2act_jax.loops import seed_calls
+from vid2act_jax.loops import seed_calls, seeds
 
 PRESETS = {**update.PRESETS, 'learning_check': learning_check}
 _ACTIONS = 6
@@ -70,7 +71,7 @@ def measure_seeds(args) -> dict:
   agent = learner.build_agent(
     config.learner, _ACTIONS, (_ACTIONS,) * args.domains
   )
-  vectorized = args.vectorized or jax.default_backend() != 'cpu'
+  vectorized = args.vectorized or seeds.vectorizes(config)
   queued = _QUEUED if vectorized else 1
   shape = config.finetune.batch, config.finetune.length
   figures, functions = {}, []

@@ -322,19 +322,12 @@ def device_put_like(tree, other):
   The results of a step on both trees have that sharding, too. With another
   one, a step that is called with its own results would compile a second time.
   """
-  return jax.device_put(tree, _an_array(other).sharding)
+  return jax.device_put(tree, jax.tree.leaves(other)[0].sharding)
 
 
 def is_ready(tree) -> bool:
   """Whether the devices have computed the results of the call that made it."""
-  return _an_array(tree).is_ready()
-
-
-def _an_array(tree) -> jax.Array:
-  """An array of a tree, or of a state that has none of its own."""
-  if hasattr(tree, 'an_array'):
-    return tree.an_array()
-  return jax.tree.leaves(tree)[0]
+  return jax.tree.leaves(tree)[0].is_ready()
 
 
 def all_sum(values: np.ndarray) -> np.ndarray:

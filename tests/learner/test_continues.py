@@ -227,7 +227,7 @@ def test_a_warm_start_keeps_its_fresh_discount_head():
   teacher = small.model_params(agent.pretrained, seed=1)
   fresh = small.model_params(agent.student)
   assert 'discount' not in teacher
-  world = warm_start.start_from(agent.student, fresh, agent.pretrained, teacher)
+  world = warm_start.start_from(fresh, agent.pretrained, teacher)
   small.assert_equal(world['discount'], fresh['discount'])
   small.assert_equal(world['reward'], teacher['reward'])
 

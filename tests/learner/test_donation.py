@@ -78,7 +78,7 @@ def test_other_parameters_from_teachers_are_copies():
   fresh = jax.eval_shape(agent.student.init, KEY)
 
   def start(fresh, teacher):
-    return warm_start.start_from(agent.student, fresh, model, teacher)
+    return warm_start.start_from(fresh, model, teacher)
 
   def stack(teacher):
     return teachers.stack_separate([model], [teacher], 2)

@@ -275,7 +275,7 @@ class TestWarmStart:
   @pytest.mark.parametrize('action_dim', (2, 3, 5))
   def test_it_computes_the_teachers_function(self, action_dim):
     teacher, teacher_params, student, fresh = self.make(action_dim)
-    params = warm_start.start_from(student, fresh, teacher, teacher_params)
+    params = warm_start.start_from(fresh, teacher, teacher_params)
     shapes = lambda tree: jax.tree.map(jnp.shape, tree)
     assert shapes(params) == shapes(fresh)
     action = np.zeros((1, action_dim), np.float32)
@@ -313,7 +313,7 @@ class TestWarmStart:
   def test_a_reward_head_that_was_not_trained_is_not_used(self):
     teacher, params, student, fresh = self.make(2)
     del params['reward']
-    own = warm_start.start_from(student, fresh, teacher, params)
+    own = warm_start.start_from(fresh, teacher, params)
     small.assert_equal(own['reward'], fresh['reward'])
     small.assert_equal(own['decoder'], params['decoder'])
 

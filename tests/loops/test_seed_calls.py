@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests import small
-from vid2act_jax import learner, sharding
-from vid2act_jax.loops import seed_calls
+from vid2act_jax import learner
+from vid2act_jax.loops import seed_calls, seed_state
 from vid2act_jax.types import LearnerState, UserError
 
 
@@ -20,7 +20,7 @@ def add(state, x):
 
 def read(state):
   """The value of a state, a scalar."""
-  return jax.tree.map(float, state)
+  return jax.tree.map(float, seed_state.materialize(state))
 
 
 def test_a_joined_function_is_that_of_each_seed():
@@ -127,11 +127,11 @@ def test_calls_of_all_seeds_are_joined(group):
 def test_states_stay_stacked_between_calls(group, monkeypatch):
   stacked = []
 
-  def stack(*rows):
+  def join(*rows):
     stacked.append([read(row) for row in rows])
-    return jnp.stack([jnp.asarray(read(row)) for row in rows])
+    return jnp.stack(rows)
 
-  monkeypatch.setattr(seed_calls, '_stack', stack)
+  monkeypatch.setattr(seed_state, '_join', join)
   rows = [jnp.float32(i) for i in range(3)]
   scripts = [
     [('policy', x, 0.5), ('policy', x, 0.5), ('update a', x, 1, 0), act(None)]
@@ -141,18 +141,11 @@ def test_states_stay_stacked_between_calls(group, monkeypatch):
   assert stacked == [[0, 1, 2]]
   assert all(x.is_deleted() for x in rows)  # As if they had been donated.
   assert [float(r[-1]) for r in results] == [1.5, 2.5, 3.5]
-  # The state of a seed is a copy of its row, where it is read.
+  # A copy of the seed's row is made where it is read, and not for its devices.
   states = [r[2][0] for r in results]
   assert [read(state) for state in states] == [1, 2, 3]
-  assert [float(jax.jit(lambda x: 2 * x)(state)) for state in states] == [
-    2, 4, 6,
-  ]  # fmt: skip
-  # Its devices are known without a copy.
-  monkeypatch.setattr(seed_calls, '_row', None)
-  array = sharding.device_put_like(jnp.zeros(2), states[0])
-  assert array.devices() == {jax.devices()[0]}
-  jax.block_until_ready(states[0].an_array())
-  assert sharding.is_ready(states[0])
+  monkeypatch.setattr(seed_state, '_row', None)
+  assert seed_state.an_array(states[0]).devices() == {jax.devices()[0]}
 
 
 def test_seeds_whose_episodes_end_at_other_steps_meet_again(group):
@@ -205,6 +198,37 @@ def test_the_states_of_two_stages_are_kept_apart(group):
   assert not group._stacks  # All seeds have left.
 
 
+def test_seeds_learn_while_they_act_with_copies_on_other_devices(
+  group, monkeypatch
+):
+  """As on several devices, where each seed acts on the first one."""
+
+  def kind(state):
+    stacked = isinstance(state, seed_state.SeedState)
+    return 'shapes', not stacked and float(state) >= 100
+
+  monkeypatch.setattr(seed_state, 'kind', kind)
+  one = [update(1), act(102), update(None), act(103), update(None)]
+  other = [update(5), act(106), update(None), update(None), act(108)]
+  results = run_threads(group, [one, other, one])
+  assert [[read(r[i][0]) for i in (0, 2)] for r in results[::2]] == [[4, 4]] * 2
+  assert read(results[0][4][0]) == 4 and read(results[1][3][0]) == 8
+  assert [float(results[0][i]) for i in (1, 3)] == [102.5, 103.5]
+  assert [float(results[1][i]) for i in (1, 4)] == [106.5, 108.5]
+
+
+def test_states_of_other_shapes_are_kept_apart(group):
+  """Of separate teachers, whose sources differ in their actions."""
+  wide = lambda: ('update a', jnp.zeros(2), 1.0, 0)
+  narrow = lambda: ('update b', jnp.zeros(3), 1.0, 0)
+  later = [update(None, name='update b')] * 2
+  results = run_threads(
+    group, [[narrow(), *later], [wide(), narrow(), *later], [wide()]]
+  )
+  finals = [seed_state.materialize(r[-1][0]) for r in results]
+  assert [x.tolist() for x in finals] == [[3] * 3, [3] * 3, [1] * 2]
+
+
 def test_a_seed_that_ends_does_not_stop_the_others(group):
   scripts = [[], [update(1)], [update(1), update(None), update(None)]]
   results = run_threads(group, scripts)
@@ -225,7 +249,7 @@ def test_states_that_cannot_be_stacked_are_an_error(group, monkeypatch):
   def fail(*rows):
     raise ValueError('no memory for a copy')
 
-  monkeypatch.setattr(seed_calls, '_stack', fail)
+  monkeypatch.setattr(seed_state, '_join', fail)
   results = run_threads(group, [[], [update(1)], [update(1)]])
   assert [str(r[0]) for r in results[1:]] == ['no memory for a copy'] * 2
 

@@ -32,7 +32,9 @@ _SKIPPED = re.compile(
 )
 # Files whose content must be that of the commit.
 _FIXED = re.compile(
-  rf'(?:.*/)?(?:(?:teacher|student)/[^/]*\d+/.*|{episodes.FOLDER}/[^/]*\.npz)'
+  rf'(?:.*/)?(?:(?:teacher|student)/[^/]*\d+/.*'
+  # An object that replaces an older one has a hash behind its name.
+  rf'|{episodes.FOLDER}/[^/]*\.npz(?:\.[0-9a-f]{{8}})?)'
 )
 # Where a run has them; other folders may hold other runs.
 _LAYOUT = re.compile(r'(?:teachers?|student|sources|replay)/')

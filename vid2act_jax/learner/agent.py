@@ -136,7 +136,7 @@ class Agent:
 
   @property
   def actor(self) -> Actor:
-    """The policy network on [s, guidance], or s without such guidance."""
+    """The policy network on `transfer.actor_input`."""
     layers, units = self.settings.behavior.actor_layers, self._units
     dtype, residual = self.student.compute.dtype, self.has_base_action
     return Actor(layers, units, self.action_dim, dtype, residual)
@@ -220,15 +220,13 @@ class Agent:
     world = self.student.init(key)
     if self.variant.start == 'teacher':
       assert self.pretrained is not None
-      world = warm_start.start_from(
-        self.student, world, self.pretrained, teacher
-      )
+      world = warm_start.start_from(world, self.pretrained, teacher)
     if not self.base:
       return {'world_model': world}
     assert self.pretrained is not None
     base = self.base.init(jax.random.fold_in(key, 1))
     base = {k: base[k] for k in ('encoder', 'rssm')}
-    base = warm_start.start_from(self.base, base, self.pretrained, teacher)
+    base = warm_start.start_from(base, self.pretrained, teacher)
     return {'world_model': world, 'base': base}
 
   def _init_transfer(self, keys, feat, frozen):

@@ -148,7 +148,7 @@ def check_settings(config, variant: Variant) -> None:
       ' 0 (no discount head) or to the positive weight of the discount loss'
     )
   if variant.start == 'teacher' and config.student != config.teacher:
-    ways_out = (
+    hints = (
       f'--config.learner.student.{key}={size}'
       for key, size in config.teacher.items()
       if config.student[key] != size
@@ -156,7 +156,7 @@ def check_settings(config, variant: Variant) -> None:
     problems.add(
       'config.learner.transfer.start=teacher (as in config.variant=finetune and'
       ' vid2act_guided) initialises the student from the teacher, so both need'
-      f' the same sizes; set {" ".join(ways_out)}, or'
+      f' the same sizes; set {" ".join(hints)}, or'
       ' config.learner.teacher to those of the student'
     )
   problems.raise_all()

@@ -67,7 +67,8 @@ def finetune_step(
     axis_name: the mapped axis that B is split over, if any.
 
   Returns:
-    The new state, and metrics: scalars, and `similarity` [N] with a teacher.
+    The new state, and metrics: scalars, and with a teacher `similarity` and,
+    with weights by evidence, `teacher_kl`, both [N].
   """
   rng = agent.rng(update.step_key(state, key), axis_name)
   *model_rngs, behavior_rng = rng.split(3)
@@ -313,7 +314,10 @@ def imagination_start(
   outputs: WorldModelOutputs,
   transfer_outputs: transfer.TransferOutputs | None,
 ) -> imagination.Start:
-  """All states of the student's sequences as starts of imagination: M = B L."""
+  """All states of the student's sequences as starts of imagination.
+
+  M = B L, with rehearsal (B + R) L.
+  """
   rows = rehearsal.join_rows(agent, batch)
   label = demonstration = None
   if transfer_outputs:

@@ -347,9 +347,9 @@ def _check_combination(fields):
   """Raises a UserError if the fields do not go together."""
   problems = Problems()
 
-  def fail(keys, reason, way_out):
+  def fail(keys, reason, hint):
     values = ' with '.join(f'{KEY}.{key}={fields[key]}' for key in keys)
-    problems.add(f'{values}: {reason}; {way_out}')
+    problems.add(f'{values}: {reason}; {hint}')
 
   if fields['teachers'] == 'none':
     if fields['rehearsal'] and fields['rehearsal_domains'] == 'selected':

@@ -13,20 +13,19 @@ import jax.numpy as jnp
 from vid2act_jax.nets.world_model import WorldModel
 from vid2act_jax.types import Params
 
-_STUDENT_ONLY: tuple[str, ...] = (
-  'discount',
-)  # Groups that a teacher does not have.
+# Groups of parameters that a teacher does not have.
+_STUDENT_ONLY: tuple[str, ...] = ('discount',)
 
 
 def start_from(
-  model: WorldModel, fresh: Params, teacher: WorldModel, teacher_params: Params
+  fresh: Params, teacher: WorldModel, teacher_params: Params
 ) -> Params:
   """Returns parameters for a model, taken from a pretrained one.
 
   Args:
-    model: without domains, of the teacher's sizes; the action size may differ.
-    fresh: its initial parameters. Of these, the rows of action dimensions that
-      the teacher does not have and the discount head are kept.
+    fresh: initial parameters of the model, without domains, of the teacher's
+      sizes; the action size may differ. Of these, the rows of action
+      dimensions that the teacher does not have and the discount head are kept.
     teacher: the pretrained model, with N domains.
     teacher_params: its parameters; only the groups in `fresh` are used. Without
       `reward`, the head was not trained: the fresh one is kept.

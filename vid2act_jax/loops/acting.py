@@ -9,6 +9,7 @@ import numpy as np
 from vid2act_jax import sharding
 from vid2act_jax.data.episode_builder import EpisodeBuilder
 from vid2act_jax.data.episodes import summarize
+from vid2act_jax.loops.seed_state import an_array
 
 _MAX_VIDEO_FRAMES = 125
 
@@ -132,7 +133,7 @@ class PolicyRunner:
     Returns before the device has computed them.
     """
     inputs = {'image': obs['image'], 'is_first': obs['is_first']}
-    carry = sharding.device_put_like(self._carry, state)
+    carry = sharding.device_put_like(self._carry, an_array(state))
     self._carry, action, _ = self._act(state, carry, inputs, self._key, step)
     action.copy_to_host_async()
     return action

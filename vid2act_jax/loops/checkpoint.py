@@ -67,7 +67,6 @@ class Checkpoint:
     Raises:
       UserError: the folder cannot be written.
     """
-    state = jax.tree.map(lambda x: x, state)  # Of a `SeedState`, a copy.
     if self._is_copy:
       if jax.process_index():
         sharding.barrier('saved')
@@ -145,8 +144,10 @@ class Checkpoint:
     target = jax.tree.map(_to_target, target)
     with self._open(read_only=True) as manager:
       step = manager.latest_step()
+      if step is None:
+        raise self._no_checkpoint()
       try:
-        saved = step is not None and manager.item_metadata(step)['state']
+        saved = manager.item_metadata(step)['state']
       except Exception:  # Damage raises many types.
         return
     if saved:
@@ -316,17 +317,14 @@ class Checkpoint:
   def _read_newest(self, read):
     """Returns read(manager, step) of the newest step that is readable."""
     if not (steps := self._steps()):
-      raise types.UserError(
-        f'no checkpoint in {self.directory}: run the stage that writes it, or '
-        'name another folder'
-      )
-    first = None
+      raise self._no_checkpoint()
+    first: Exception | None = None
     with self._open(read_only=True) as manager:
       for step in reversed(steps):
         try:
           return read(manager, step)
-        except types.UserError:
-          raise
+        except (types.UserError, MemoryError, jax.errors.JaxRuntimeError):
+          raise  # Devices without memory are no damage.
         except Exception as error:  # Damage raises many types.
           first = first or error
           self._damaged.add(step)
@@ -334,11 +332,18 @@ class Checkpoint:
             f'the checkpoint {self.directory / str(step)} is damaged '
             f'({_first_line(error)}); trying the one before it'
           )
+    assert first is not None
     raise types.UserError(
       f'every checkpoint in {self.directory} is damaged (steps '
-      f'{", ".join(map(str, steps))}): remove the folder to start the stage '
-      'again'
+      f'{", ".join(map(str, steps))}; {_first_line(first)}): if the disk is'
+      ' sound, remove the folder to start the stage again'
     ) from first
+
+  def _no_checkpoint(self):
+    return types.UserError(
+      f'no checkpoint in {self.directory}: run the stage that writes it, or '
+      'name another folder'
+    )
 
   def _read_part(self, manager, step, target):
     """Like `_read`, for a target without some arrays of the checkpoint."""

@@ -206,8 +206,8 @@ def _check_teacher_from(config, variant):
   if not public:
     return
   generator = variant.generates_actions and variant.generator.pretrained
-  given, ways_out = [], []
-  for wrong, field, value, way_out in (
+  given, hints = [], []
+  for wrong, field, value, hint in (
     (variant.teachers != 'mixture', 'teachers', variant.teachers, 'mixture'),
     (variant.start == 'teacher', 'start', 'teacher', 'fresh'),
     (not variant.pretrain_actions, 'pretrain_actions', False, True),
@@ -217,13 +217,13 @@ def _check_teacher_from(config, variant):
   ):
     if wrong:
       given.append(f'config.learner.transfer.{field}={value}')
-      ways_out.append(f'--config.learner.transfer.{field}={way_out}')
+      hints.append(f'--config.learner.transfer.{field}={hint}')
   if given:
     raise UserError(
       f'config.teacher_from={public[0]}: a public checkpoint only holds'
       ' encoder and recurrent model of a frozen mixture, so it does not go'
       f' with {", ".join(given)}; name a run folder, or set'
-      f' {" ".join(ways_out)}'
+      f' {" ".join(hints)}'
     )
 
 
@@ -266,14 +266,14 @@ def _check_tasks(config, workdir, problems):
 
 def _raise_no_sources(config):
   variant = runs.variant_of(config)
-  key, way_out = (
+  key, hint = (
     'config.variant=' + config.variant,
     'config.variant=dreamerv2',
   )
   if not variant.pretrained:
     key = f'config.learner.transfer.rehearsal={variant.rehearsal.share}'
-    way_out = 'config.learner.transfer.rehearsal=0.'
+    hint = 'config.learner.transfer.rehearsal=0.'
   raise UserError(
     f'config.sources is empty, but {key} needs source tasks: name tasks, or'
-    f' set --{way_out}'
+    f' set --{hint}'
   )

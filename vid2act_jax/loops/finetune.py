@@ -16,6 +16,7 @@ from vid2act_jax.loops import metrics as metrics_lib
 from vid2act_jax.loops.preemption import Preempted
 from vid2act_jax.loops.progress import Estimate, Estimator
 from vid2act_jax.loops.schedule import is_due
+from vid2act_jax.loops.seed_state import an_array, materialize
 from vid2act_jax.loops.setup import FinetuneSetup
 
 # Sections of the profiler by kind of work, for the remaining time.
@@ -53,7 +54,7 @@ class Finetuner:
     return self._schedule.env_steps_done(self.counters)
 
   def run(self):
-    """Trains to the end of the schedule; returns the final LearnerState.
+    """Trains to the end of the schedule; returns the final state.
 
     Raises:
       Preempted: the run was asked to stop; a checkpoint has been written.
@@ -117,7 +118,7 @@ class Finetuner:
   def _act(self):
     state = self.policy_state()
     # Ready: the device waits for the environments, so that they come first.
-    send = sharding.is_ready(state)
+    send = sharding.is_ready(an_array(state))
     episodes = self._interaction.step(state, send)
     self._log_worker_failures()
     if episodes:
@@ -187,7 +188,7 @@ class Finetuner:
     self._log_metrics()
     with self._profiler.section('predicting'):
       video = np.asarray(
-        self._setup.open_loop(self.policy_state(), batch.target)
+        self._setup.open_loop(materialize(self.policy_state()), batch.target)
       )
     metrics_lib.log_open_loop(self._logger, self.env_steps, video)
 
@@ -203,11 +204,11 @@ class Finetuner:
       faults.clear()
 
   def policy_state(self):
-    """The state on one device of this host: to act, evaluate and predict."""
+    """The state on one device of this host, to act and to evaluate with."""
     if self._context.devices.num == 1:
       return self.state
     if self._local_state is None:
-      self._local_state = sharding.local(self.state)
+      self._local_state = sharding.local(materialize(self.state))
     return self._local_state
 
   def _save(self):
@@ -222,6 +223,7 @@ class Finetuner:
         'lines': self._logger.lines,
         **self._interaction.snapshot(),
       }
-      self._context.checkpoint.save(self.counters.updates, self.state, extra)
+      state = materialize(self.state)
+      self._context.checkpoint.save(self.counters.updates, state, extra)
       self._context.commit()
       self._interaction.replay.delete_evicted()

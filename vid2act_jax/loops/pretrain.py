@@ -2,7 +2,6 @@
 
 import contextlib
 
-import jax
 import numpy as np
 
 from vid2act_jax import sharding
@@ -11,6 +10,7 @@ from vid2act_jax.loops import metrics as metrics_lib
 from vid2act_jax.loops.preemption import Preempted
 from vid2act_jax.loops.progress import Estimator
 from vid2act_jax.loops.schedule import is_due
+from vid2act_jax.loops.seed_state import materialize
 from vid2act_jax.loops.setup import PretrainSetup
 
 # Of the profiler, for the remaining time.
@@ -63,7 +63,7 @@ def pretrain(setup: PretrainSetup):
         'tally': averager.snapshot(),
         'lines': logger.lines,
       }
-      context.checkpoint.save(step, state, extra)
+      context.checkpoint.save(step, materialize(state), extra)
       context.commit()
 
   # The thread that samples the batches also puts them on the devices.
@@ -90,16 +90,17 @@ def pretrain(setup: PretrainSetup):
           log_metrics()
           arrays = setup.batches.arrays(batch)
           last_batch = metrics_lib.last_batch(arrays, count)
-          video = setup.open_loop(sharding.local(state), last_batch)
+          own = sharding.local(materialize(state))
+          video = setup.open_loop(own, last_batch)
           metrics_lib.log_open_loop(logger, step, np.asarray(video))
         estimate = estimator({'updates': step}, {'updates': total})
         logger.progress(step, total, 'updates', estimate)
       if is_due(step, intervals.save) and step < total:
         save()
   log_metrics()
+  state = materialize(state)
   if setup.fit_generator:
     logger.message("training the generator of the sources' actions")
-    state = jax.tree.map(lambda x: x, state)  # Of a `SeedState`, a copy.
     with profiler.section('updating'):
       params, metrics = setup.fit_generator(
         sharding.local(state.params['model'])

@@ -26,8 +26,8 @@ def for_stage(config, workdir: pathlib.Path, stage: str) -> Iterator[None]:
   try:
     yield
   except TooShort as error:
-    way_out = short_episodes(config, workdir, stage, error.longest, error.total)
-    raise UserError(f'{error}; {way_out}') from error
+    hint = short_episodes(config, workdir, stage, error.longest, error.total)
+    raise UserError(f'{error}; {hint}') from error
   except NotFinite as error:
     raise UserError(f'{error}; {_not_finite(config, workdir)}') from error
 

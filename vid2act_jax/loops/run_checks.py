@@ -187,13 +187,13 @@ class _RunCheck:
     found = env_probe.probe(task, settings, length, prefill)
     if found.longest < length and found.steps >= prefill:
       # Longer ones than the median may not occur again.
-      way_out = remedies.short_episodes(
+      hint = remedies.short_episodes(
         config, self._workdir, 'finetune', found.median, prefill
       )
       self._problems.add(
         f'task {task!r}: the longest of its random episodes has'
         f' {found.longest} frames, too short for sequences of'
-        f' config.finetune.length={length}; {way_out}'
+        f' config.finetune.length={length}; {hint}'
       )
     return found
 
@@ -236,7 +236,6 @@ class _RunCheck:
     stages.check_single_process(folder)
     if config.source_dir:  # Otherwise it is in the run's folder.
       _check_writable(folder, '--config.source_dir')
-    self._check_held_out(task)
     policy = policies.resolve(config.collect.policy, task)
     if policy == 'agent':
       own_config = stages.agent_config(config, task)
@@ -246,12 +245,13 @@ class _RunCheck:
       )
       runs.check_workdir(own_folder, own_config)
       return self._probe(own_config, own_folder, settings).action_dim
+    self._check_held_out()
     plan = stages.collect_plan(config, task, policy)
     description = collect.check_plan(plan)
     collect.check_folder(plan, folder)
     return description['action_dim']
 
-  def _check_held_out(self, task):
+  def _check_held_out(self):
     share = self._config.replay.held_out
     if share and self._config.collect.episodes < 2:
       self._problems.add(

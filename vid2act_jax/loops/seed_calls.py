@@ -1,9 +1,4 @@
-"""Calls of several seeds on the same devices: joined, or one after another.
-
-Joined calls keep the states of all seeds stacked on the device between calls:
-to stack hundreds of arrays for each call, and to split its results, would be
-a third of its kernels.
-"""
+"""Calls of several seeds on the same devices: joined, or one after another."""
 
 from __future__ import annotations
 
@@ -16,72 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vid2act_jax.loops import memory
+from vid2act_jax.loops import memory, seed_state
 from vid2act_jax.loops.execution import UPDATE, Calls, announced, compose
-from vid2act_jax.types import LearnerState, UserError
-
-
-class _Stack:
-  """The states of the seeds of a group, on the device.
-
-  Attributes:
-    states: a LearnerState with a leading [K].
-    owners: what each seed has as its state: a LearnerState, whose copy the
-      stack holds, or a `SeedState`; None: the row is of no use.
-  """
-
-  def __init__(self, num: int):
-    self.states: Any = None
-    self.owners: list[LearnerState | SeedState | None] = [None] * num
-
-  def set(self, given: dict[int, LearnerState | SeedState]) -> None:
-    """Sets the rows of some seeds, if they are others than these."""
-    if all(self.owners[i] is state for i, state in given.items()):
-      return
-    first = next(iter(given.values()))
-    for index, state in given.items():
-      self.owners[index] = state
-    rows = [first if owner is None else owner for owner in self.owners]
-    self.states = _stack(*rows)
-
-  def update(self, states, indices) -> list[SeedState]:
-    """Replaces the states after an update of some seeds; returns theirs."""
-    self.states = states
-    for index in indices:
-      owner = self.owners[index]
-      if not isinstance(owner, SeedState):  # As if it had been donated.
-        jax.tree.map(lambda x: x.delete(), owner)
-        self.owners[index] = SeedState(self, index)
-    return [self.owners[index] for index in indices]
-
-
-@jax.tree_util.register_pytree_node_class
-class SeedState:
-  """The LearnerState of one seed, a row of its group's stack.
-
-  As a tree it is a copy of that row, a LearnerState.
-  """
-
-  def __init__(self, stack: _Stack, index: int):
-    """index: of the seed in its group."""
-    self.stack, self._index = stack, index
-
-  def tree_flatten(self):
-    """Copies the row."""
-    return (_row(self.stack.states, self._index),), None
-
-  @classmethod
-  def tree_unflatten(cls, unused_aux, children):
-    """The copy."""
-    return children[0]
-
-  def an_array(self) -> jax.Array:
-    """An array on the same devices, without a copy of the row."""
-    return jax.tree.leaves(self.stack.states)[0]
-
-
-_stack = jax.jit(lambda *rows: jax.tree.map(lambda *x: jnp.stack(x), *rows))
-_row = jax.jit(lambda tree, index: jax.tree.map(lambda x: x[index], tree))
+from vid2act_jax.types import DeviceBatch, LearnerState, UserError
 
 
 class SeedCalls(Calls):
@@ -148,8 +80,9 @@ class Group:
     self._active = set(range(num))
     self._waiting: dict[int, _Request] = {}
     self._served: collections.Counter[str] = collections.Counter()
-    # By structure and devices: those of a stage, to learn or to act with.
-    self._stacks: dict[Any, _Stack] = {}
+    self._checked: set[str] = set()  # Functions that `check_fn` has seen.
+    # By `seed_state.kind`: on several devices, those to learn and to act with.
+    self._stacks: dict[Any, seed_state.Stack] = {}
 
   def compile(self, name, fn, jit, message, prepare=None) -> None:
     """Adds a function, if it is not there; see `Calls.compile`."""
@@ -212,8 +145,9 @@ class Group:
     """Calls a function for some seeds; returns their results."""
     first = next(iter(args.values()))
     updates = name.startswith(UPDATE)
-    if updates and self._check_fn and not self._served[name]:
+    if updates and self._check_fn and name not in self._checked:
       self._check_fn(first, self._num)
+      self._checked.add(name)
     stack = self._stack_of({i: state for i, (state, *_) in args.items()})
     rows = [args.get(i, first)[1:] for i in range(self._num)]
     columns = tuple(zip(*rows, strict=True))
@@ -227,31 +161,23 @@ class Group:
     own = stack.update(states, list(args))
     return list(zip(own, (metrics[i] for i in args), strict=True))
 
-  def _stack_of(self, given) -> _Stack:
+  def _stack_of(self, given) -> seed_state.Stack:
     """The stack with the states of some seeds."""
-    key = _kind(next(iter(given.values())))
-    stack = self._stacks.setdefault(key, _Stack(self._num))
-    self._release(given, stack)
+    key = seed_state.kind(next(iter(given.values())))
+    stack = self._stacks.setdefault(key, seed_state.Stack(self._num))
     stack.set(given)
+    self._release(given, key[0])
     return stack
 
-  def _release(self, indices, kept=None):
-    """Gives up the rows of some seeds in all stacks but one."""
+  def _release(self, indices, shapes=None):
+    """Gives up the rows of some seeds in stacks of other shapes."""
     for key, stack in list(self._stacks.items()):
-      if stack is kept:
+      if key[0] == shapes:
         continue
       for index in indices:
-        stack.owners[index] = None
-      if not any(owner is not None for owner in stack.owners):
+        stack.release(index)
+      if not stack.is_used:
         del self._stacks[key]
-
-
-def _kind(state):
-  """Structure and devices of a state."""
-  if isinstance(state, SeedState):
-    state = state.stack.states
-  leaves, structure = jax.tree.flatten(state)
-  return structure, frozenset(leaves[0].sharding.device_set)
 
 
 def check_memory(args: tuple[LearnerState, Any, jax.Array], num: int) -> None:
@@ -263,19 +189,23 @@ def check_memory(args: tuple[LearnerState, Any, jax.Array], num: int) -> None:
     args: of a seed's update: state, batch, key.
     num: of the seeds.
   """
-  state, batch, _ = jax.tree.map(lambda x: x, args)
+  state, batch, _ = args
+  state = seed_state.materialize(state)
   (device, *_) = jax.tree.leaves(state)[0].devices()
   limit = (device.memory_stats() or {}).get('bytes_limit')
-  sizes = {**memory.state_bytes(state), 'batches': memory.tree_bytes(batch)}
+  on_device = isinstance(batch, DeviceBatch)
+  name = 'replays and batches' if on_device else 'batches'
+  sizes = {**memory.state_bytes(state), name: memory.tree_bytes(batch)}
   parts = {name: num * size for name, size in sizes.items()}
-  # The seeds have them until they are stacked.
-  needed = 2 * sum(parts.values()) - parts['batches']
+  # The seeds have their states until these are stacked.
+  needed = 2 * sum(parts.values()) - parts[name]
   if limit and needed > limit:
     text = ', '.join(f'{k} {v / 1e9:.2f} GB' for k, v in parts.items())
     raise UserError(
       f'{num} seeds do not fit the {limit / 1e9:.1f} GB of'
       f' {device.device_kind}: {text}, and the states twice; use fewer seeds'
-      ' (config.seeds), or more groups of devices (config.mesh.seed)'
+      ' (config.seeds), more groups of devices (config.mesh.seed), or less'
+      ' memory for replays (config.replay.device_gb)'
     )
 
 

@@ -1,9 +1,9 @@
 """Several seeds of an experiment in one process.
 
 Each seed is a run with a folder of its own, in a thread of its own. The threads
-share compiled functions. On accelerators they also join their calls, where that
-takes less time: one call of a vectorized function updates all seeds of a
-device, or acts for them.
+share compiled updates and policies. On accelerators they also join their calls,
+where that takes less time: one call of a vectorized function updates all seeds
+of a device, or acts for them.
 """
 
 from __future__ import annotations
@@ -97,13 +97,14 @@ def run(
   if 'collect' in config.stages and shares_sources(config):
     first = seeds[0]
     folder = folder_of(workdir, first)
-    stages.run_collect(config_of(config, first), folder, execution)
+    own = dataclasses.replace(execution, devices=groups[0][0])
+    stages.run_collect(config_of(config, first), folder, own)
   errors: dict[int, BaseException] = {}
 
-  def run_seed(seed, how, leave):
+  def run_seed(seed, own, leave):
     progress.LABEL.set(f'seed {seed}: ')
     try:
-      run_one(config_of(config, seed), folder_of(workdir, seed), how)
+      run_one(config_of(config, seed), folder_of(workdir, seed), own)
     except BaseException as error:
       errors[seed] = error
       if isinstance(error, UserError):
@@ -117,10 +118,10 @@ def run(
   for devices, members in groups:
     calls_of = _calls(config, len(members))
     for calls, seed in zip(calls_of, members, strict=True):
-      how = dataclasses.replace(
+      own = dataclasses.replace(
         execution, calls=calls, devices=devices, runs_per_device=len(members)
       )
-      args = seed, how, calls.leave
+      args = seed, own, calls.leave
       thread = threading.Thread(target=run_seed, args=args, daemon=True)
       threads.append(thread)
   for thread in threads:
@@ -216,7 +217,8 @@ def vectorizes(config) -> bool:
 
   On a TPU small updates alone, by its compiler's estimates (docs/scaling.md).
   """
-  backend, finetune = jax.default_backend(), config.finetune
+  backend = jax.default_backend()
   if backend == 'tpu':
-    return finetune.batch * finetune.length <= _MAX_VECTORIZED_FRAMES
+    frames = (x.batch * x.length for x in (config.pretrain, config.finetune))
+    return max(frames) <= _MAX_VECTORIZED_FRAMES
   return backend != 'cpu'

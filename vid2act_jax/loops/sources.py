@@ -185,13 +185,13 @@ def rehearsal_size(config, variant: learner.Variant) -> int:
   share, batch = variant.rehearsal.share, config.finetune.batch
   size = round(share * batch)
   if share and not 0 < size < batch:
-    way_out = '--config.learner.transfer.rehearsal=0.5'
+    hint = '--config.learner.transfer.rehearsal=0.5'
     if batch < 2:
-      way_out = '--config.finetune.batch=2 or more'
+      hint = '--config.finetune.batch=2 or more'
     raise UserError(
       f'config.learner.transfer.rehearsal={share} of'
       f' config.finetune.batch={batch} sequences is {size}, which leaves none'
-      f' of the target or of the sources; set {way_out}'
+      f' of the target or of the sources; set {hint}'
     )
   return size
 
@@ -215,7 +215,7 @@ def load_teacher(config, workdir: pathlib.Path, agent):
   if is_public(config.teacher_from):
     read = weights.read(_public_file(config))
     return torch_import.load_teacher(read, agent)
-  params, agents = [], _single_agents(config, agent)
+  params, agents = [], _single_agents(agent)
   for place, own in zip(
     teacher_places(config, workdir, agent.variant), agents, strict=True
   ):
@@ -250,7 +250,7 @@ def check_teacher(config, workdir: pathlib.Path, variant, agent=None) -> None:
     return
   problems = Problems()
   places = teacher_places(config, workdir, variant)
-  agents = _single_agents(config, agent) if agent else [None] * len(places)
+  agents = _single_agents(agent) if agent else [None] * len(places)
   for place, own in zip(places, agents, strict=True):
     with problems.collect():
       checkpoint, metadata = find_teacher(config, variant, place)
@@ -288,7 +288,7 @@ def teacher_places(
   return [TeacherPlace(*place) for place in zip(folders, names, strict=True)]
 
 
-def _single_agents(config, agent):
+def _single_agents(agent):
   """The agent, or one for each of its separate teachers."""
   if agent.variant.teachers != 'separate':
     return [agent]
@@ -387,10 +387,10 @@ def find_teacher(
     elsewhere = 'pretrain one, without config.teacher_from'
   if not checkpoint.exists():
     name = 'name a run folder or a public .npz with --config.teacher_from=...'
-    way_out = f'{again}, or {name}'
+    hint = f'{again}, or {name}'
     if config.teacher_from:
-      way_out = f'{name}, or leave it out to train one'
-    raise UserError(f'no teacher in {checkpoint.directory}: {way_out}')
+      hint = f'{name}, or leave it out to train one'
+    raise UserError(f'no teacher in {checkpoint.directory}: {hint}')
   metadata = checkpoint.finished()
   if not metadata:
     raise UserError(

@@ -91,9 +91,9 @@ class Source(Protocol):
 
   `metadata` of the source can be written as JSON: 'alignment' ('prev' or
   'next') and 'dropped' (a list of what the schema cannot hold, which may grow
-  while reading); if known also 'task', 'action_low' and 'action_high'; for indices of
-  a Discrete 'num_actions' and 'first_action'; 'has_rewards', False, if the
-  source has none; 'counts' and 'warnings', see `notes`.
+  while reading); if known also 'task', 'action_low' and 'action_high'; for
+  indices of a Discrete 'num_actions' and 'first_action'; 'has_rewards', False,
+  if the source has none; 'counts' and 'warnings', see `notes`.
   """
 
   metadata: dict[str, Any]
