@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from benchmarks import measure
 from experiments.grid import configs
-from vid2act_jax.loops import runs, seeds, setup, stages
+from vid2act_jax.loops import finetune_setup, runs, seeds, stages
 from vid2act_jax.loops.execution import Execution
 from vid2act_jax.loops.finetune import Finetuner
 from vid2act_jax.loops.preemption import Preempted, PreemptionHandler
@@ -116,7 +116,8 @@ def measure_seed(config, folder: pathlib.Path, execution: Execution, seconds):
   stages.run_pretrain(config, folder, execution)
   window, schedule = Window(seconds), finetune_schedule(config)
   execution = Execution(False, window, execution.calls, execution.devices)
-  with setup.setup_finetune(config, folder, execution, folder / 'r') as built:
+  setup = finetune_setup.setup_finetune
+  with setup(config, folder, execution, folder / 'r') as built:
     loop = window.loop = Finetuner(built)
     try:
       loop.run()

@@ -81,7 +81,7 @@ def test_a_moved_run_keeps_its_separate_teachers(tmp_path, monkeypatch):
     trained.append(config)
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(stages.setup, 'setup_pretrain', stop)
+  monkeypatch.setattr(stages.pretrain_setup, 'setup_pretrain', stop)
   for name in ('before', 'after'):
     with pytest.raises(KeyboardInterrupt):
       stages.run_pretrain(config, tmp_path / name)

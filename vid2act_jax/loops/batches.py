@@ -1,6 +1,6 @@
 """Batches of the training loops: sampled from replays, put on the devices."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -55,6 +55,11 @@ class PretrainBatches:
       return self._on_device.batch([self._positions(i) for i in indices])
     batches = [self._sample(i) for i in indices]
     return _device_put(batches, self._devices, Batch)
+
+  @property
+  def load(self) -> Callable | None:
+    """Gathers a `DeviceBatch` in a compiled step; None: batches have arrays."""
+    return self._on_device and self._on_device.load
 
   def arrays(self, batch: Batch | DeviceBatch) -> Batch:
     """The arrays of a batch from `get`."""
@@ -125,6 +130,11 @@ class FinetuneBatches:
     if self._last[0] != key:
       self._last = key, self._get(range(index, index + count))
     return self._last[1]
+
+  @property
+  def load(self) -> Callable | None:
+    """Gathers a `DeviceBatch` in a compiled step; None: batches have arrays."""
+    return self._on_device and self._on_device.load
 
   def arrays(self, batch: FinetuneBatch | DeviceBatch) -> FinetuneBatch:
     """The arrays of a batch from `get`."""

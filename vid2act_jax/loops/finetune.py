@@ -13,11 +13,11 @@ import numpy as np
 
 from vid2act_jax import sharding
 from vid2act_jax.loops import metrics as metrics_lib
+from vid2act_jax.loops.finetune_setup import FinetuneSetup
 from vid2act_jax.loops.preemption import Preempted
 from vid2act_jax.loops.progress import Estimate, Estimator
 from vid2act_jax.loops.schedule import is_due
 from vid2act_jax.loops.seed_state import an_array, materialize
-from vid2act_jax.loops.setup import FinetuneSetup
 
 # Sections of the profiler by kind of work, for the remaining time.
 _SECTIONS = {

@@ -8,10 +8,10 @@ from vid2act_jax import sharding
 from vid2act_jax.data.prefetch import prefetch
 from vid2act_jax.loops import metrics as metrics_lib
 from vid2act_jax.loops.preemption import Preempted
+from vid2act_jax.loops.pretrain_setup import PretrainSetup
 from vid2act_jax.loops.progress import Estimator
 from vid2act_jax.loops.schedule import is_due
 from vid2act_jax.loops.seed_state import materialize
-from vid2act_jax.loops.setup import PretrainSetup
 
 # Of the profiler, for the remaining time.
 _UPDATE_SECTIONS = 'sampling', 'updating', 'logging', 'saving'

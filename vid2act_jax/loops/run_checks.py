@@ -19,6 +19,7 @@ from vid2act_jax.loops import (
   config_checks,
   env_probe,
   policies,
+  pretrain_setup,
   remedies,
   runs,
   schedule,
@@ -166,7 +167,7 @@ class _RunCheck:
         if runs.variant_of(config).teachers == 'separate':
           num = 1
         with self._problems.collect():
-          setup.pretrain_rows(config, devices, num)
+          pretrain_setup.pretrain_rows(config, devices, num)
       if work.finetunes:
         with self._problems.collect():
           devices.rows(config.finetune.batch, 'config.finetune.batch')

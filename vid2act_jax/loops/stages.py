@@ -16,8 +16,10 @@ from vid2act_jax.loops import (
   collect,
   env_probe,
   finetune,
+  finetune_setup,
   policies,
   pretrain,
+  pretrain_setup,
   progress,
   remedies,
   runs,
@@ -172,7 +174,7 @@ def run_pretrain(config, workdir: pathlib.Path, execution: Execution = ALONE):
     return
   with (
     remedies.for_stage(config, workdir, 'pretrain'),
-    setup.setup_pretrain(config, workdir, execution) as built,
+    pretrain_setup.setup_pretrain(config, workdir, execution) as built,
   ):
     _report_rewards(built.context.metadata)
     pretrain.pretrain(built)
@@ -245,7 +247,7 @@ def run_finetune(
   else:
     with (
       remedies.for_stage(config, workdir, 'finetune'),
-      setup.setup_finetune(config, workdir, execution, root) as built,
+      finetune_setup.setup_finetune(config, workdir, execution, root) as built,
     ):
       loop = finetune.Finetuner(built)
       loop.run()
