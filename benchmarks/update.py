@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from benchmarks import measure
 from experiments import base, quickstart
 from vid2act_jax import learner
-from vid2act_jax.learner import finetune, teachers
+from vid2act_jax.learner import actor_critic, finetune, teachers
 from vid2act_jax.types import Batch, FinetuneBatch
 
 PRESETS = {'full': base, 'quickstart': quickstart}
@@ -126,7 +126,7 @@ def make_parts(agent, state, batch, key):
   start = finetune.imagination_start(agent, batch, forward, transfer_forward)
 
   def behavior(state, start):
-    return finetune.behavior_step(agent, state, start, rng)
+    return actor_critic.behavior_step(agent, state, start, rng)
 
   parts = {
     'model': (model, inputs),

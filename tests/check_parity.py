@@ -22,7 +22,7 @@ from flax import traverse_util
 from experiments import base
 from tests import small
 from vid2act_jax import learner
-from vid2act_jax.learner import finetune, teachers, torch_import
+from vid2act_jax.learner import actor_critic, finetune, teachers, torch_import
 from vid2act_jax.learner.update import apply_gradients
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.world_model import feature
@@ -209,15 +209,17 @@ def _check_first(report, agent, state, batch, golden, compiled):
   start = finetune.imagination_start(agent, batch, forward, transfer_forward)
   # The slow critic is copied before the first update.
   state = state.replace(slow_critic=state.params['critic'])
-  actor_fn = jax.value_and_grad(finetune.actor_loss, argnums=2, has_aux=True)
+  actor_fn = jax.value_and_grad(
+    actor_critic.actor_loss, argnums=2, has_aux=True
+  )
   (_, (_, imagined, target, weights)), grads = compiled(
     actor_fn, static_argnums=0
   )(agent, state, state.params['actor'], start, rng)
   _check_imagined(report, agent, imagined, target, out)
   _check_gradients(report, agent, 'actor', grads, golden)
-  grads = compiled(jax.grad(finetune.critic_loss, argnums=1), static_argnums=0)(
-    agent, state.params['critic'], imagined.feat[:-1], target, weights
-  )
+  grads = compiled(
+    jax.grad(actor_critic.critic_loss, argnums=1), static_argnums=0
+  )(agent, state.params['critic'], imagined.feat[:-1], target, weights)
   _check_gradients(report, agent, 'value', grads, golden)
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests import small
 from tests.small import KEY
 from vid2act_jax import learner
-from vid2act_jax.learner import finetune, imagination, warm_start
+from vid2act_jax.learner import actor_critic, finetune, imagination, warm_start
 from vid2act_jax.learner.imagination import Start
 from vid2act_jax.nets import dists
 from vid2act_jax.types import Latent, UserError
@@ -65,7 +65,9 @@ def start():
 
 def behave(agent, state):
   actor = state.params['actor']
-  return finetune.actor_loss(agent, state, actor, start(), agent.rng(KEY))[1]
+  return actor_critic.actor_loss(agent, state, actor, start(), agent.rng(KEY))[
+    1
+  ]
 
 
 def behave_with_logit(logit):
@@ -150,7 +152,7 @@ def test_where_all_states_are_terminal_only_the_reward_counts():
 def test_the_critic_has_the_same_weights_as_the_actor():
   agent, state, (_, imagined, target, weights) = behave_with_logit(logit=0.0)
   later = state.replace(step=state.step + 1)  # Keeps the slow critic.
-  step = small.jit(finetune.behavior_step, static_argnums=0)
+  step = small.jit(actor_critic.behavior_step, static_argnums=0)
   _, metrics, _ = step(agent, later, start(), agent.rng(KEY))
   value = agent.critic.apply({'params': state.params['critic']}, imagined.feat)
   log_prob = dists.unit_log_prob(value[:-1], target, 0)
@@ -177,7 +179,7 @@ def test_with_a_constant_reward_the_actor_learns_from_termination():
   model, rng = state.params['model'], agent.rng(KEY)
 
   def loss(actor):
-    return finetune.actor_loss(agent, state, actor, start(), rng)[0]
+    return actor_critic.actor_loss(agent, state, actor, start(), rng)[0]
 
   def by_hand(actor):
     feat = imagination.imagine(agent, model, actor, start(), rng).feat
@@ -204,7 +206,7 @@ def test_with_a_constant_reward_and_discount_the_actor_has_no_gradient():
   rng = agent.rng(KEY)
 
   def loss(actor):
-    return finetune.actor_loss(agent, state, actor, start(), rng)[0]
+    return actor_critic.actor_loss(agent, state, actor, start(), rng)[0]
 
   grads = jax.grad(loss)(state.params['actor'])
   assert max(np.abs(x).max() for x in jax.tree.leaves(grads)) < 1e-9

@@ -12,6 +12,7 @@ from tests import small
 from tests.small import KEY
 from vid2act_jax import learner
 from vid2act_jax.learner import (
+  actor_critic,
   finetune,
   imagination,
   rehearsal,
@@ -329,7 +330,7 @@ def test_the_prior_draws_the_actor_to_the_generated_actions(floor):
   start = imagination.Start(
     agent.student.initial(num), jnp.ones(num, int), None, demonstration
   )
-  loss = lambda actor, state: finetune.actor_loss(
+  loss = lambda actor, state: actor_critic.actor_loss(
     agent, state, actor, start, agent.rng(KEY)
   )
   value_and_grad = small.jit(jax.value_and_grad(loss, has_aux=True))
@@ -453,7 +454,7 @@ def test_the_prior_of_a_residual_holds_where_the_policy_acts():
   def nll(base):
     actor = without_output(state.params['actor'])
     other = start.replace(demonstration=demonstration.replace(action=base))
-    loss = small.jit(finetune.actor_loss, static_argnums=0)
+    loss = small.jit(actor_critic.actor_loss, static_argnums=0)
     _, (metrics, *_) = loss(agent, state, actor, other, agent.rng(KEY))
     return metrics['prior_nll']
 

@@ -3,7 +3,7 @@
   1. Model: the losses of the student's world model (DreamerV2), distillation
      from the frozen teacher, and the action VAE (Vid2Act, arXiv 2306.03360).
   2. Behavior: actor and critic, on trajectories that the updated model imagines
-     (DreamerV2, arXiv 2010.02193).
+     (`actor_critic`).
 
 A loss of the model is the mean over the batch (of distillation and the VAE: the
 sum over domains of such means), times its scale in `LossScales`. The losses of
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from vid2act_jax.learner import (
+  actor_critic,
   encode,
   imagination,
   rehearsal,
@@ -31,10 +32,8 @@ from vid2act_jax.learner.world_model_loss import (
   WorldModelOutputs,
   world_model_losses,
 )
-from vid2act_jax.losses import behavior, returns
 from vid2act_jax.losses.transfer import distillation_loss, vae_loss
 from vid2act_jax.nets import dists
-from vid2act_jax.nets.apply import apply
 from vid2act_jax.nets.world_model import feature
 from vid2act_jax.rng import Rng
 from vid2act_jax.types import (
@@ -88,7 +87,9 @@ def finetune_step(
   start = imagination_start(agent, batch, outputs, transfer_outputs)
   length = batch.target.reward.shape[1]
   behavior_rng = behavior_rng.replace(parts=rehearsal.parts(batch, length))
-  new, behavior_metrics, norms = behavior_step(agent, new, start, behavior_rng)
+  new, behavior_metrics, norms = actor_critic.behavior_step(
+    agent, new, start, behavior_rng
+  )
 
   # 3. The update counts only if all its metrics are finite.
   metrics = {**metrics, **behavior_metrics}
@@ -330,146 +331,3 @@ def imagination_start(
   )
   flat = lambda x: jax.lax.stop_gradient(x.reshape(-1, *x.shape[2:]))
   return jax.tree.map(flat, start)
-
-
-def behavior_step(
-  agent: Agent, state: LearnerState, start: imagination.Start, rng: Rng
-) -> tuple[LearnerState, Metrics, Metrics]:
-  """Updates actor and critic on trajectories of the updated model.
-
-  Args:
-    agent: the networks, optimizers and hyperparameters.
-    state: with the updated parameters of the model.
-    start: of M trajectories.
-    rng: for the noise.
-
-  Returns:
-    The new state, metrics, and gradient norms.
-  """
-  due = state.step % agent.settings.behavior.slow_period == 0
-  slow = jax.tree.map(
-    lambda new, old: jnp.where(due, new, old),
-    state.params['critic'],
-    state.slow_critic,
-  )
-  state = state.replace(slow_critic=slow)
-
-  actor_fn = jax.value_and_grad(actor_loss, argnums=2, has_aux=True)
-  (loss, (metrics, imagined, target, weights)), actor_grads = actor_fn(
-    agent, state, state.params['actor'], start, rng
-  )
-  feat = jax.lax.stop_gradient(imagined.feat[:-1])
-  critic_fn = jax.value_and_grad(critic_loss, argnums=1)
-  value_loss, critic_grads = critic_fn(
-    agent, state.params['critic'], feat, target, weights
-  )
-  metrics = {'actor_loss': loss, 'value_loss': value_loss, **metrics}
-  norms = {}
-  for name, metric, grads in (
-    ('actor', 'actor_grad_norm', actor_grads),
-    ('critic', 'value_grad_norm', critic_grads),
-  ):
-    state, norms[metric] = update.apply_gradients(
-      agent.optimizers[name], state, name, grads, rng.axis_name
-    )
-  return state, metrics, norms
-
-
-def actor_loss(
-  agent: Agent,
-  state: LearnerState,
-  actor_params: Params,
-  start: imagination.Start,
-  rng: Rng,
-) -> tuple[
-  jax.Array, tuple[Metrics, imagination.Imagined, jax.Array, jax.Array]
-]:
-  """The actor's loss on imagined λ-returns with the slow critic.
-
-  Returns:
-    The loss; metrics, the trajectories [H, M, ...], their λ-returns
-    [H - 1, M] and their states' weights [H - 1, 1 or M].
-  """
-  settings = agent.settings.behavior
-  model = state.params['model']
-  imagined = imagination.imagine(agent, model, actor_params, start, rng)
-  world = model['world_model']
-  reward = agent.student.predict_reward(world, imagined.feat)
-  value = apply(agent.critic, state.slow_critic, imagined.feat)
-  discount = _discounts(agent, world, imagined.feat, start.discount)
-  target = returns.lambda_returns(reward, value, discount, settings.lambda_)
-  weights = returns.discount_weights(jax.lax.stop_gradient(discount))[:-1]
-  entropy = dists.entropy(imagined.dist)
-  loss = behavior.actor_loss(target, entropy[:-1], weights, settings.entropy)
-  prior_metrics = {}
-  if start.demonstration is not None:
-    first = _policy_at_start(agent, actor_params, imagined, start.demonstration)
-    spread = _spread(jax.lax.stop_gradient(target), rng.axis_name)
-    prior, prior_metrics = _prior_loss(
-      agent, state.step, first, start.demonstration, spread
-    )
-    loss += prior
-  metrics = {
-    'actor_ent': entropy.mean(),
-    'imagined_return': target.mean(),
-    **behavior.reward_stats(reward),
-    **prior_metrics,
-  }
-  if agent.student.predict_continue:
-    metrics['imagined_discount'] = discount[1:].mean()
-  return loss, (metrics, imagined, target, weights)
-
-
-def _policy_at_start(agent, actor_params, imagined, demonstration):
-  """The policy at the start states, which are real ones, as it acts there."""
-  if not agent.has_base_action:
-    return jax.tree.map(lambda x: x[0], imagined.dist)
-  # There the base action is generated at the teacher's own state.
-  rest = imagined.actor_input[0, :, : -agent.action_dim]
-  inputs = jnp.concatenate([rest, demonstration.action], -1)
-  return apply(agent.actor, actor_params, inputs)
-
-
-def _prior_loss(agent, step, dist, demonstration, spread):
-  """Draws the actor to actions of the sources, down to the floor of its weight.
-
-  The loss is the negative log-likelihood of these actions at the start states,
-  which are real ones, where the teacher's state is known. It is in units of the
-  spread of the returns, but at least 1, so that large rewards do not outweigh
-  it.
-  """
-  logp = dists.log_prob(dist, demonstration.action)
-  nll = -(demonstration.weight * logp).sum(-1).mean()
-  strength = transfer.prior_strength(agent, step)
-  scale = strength * agent.variant.guidance.prior_scale * jnp.maximum(spread, 1)
-  return scale * nll, {'prior_nll': nll, 'guidance_strength': strength}
-
-
-def _spread(returns, axis_name):
-  """Standard deviation of the returns [H - 1, M] of all devices."""
-  if not axis_name:
-    return returns.std()
-  mean = jax.lax.pmean(returns.mean(), axis_name)
-  variance = jax.lax.pmean(jnp.square(returns - mean).mean(), axis_name)
-  return jnp.sqrt(variance)
-
-
-def _discounts(agent, world, feat, first):
-  """γ after every state, [H, M]; [H, 1] without a discount head."""
-  fixed = jnp.full((len(feat), 1), agent.settings.behavior.discount)
-  if not agent.student.predict_continue:
-    return fixed
-  cont = jax.nn.sigmoid(agent.student.predict_discount(world, feat[1:]))
-  return fixed * jnp.concatenate([first[None], cont])
-
-
-def critic_loss(
-  agent: Agent,
-  params: Params,
-  feat: jax.Array,
-  target: jax.Array,
-  weights: jax.Array,
-) -> jax.Array:
-  """Regression to the returns of `actor_loss`; feat [H - 1, M, F]."""
-  value = apply(agent.critic, params, feat)
-  return behavior.critic_loss(value, target, weights)
