@@ -177,7 +177,7 @@ def run_pretrain(config, workdir: pathlib.Path, execution: Execution = ALONE):
     pretrain_setup.setup_pretrain(config, workdir, execution) as built,
   ):
     _report_rewards(built.context.metadata)
-    pretrain.pretrain(built)
+    pretrain.TeacherTraining(built).run()
   built.context.checkpoint.finish(config.pretrain.steps, built.context.metadata)
 
 
