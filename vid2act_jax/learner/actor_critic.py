@@ -114,7 +114,9 @@ def _policy_at_start(agent, actor_params, imagined, demonstration):
   """The policy at the start states, which are real ones, as it acts there."""
   if not agent.has_base_action:
     return jax.tree.map(lambda x: x[0], imagined.dist)
-  # There the base action is generated at the teacher's own state.
+  # In the target task the base action is generated at the teacher's own state.
+  # Of source sequences it is the recorded one, so that the prior draws the
+  # correction to zero.
   rest = imagined.actor_input[0, :, : -agent.action_dim]
   inputs = jnp.concatenate([rest, demonstration.action], -1)
   return apply(agent.actor, actor_params, inputs)
