@@ -49,21 +49,6 @@ def test_a_folder_of_an_older_version_fits(tmp_path):
   assert runs.config_diff(tmp_path, debug.get_config()) == []
 
 
-@pytest.mark.parametrize('variant', ['vid2act_guided', 'vid2act'])
-def test_an_older_run_keeps_its_prior_without_a_floor(tmp_path, variant):
-  config = debug.get_config()
-  config.variant = variant
-  runs.init_workdir(tmp_path, config)
-  path = tmp_path / runs.CONFIG
-  old = json.loads(path.read_text())
-  del old['learner']['transfer']['prior_floor']
-  path.write_text(json.dumps(old))
-  (tmp_path / runs.STUDENT / '5').mkdir(parents=True)
-  guided = variant == 'vid2act_guided'
-  floor = ['learner.transfer.prior_floor: 0.0 in the folder, None now']
-  assert runs.config_diff(tmp_path, config) == (floor if guided else [])
-
-
 def test_runtime_keys_may_change_in_a_folder(tmp_path):
   runs.init_workdir(tmp_path, debug.get_config())
   (tmp_path / runs.STUDENT / '5').mkdir(parents=True)

@@ -183,7 +183,6 @@ VARIANTS: dict[str, dict] = {
     'generator_until': 0.0,
     'guidance': 'residual+prior+jump_start',
     'prior_scale': 10.0,
-    'prior_floor': 0.1,
     'start': 'teacher',
     'rehearsal': 0.33,
   },

@@ -140,8 +140,6 @@ def add_missing(tree: dict) -> None:
     transfer['guidance_size'] = transfer.pop('guidance', None)
     if transfer.get('importance_floor') == FIELDS['importance_floor']:
       transfer['importance_floor'] = None
-  if isinstance(transfer, dict) and tree.get('variant') == 'vid2act_guided':
-    transfer.setdefault('prior_floor', 0.0)  # The preset had none.
   for name, value in _ADDED.items():
     *sections, key = name.split('.')
     node = tree
