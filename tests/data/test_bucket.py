@@ -88,6 +88,16 @@ def test_only_commits_count(gcs, one, tmp_path):
   assert objects(gcs) == {*FILES, 'two/student/5/state/d/1'}
 
 
+def test_a_replaced_episode_that_was_not_committed(gcs, one, tmp_path):
+  write(one.folder, {'replay/episodes/000000-21.npz': 'replaced'})
+  one.upload()
+  assert len(objects(gcs)) == len(FILES) + 1
+  other, _ = open_mirror(tmp_path / 'other')
+  assert read(tmp_path / 'other') == FILES
+  other.remove_uncommitted()
+  assert objects(gcs) == set(FILES)
+
+
 def test_replaced_checkpoints_have_new_objects(gcs, one, tmp_path):
   write(one.folder, {'student/5/state/d/1': 'replaced'})
   one.commit(one.upload())

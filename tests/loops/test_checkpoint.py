@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from vid2act_jax import types
@@ -144,14 +145,38 @@ def test_long_mismatch_list_ends_with_a_count(tmp_path):
 
 def test_missing_folder_is_named_and_not_created(tmp_path):
   absent = tmp_path / 'absent'
-  for call in ('restore_raw', 'latest', 'finished'):
-    saver = checkpoint.Checkpoint(absent)
-    if call == 'restore_raw':
-      with pytest.raises(types.UserError, match=str(absent)):
-        saver.restore_raw()
-    else:
-      assert getattr(saver, call)() is None
+  saver = checkpoint.Checkpoint(absent)
+  for read in (
+    saver.restore_raw,
+    lambda: saver.check(_state()),
+    lambda: saver.restore(_state()),
+  ):
+    with pytest.raises(types.UserError, match=f'no checkpoint in {absent}'):
+      read()
+  assert saver.latest() is None and saver.finished() is None
   assert not absent.exists()
+
+
+@pytest.mark.parametrize(
+  'error',
+  [jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory'),
+   MemoryError()],
+)  # fmt: skip
+def test_a_device_without_memory_is_no_damage(tmp_path, monkeypatch, error):
+  """The checkpoint before it would need as much."""
+  warnings = []
+  saver = checkpoint.Checkpoint(tmp_path, warn=warnings.append)
+  for step in (10, 20):
+    saver.save(step, _state(), {})
+
+  def fail(*unused_args, **unused_kwargs):
+    raise error
+
+  monkeypatch.setattr(ocp.CheckpointManager, 'restore', fail)
+  with pytest.raises(type(error)):
+    saver.restore(_state())
+  monkeypatch.undo()
+  assert not warnings and saver.restore(_state())[2] == 20
 
 
 @pytest.mark.parametrize('kind', ['data', 'metadata', 'extra'])

@@ -4,7 +4,8 @@ import jax
 import pytest
 
 from experiments import base, debug, learning_check
-from vid2act_jax.loops import seeds
+from vid2act_jax.loops import seeds, stages
+from vid2act_jax.loops.execution import Execution
 from vid2act_jax.types import UserError
 
 
@@ -80,3 +81,19 @@ def test_too_many_groups_of_devices(monkeypatch):
   config.mesh.update(data=4, seed=2)
   with pytest.raises(UserError, match='mesh.seed=2 with config.mesh.data=4'):
     seeds.split(config, (0, 1))
+
+
+def test_shared_sources_are_collected_with_the_first_seeds_devices(
+  monkeypatch, tmp_path
+):
+  monkeypatch.setattr(jax, 'device_count', lambda: 8)
+  config, collected, ran = debug.get_config(), [], []
+  config.update(seeds=(4, 2), source_dir=str(tmp_path / 'sources'))
+  config.mesh.update(data=2, seed=2)
+  monkeypatch.setattr(
+    stages, 'run_collect', lambda *xs: collected.append((xs[1], xs[2].devices))
+  )
+  run_one = lambda config, folder, own: ran.append((config.seed, own.devices))
+  seeds.run(config, tmp_path, Execution(), run_one)
+  assert collected == [(tmp_path / 'seed_4', (0, 2))]
+  assert sorted(ran) == [(2, (2, 2)), (4, (0, 2))]
