@@ -253,11 +253,11 @@ def _transfer():
       # them; 'jump_start', they act in early episodes; 'residual', the policy
       # corrects them. Or 'none'.
       'guidance': unset(str),
-      # Number of updates in which prior and jump start fade: the prior to its
-      # floor, the jump start to 0.
+      # Number of updates in which the jump start fades to 0, and the prior to a
+      # thousandth of its initial weight; it goes on fading.
       'guidance_updates': unset(int),
       'prior_scale': unset(float),  # initial weight in the actor's loss
-      'prior_floor': unset(float),  # smallest share of prior_scale
+      'prior_std': unset(float),  # of the prior, around generated actions
       'jump_start_share': unset(float),  # of the first episodes
       # The student's initialisation: 'fresh'; 'teacher', the pretrained model;
       # 'stacked', on top of the pretrained model (APV).

@@ -16,7 +16,7 @@ from vid2act_jax.losses import behavior, returns
 from vid2act_jax.nets import dists
 from vid2act_jax.nets.apply import apply
 from vid2act_jax.rng import Rng
-from vid2act_jax.types import LearnerState, Metrics, Params
+from vid2act_jax.types import LearnerState, Metrics, Normal, Params
 
 if TYPE_CHECKING:
   from vid2act_jax.learner.agent import Agent
@@ -123,18 +123,22 @@ def _policy_at_start(agent, actor_params, imagined, demonstration):
 
 
 def _prior_loss(agent, step, dist, demonstration, spread):
-  """Draws the actor to actions of the sources, down to the floor of its weight.
+  """Draws the actor to actions of the sources, ever more weakly.
 
-  The loss is the negative log-likelihood of these actions at the start states,
-  which are real ones, where the teacher's state is known. It is in units of the
-  spread of the returns, but at least 1, so that large rewards do not outweigh
-  it.
+  The loss is the KL of the policy to a Gaussian around these actions (kickstart
+  by a behaviour prior, arXiv 1803.03835 and 2010.14274), at the start states,
+  which are real ones, where the teacher's state is known. The likelihood of the
+  actions instead would narrow the policy, and then hold it there. It is in
+  units of the spread of the returns, but at least 1, so that large rewards do
+  not outweigh it.
   """
-  logp = dists.log_prob(dist, demonstration.action)
-  nll = -(demonstration.weight * logp).sum(-1).mean()
+  guidance, action = agent.variant.guidance, demonstration.action
+  prior = Normal(action, jnp.full_like(action, guidance.prior_std))
+  each = demonstration.weight * dists.kl_of_elements(dist, prior)
+  kl = each.sum(-1).mean()
   strength = transfer.prior_strength(agent, step)
-  scale = strength * agent.variant.guidance.prior_scale * jnp.maximum(spread, 1)
-  return scale * nll, {'prior_nll': nll, 'guidance_strength': strength}
+  scale = strength * guidance.prior_scale * jnp.maximum(spread, 1)
+  return scale * kl, {'prior_kl': kl, 'guidance_strength': strength}
 
 
 def _spread(returns, axis_name):

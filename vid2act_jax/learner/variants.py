@@ -54,9 +54,10 @@ class Guidance:
   """Use of the generated actions."""
 
   kinds: tuple[str, ...] = ('feature',)  # some of `GUIDANCE`
-  updates: int = 5_000  # in which prior and jump start fade
+  # In which the jump start fades to 0, and the prior to a thousandth.
+  updates: int = 5_000
   prior_scale: float = 1.0  # initial weight of the prior in the actor's loss
-  prior_floor: float = 0.0  # smallest strength of the prior; the first is 1
+  prior_std: float = 0.3  # of the prior, around the generated actions
   # Share of the first episodes that generated actions act in.
   jump_start_share: float = 0.8
 
@@ -149,7 +150,7 @@ FIELDS = {
   'guidance': 'feature',
   'guidance_updates': 5_000,
   'prior_scale': 1.0,
-  'prior_floor': 0.0,
+  'prior_std': 0.3,
   'jump_start_share': 0.8,
   'start': 'fresh',
   'pretrain_actions': True,
@@ -197,7 +198,7 @@ _CHOICES = {
   'rehearsal_domains': ('all', 'selected'),
 }
 _WEIGHTS = 'learned', 'evidence', 'uniform', 'frozen'
-_SHARES = 'generator_until', 'prior_floor', 'jump_start_share'
+_SHARES = 'generator_until', 'jump_start_share'
 _SINGLE, _ROLLOUT = 'single:', 'rollout:'
 
 
@@ -249,7 +250,7 @@ def parse(
       _kinds(fields['guidance']),
       fields['guidance_updates'],
       fields['prior_scale'],
-      fields['prior_floor'],
+      fields['prior_std'],
       fields['jump_start_share'],
     ),
     Rehearsal(fields['rehearsal'], fields['rehearsal_domains']),
@@ -335,10 +336,9 @@ def _check_values(fields):
   for key in ('importance_floor', 'prior_scale', 'guidance_updates'):
     if not fields[key] >= 0:
       problems.add(f'{KEY}.{key}={fields[key]}: set it to 0 or more')
-  if not fields['temperature'] > 0:
-    problems.add(
-      f'{KEY}.temperature={fields["temperature"]}: set it to more than 0 nats'
-    )
+  for key, unit in (('temperature', ' nats'), ('prior_std', '')):
+    if not fields[key] > 0:
+      problems.add(f'{KEY}.{key}={fields[key]}: set it to more than 0{unit}')
   problems.raise_all()
 
 

@@ -31,9 +31,14 @@ def stop_gradient(dist: Normal) -> Normal:
 
 def kl(left: Normal, right: Normal) -> jax.Array:
   """KL(left || right), summed over the last axis: [...]."""
+  return kl_of_elements(left, right).sum(-1)
+
+
+def kl_of_elements(left: Normal, right: Normal) -> jax.Array:
+  """KL(left || right) of every element: [..., D]."""
   ratio = jnp.square(left.std / right.std)
   shift = jnp.square((left.mean - right.mean) / right.std)
-  return 0.5 * (ratio + shift - 1 - jnp.log(ratio)).sum(-1)
+  return 0.5 * (ratio + shift - 1 - jnp.log(ratio))
 
 
 def entropy(dist: Normal) -> jax.Array:
@@ -45,12 +50,6 @@ def unit_log_prob(mean: jax.Array, value: jax.Array, ndims: int) -> jax.Array:
   """log Normal(value; mean, 1), summed over the last `ndims` axes."""
   logp = -0.5 * (jnp.square(value - mean) + _LOG_2PI)
   return logp.sum(tuple(range(-ndims, 0))) if ndims else logp
-
-
-def log_prob(dist: Normal, value: jax.Array) -> jax.Array:
-  """log p(value) of every element: [..., D]."""
-  scaled = (value - dist.mean) / dist.std
-  return -0.5 * (jnp.square(scaled) + _LOG_2PI) - jnp.log(dist.std)
 
 
 def clip_straight_through(x: jax.Array) -> jax.Array:
