@@ -90,6 +90,11 @@ class TestParse:
       ({'generator_until': 2.0}, r'transfer\.generator_until=2\.0.*0 to 1'),
       ({'generator_until': 0.0}, r'generator_start=pretrained'),
       ({'temperature': 0.0}, r'transfer\.temperature=0\.0.*nats'),
+      (
+        {'prior_std': 0.1},
+        r'transfer\.prior_std=0\.1.*0\.1 and less than 2\.1',
+      ),
+      ({'prior_scale': float('inf')}, r'transfer\.prior_scale=inf'),
       ({'generator_start': 'pretrained'}, r'direction=to_teacher'),
       ({'teachers': 'separate', 'start': 'teacher'}, r'teachers=mixture'),
       (
@@ -337,11 +342,18 @@ def test_the_prior_draws_the_actor_to_the_generated_actions():
   moved = jax.tree.map(lambda x, g: x - 1e-4 * g, state.params['actor'], grads)
   (_, (after, *_)), _ = value_and_grad(moved, state)
   assert after['prior_kl'] < before['prior_kl']
-  for step, strength in ((0, 1), (2_500, 1e-3**0.5), (5_000, 1e-3)):
+  for step, strength in (
+    (0, 1), (2_500, 1e-3**0.5), (5_000, 1e-3), (10_000, 1e-6), (10**6, 0),
+  ):  # fmt: skip
     later = state.replace(step=jnp.int32(step))
     (_, (metrics, *_)), _ = value_and_grad(state.params['actor'], later)
     expected = pytest.approx(strength, rel=1e-4)
     assert metrics['guidance_strength'] == expected
+
+
+def test_no_updates_of_guidance_are_no_prior():
+  agent = build(**GUIDED, guidance='prior', guidance_updates=0)
+  assert transfer.prior_strength(agent, jnp.int32(0)) == 0
 
 
 def test_the_prior_keeps_the_policy_as_wide_as_itself():
@@ -480,15 +492,22 @@ def test_the_prior_of_a_residual_holds_where_the_policy_acts():
     agent.student.initial(num), jnp.ones(num, int), None, demonstration
   )
 
-  def kl(base):
+  def kl(base, has_action=(1, 1)):
     actor = without_output(state.params['actor'])
-    other = start.replace(demonstration=demonstration.replace(action=base))
+    weight = jnp.broadcast_to(jnp.array(has_action, float), (num, 2))
+    other = start.replace(demonstration=transfer.Demonstration(base, weight))
     loss = small.jit(actor_critic.actor_loss, static_argnums=0)
     _, (metrics, *_) = loss(agent, state, actor, other, agent.rng(KEY))
     return metrics['prior_kl']
 
-  # The mean is the action itself, whatever the student's state is.
-  small.assert_close(kl(demonstration.action), kl(-demonstration.action))
+  # The mean is the action itself, whatever the student's state is, and the
+  # standard deviation 1.1; that of the prior is 0.3.
+  ratio = (1.1 / 0.3) ** 2
+  each = (ratio - 1 - np.log(ratio)) / 2
+  for base in demonstration.action, -demonstration.action:
+    assert kl(base) == pytest.approx(2 * each, rel=1e-4)
+  # The source lacks the second action.
+  assert kl(demonstration.action, (1, 0)) == pytest.approx(each, rel=1e-4)
 
 
 class TestRehearsal:

@@ -49,6 +49,21 @@ def test_a_folder_of_an_older_version_fits(tmp_path):
   assert runs.config_diff(tmp_path, debug.get_config()) == []
 
 
+@pytest.mark.parametrize('value', [None, 0.0, 0.1])
+def test_a_removed_key_matters_where_it_had_an_effect(tmp_path, value):
+  config = debug.get_config()
+  runs.init_workdir(tmp_path, config)
+  (tmp_path / runs.STUDENT / '5').mkdir(parents=True)
+  path = tmp_path / runs.CONFIG
+  old = json.loads(path.read_text())
+  old['learner']['transfer']['prior_floor'] = value
+  path.write_text(json.dumps(old))
+  diff = runs.config_diff(tmp_path, config)
+  assert [line.split(':')[0] for line in diff] == (
+    ['learner.transfer.prior_floor'] if value else []
+  )
+
+
 def test_runtime_keys_may_change_in_a_folder(tmp_path):
   runs.init_workdir(tmp_path, debug.get_config())
   (tmp_path / runs.STUDENT / '5').mkdir(parents=True)

@@ -125,12 +125,12 @@ def _policy_at_start(agent, actor_params, imagined, demonstration):
 def _prior_loss(agent, step, dist, demonstration, spread):
   """Draws the actor to actions of the sources, ever more weakly.
 
-  The loss is the KL of the policy to a Gaussian around these actions (kickstart
-  by a behaviour prior, arXiv 1803.03835 and 2010.14274), at the start states,
-  which are real ones, where the teacher's state is known. The likelihood of the
-  actions instead would narrow the policy, and then hold it there. It is in
-  units of the spread of the returns, but at least 1, so that large rewards do
-  not outweigh it.
+  The loss is the KL of the policy to a Gaussian around these actions, as with
+  behaviour priors (arXiv 2010.14274); its weight fades, as in kickstarting
+  (1803.03835). The likelihood of the actions would narrow the policy instead,
+  and then hold it there. The KL is taken at the start states, which are real
+  ones, where the teacher's state is known. It is in units of the spread of the
+  returns, but at least 1, so that large rewards do not outweigh it.
   """
   guidance, action = agent.variant.guidance, demonstration.action
   prior = Normal(action, jnp.full_like(action, guidance.prior_std))

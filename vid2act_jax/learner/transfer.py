@@ -302,9 +302,10 @@ def jump_start_strength(agent: Agent, step: jax.Array) -> jax.Array:
 def prior_strength(agent: Agent, step: jax.Array) -> jax.Array:
   """The strength of the guidance by a prior, f32 [], from 1 down.
 
-  It falls to a thousandth in the updates of the guidance, and on, by equal
-  factors: the policy leaves the prior where a small strength balances the
-  gradient of the returns, and a linear fade would pass there in a few updates.
+  It falls geometrically, to a thousandth in the updates of the guidance, and
+  further after them. The policy leaves the prior where a small strength
+  balances the gradient of the returns, and a linear fade would pass that
+  strength within a few updates.
   """
   updates = agent.variant.guidance.updates
   return 1e-3 ** (step / updates) if updates else jnp.zeros(())

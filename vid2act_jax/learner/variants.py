@@ -8,9 +8,11 @@ preset's value.
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vid2act_jax.nets import dists
 from vid2act_jax.types import Problems, UserError
 
 KEY = 'config.learner.transfer'
@@ -334,11 +336,18 @@ def _check_values(fields):
       ' to 0 or more, and less than 1'
     )
   for key in ('importance_floor', 'prior_scale', 'guidance_updates'):
-    if not fields[key] >= 0:
+    if not 0 <= fields[key] < math.inf:
       problems.add(f'{KEY}.{key}={fields[key]}: set it to 0 or more')
-  for key, unit in (('temperature', ' nats'), ('prior_std', '')):
-    if not fields[key] > 0:
-      problems.add(f'{KEY}.{key}={fields[key]}: set it to more than 0{unit}')
+  if not fields['temperature'] > 0:
+    problems.add(
+      f'{KEY}.temperature={fields["temperature"]}: set it to more than 0 nats'
+    )
+  if not dists.MIN_STD < fields['prior_std'] < dists.MAX_STD:
+    problems.add(
+      f'{KEY}.prior_std={fields["prior_std"]}: set it to more than'
+      f' {dists.MIN_STD} and less than {dists.MAX_STD}, the bounds of the'
+      " policy's standard deviation"
+    )
   problems.raise_all()
 
 

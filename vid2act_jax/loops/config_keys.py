@@ -101,6 +101,8 @@ _ADDED = {
   'seeds': [],
   'logger': {'backends': ['jsonl', 'tensorboard']},
 }
+# Removed keys, which had no effect if they were not set.
+_REMOVED = ('learner.transfer.prior_floor',)
 _MAX_DEPTH = 8  # Of a config; a deeper one is damaged.
 
 
@@ -131,8 +133,11 @@ def exclude(tree: dict, names: Iterable[str]) -> dict:
   }
 
 
-def add_missing(tree: dict) -> None:
-  """Adds keys that are newer than the run to its config, nested dicts."""
+def upgrade(tree: dict) -> None:
+  """Makes an older run's config, nested dicts, one of today's keys.
+
+  Newer keys are added, and removed ones left out where they had no effect.
+  """
   learner = tree.get('learner')
   transfer = learner.get('transfer') if isinstance(learner, dict) else None
   if isinstance(transfer, dict) and 'guidance_size' not in transfer:
@@ -141,12 +146,22 @@ def add_missing(tree: dict) -> None:
     if transfer.get('importance_floor') == FIELDS['importance_floor']:
       transfer['importance_floor'] = None
   for name, value in _ADDED.items():
-    *sections, key = name.split('.')
-    node = tree
-    for section in sections:
-      node = node.get(section) if isinstance(node, dict) else None
-    if isinstance(node, dict):
-      node.setdefault(key, copy.copy(value))
+    section, key = _find_section(tree, name)
+    if isinstance(section, dict):
+      section.setdefault(key, copy.copy(value))
+  for name in _REMOVED:
+    section, key = _find_section(tree, name)
+    if isinstance(section, dict) and not section.get(key):
+      section.pop(key, None)
+
+
+def _find_section(tree, name) -> tuple:
+  """The section of a key, which may not be a dict, and the key's last part."""
+  *sections, key = name.split('.')
+  node = tree
+  for section in sections:
+    node = node.get(section) if isinstance(node, dict) else None
+  return node, key
 
 
 def matches(key: str, names: Iterable[str]) -> bool:

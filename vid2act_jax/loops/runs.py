@@ -211,7 +211,7 @@ def read_config_dict(workdir: pathlib.Path) -> dict:
     config = limits.read_json(path)
     if not isinstance(config, dict):
       raise ValueError('should be a JSON object')
-    config_keys.add_missing(config)
+    config_keys.upgrade(config)
     settings = config.get('learner')
     if isinstance(settings, dict) and 'variant' not in config:
       config['variant'] = settings.pop('variant', 'vid2act')

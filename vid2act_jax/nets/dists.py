@@ -5,12 +5,13 @@ import jax.numpy as jnp
 
 from vid2act_jax.types import Normal
 
+MIN_STD, MAX_STD = 0.1, 2.1  # Bounds of `bounded_std`.
 _LOG_2PI = 1.8378770664093453
 
 
-def bounded_std(raw: jax.Array, min_std: float = 0.1) -> jax.Array:
-  """Maps a raw output to (min_std, 2 + min_std); 1 + min_std at zero."""
-  return 2 * jax.nn.sigmoid(raw / 2) + min_std
+def bounded_std(raw: jax.Array) -> jax.Array:
+  """Maps a raw output to (MIN_STD, MAX_STD); their mean at zero."""
+  return (MAX_STD - MIN_STD) * jax.nn.sigmoid(raw / 2) + MIN_STD
 
 
 def from_stats(stats: jax.Array) -> Normal:
