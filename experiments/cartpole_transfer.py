@@ -5,8 +5,8 @@
     --config.variant=dreamerv2 --workdir=runs/cartpole_scratch
 
 The sources are episodes of shipped policies: the same task at 0.75 gravity, and
-pendulum swing-up. Up to about 30k env steps the policy does what these policies
-do, and then learns more: docs/results.md, "Longer runs".
+pendulum swing-up. Up to about 30k env steps the policy keeps to actions that
+are generated from them, and then learns more: docs/results.md, "Longer runs".
 """
 
 from experiments import learning_check

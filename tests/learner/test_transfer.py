@@ -324,16 +324,19 @@ def test_a_pretrained_generator_needs_no_source_batches():
   )
 
 
+def demonstrated(agent, num, weight, limit):
+  """Initial states with demonstrations of random actions in ±limit."""
+  action = small.normal(num, 2).clip(-limit, limit)
+  demonstration = transfer.Demonstration(action, jnp.full((num, 2), weight))
+  return imagination.Start(
+    agent.student.initial(num), jnp.ones(num, int), None, demonstration
+  )
+
+
 def test_the_prior_draws_the_actor_to_the_generated_actions():
   agent = build(**GUIDED, guidance='prior', prior_scale=100.0)
   state = small.state_of(agent)
-  num = 6
-  demonstration = transfer.Demonstration(
-    small.normal(num, 2).clip(-1, 1), jnp.full((num, 2), 0.7)
-  )
-  start = imagination.Start(
-    agent.student.initial(num), jnp.ones(num, int), None, demonstration
-  )
+  start = demonstrated(agent, 6, 0.7, 1.0)
   loss = lambda actor, state: actor_critic.actor_loss(
     agent, state, actor, start, agent.rng(KEY)
   )
@@ -361,13 +364,8 @@ def test_the_prior_keeps_the_policy_as_wide_as_itself():
   agent = build(
     **GUIDED, guidance='residual+prior', prior_scale=1e6, prior_std=0.5
   )
-  state, num = small.state_of(agent), 6
-  demonstration = transfer.Demonstration(
-    small.normal(num, 2).clip(-0.9, 0.9), jnp.ones((num, 2))
-  )
-  start = imagination.Start(
-    agent.student.initial(num), jnp.ones(num, int), None, demonstration
-  )
+  state = small.state_of(agent)
+  start = demonstrated(agent, 6, 1.0, 0.9)
   actor = state.params['actor']
   optimizer = optax.adam(0.03)
 
@@ -485,12 +483,7 @@ def test_the_policy_corrects_the_generated_action():
 def test_the_prior_of_a_residual_holds_where_the_policy_acts():
   agent = build(**GUIDED, guidance='residual+prior', prior_scale=100.0)
   state, num = small.state_of(agent), 6
-  demonstration = transfer.Demonstration(
-    small.normal(num, 2).clip(-0.9, 0.9), jnp.ones((num, 2))
-  )
-  start = imagination.Start(
-    agent.student.initial(num), jnp.ones(num, int), None, demonstration
-  )
+  start = demonstrated(agent, num, 1.0, 0.9)
 
   def kl(base, has_action=(1, 1)):
     actor = without_output(state.params['actor'])
@@ -504,10 +497,11 @@ def test_the_prior_of_a_residual_holds_where_the_policy_acts():
   # standard deviation 1.1; that of the prior is 0.3.
   ratio = (1.1 / 0.3) ** 2
   each = (ratio - 1 - np.log(ratio)) / 2
-  for base in demonstration.action, -demonstration.action:
+  action = start.demonstration.action
+  for base in action, -action:
     assert kl(base) == pytest.approx(2 * each, rel=1e-4)
   # The source lacks the second action.
-  assert kl(demonstration.action, (1, 0)) == pytest.approx(each, rel=1e-4)
+  assert kl(action, (1, 0)) == pytest.approx(each, rel=1e-4)
 
 
 class TestRehearsal:
